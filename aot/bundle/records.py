@@ -1,0 +1,170 @@
+"""The records of a bundle's index: what the config blob says, as frozen values.
+
+Lists that repeat across entries are stored once and named by position: `Index.programs`, `Index.bindings` and
+`Index.combos` are tables, and a call is the pair (program, binding). A thousand entries stay small to parse.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Format versions:
+# 1: the first.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ArgumentRecord:
+    """One argument or result of a program: its place in the tuple is its place in the executable's call."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sharding: tuple[str | None, ...]
+    """Mesh axis of each array axis; all None on one device."""
+    donated: bool = False
+
+
+@dataclass(frozen=True)
+class ExecutableRecord:
+    """A program compiled for one target."""
+
+    target: Mapping[str, Any]
+    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
+    digest: str
+    bytes: int
+    compiler: Mapping[str, str]
+    """Versions that must be the loader's own: {"jaxlib": "0.10.2"}."""
+    requires: Mapping[str, Any]
+    """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names."""
+    memory: Mapping[str, int]
+    """XLA's own figures in bytes: arguments, outputs, aliased, temporaries."""
+
+
+@dataclass(frozen=True)
+class ProgramRecord:
+    """A portable program (`jax.export`) with its calling contract."""
+
+    digest: str
+    bytes: int
+    name: str
+    platform: str
+    mesh: Mapping[str, int]
+    arguments: tuple[ArgumentRecord, ...]
+    results: tuple[ArgumentRecord, ...]
+    executables: tuple[ExecutableRecord, ...]
+
+
+@dataclass(frozen=True)
+class BindingRecord:
+    """The slots of a call: one for each argument and each result, in the contract's order."""
+
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """For each input and output of a phase, which axis is which precompile dimension."""
+
+    inputs: Mapping[str, tuple[str | None, ...]]
+    outputs: Mapping[str, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True)
+class ChainRecord:
+    """The calls of an entry on one platform and mesh, as positions in `Index.programs` and `Index.bindings`."""
+
+    platform: str
+    mesh: Mapping[str, int]
+    calls: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class EntryRecord:
+    """One phase of one combo."""
+
+    combo: int
+    phase: str
+    chains: tuple[ChainRecord, ...]
+
+
+@dataclass(frozen=True)
+class ComboRecord:
+    """A combo's key and its dimensions (those of `PreCompileConfig`)."""
+
+    key: str
+    dimensions: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BlobRecord:
+    """Some stored bytes: digest and size."""
+
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """One weight and the position of the blob in `WeightsRecord.blobs` that holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    blob: int
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    blobs: tuple[BlobRecord, ...]
+    arrays: Mapping[str, WeightRecord]
+
+
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What a language model's requests default to. Absent for other models."""
+
+    vocab_size: int
+    max_new_tokens: int
+    num_return_sequences: int | Mapping[str, int]
+    """A number, or one for each key."""
+    streaming_chunks: int
+    logits: str
+    eos_token_id: tuple[int, ...]
+    pad_token_id: int
+    bos_token_id: int | None
+    sampling: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PartitionRecord:
+    """Partition rules as written and as resolved: for each path the mesh axis of each array axis."""
+
+    mesh: Mapping[str, int]
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...]
+    resolved: Mapping[str, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True)
+class Index:
+    """All records of a bundle."""
+
+    format: int
+    valid_until: str
+    """The last day, YYYY-MM-DD, on which every jax release is promised to read the programs."""
+    versions: Mapping[str, str]
+    """Of what lowered the programs: jax, jaxlib."""
+    model: Mapping[str, Any]
+    """What the model was, for people: family and configuration. The runtime does not read it."""
+    generation: GenerationRecord | None
+    partition: PartitionRecord
+    waivers: tuple[str, ...]
+    """Custom calls that the manifest allowed."""
+    combos: tuple[ComboRecord, ...]
+    phases: Mapping[str, PhaseRecord]
+    programs: tuple[ProgramRecord, ...]
+    bindings: tuple[BindingRecord, ...]
+    entries: tuple[EntryRecord, ...]
+    weights: WeightsRecord
+    tokenizer: Mapping[str, BlobRecord]
+    """File name to blob: tokenizer.json, tokenizer_config.json, chat_template.jinja."""

@@ -1,0 +1,45 @@
+"""The error tree. The class decides the exit code; the message is one line that says what to do next."""
+
+
+class AotError(Exception):
+    """Anything that a user, a file or a machine can cause; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(AotError):
+    """The command line, the manifest, or what either names: missing, unreadable, not fitting, already there."""
+
+    exit_code = 2
+
+
+class ManifestError(InputError):
+    """One or more faults of a manifest, a line each: `file:line: field: what is wrong`."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class NoEntryError(AotError):
+    """A request that no entry of the bundle serves: too long, too many rows."""
+
+    exit_code = 3
+
+
+class MachineError(AotError):
+    """Bundle and machine do not fit: target, device, jaxlib, or a newer format version."""
+
+    exit_code = 4
+
+
+class BundleError(AotError):
+    """A fault inside a bundle directory."""
+
+    exit_code = 5
+
+
+class ExpiredError(AotError):
+    """A program that would have to be compiled is older than its compatibility window."""
+
+    exit_code = 7
