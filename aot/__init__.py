@@ -1,0 +1,48 @@
+"""Ahead-of-time compiled inference artifacts: build once, verify anywhere, serve without compiling.
+
+Names are imported when they are first used, so that `import aot` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aot.errors import AotError, BundleError, ExpiredError, InputError, MachineError, ManifestError, NoEntryError
+    from aot.precompile import Combo, PreCompileConfig
+    from aot.runtime.model import Model, load
+    from aot.runtime.padding import pad
+    from aot.runtime.sequence import Result
+    from aot.sampling import SamplingParams
+
+__all__ = [
+    "load",
+    "Model",
+    "Result",
+    "pad",
+    "SamplingParams",
+    "PreCompileConfig",
+    "Combo",
+    "AotError",
+    "BundleError",
+    "ExpiredError",
+    "InputError",
+    "MachineError",
+    "ManifestError",
+    "NoEntryError",
+]
+
+_HOMES = {
+    "load": "aot.runtime.model",
+    "Model": "aot.runtime.model",
+    "Result": "aot.runtime.sequence",
+    "pad": "aot.runtime.padding",
+    "SamplingParams": "aot.sampling",
+    "PreCompileConfig": "aot.precompile",
+    "Combo": "aot.precompile",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'aot' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "aot.errors")), name)

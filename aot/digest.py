@@ -41,7 +41,9 @@ def canonical_json(value: Any) -> bytes:
 
     Raises ValueError for NaN and infinities, TypeError for names that are not strings and for other types.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,12 @@
 
 Lists that repeat across entries are stored once and named by position: `Index.programs`, `Index.bindings` and
 `Index.combos` are tables, and a call is the pair (program, binding). A thousand entries stay small to parse.
+
+`aot.bundle.codec` reads them back by these type hints: an `int` is at least 0, and a number that may be negative is a
+`float`, for which an integer will do; `Any` stands for what JSON can say, with tuples for lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,3 +171,19 @@ class Index:
     weights: WeightsRecord
     tokenizer: Mapping[str, BlobRecord]
     """File name to blob: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
+
+
+def stored(index: Index) -> Iterator[tuple[str, str, str, int]]:
+    """(path in the index, role, digest, bytes) of every blob that the index names, in its order.
+
+    The role is program, executable, weights or tokenizer. One blob may be named more than once.
+    """
+    for i, program in enumerate(index.programs):
+        yield f"programs[{i}]", "program", program.digest, program.bytes
+    for i, program in enumerate(index.programs):
+        for j, executable in enumerate(program.executables):
+            yield f"programs[{i}].executables[{j}]", "executable", executable.digest, executable.bytes
+    for i, blob in enumerate(index.weights.blobs):
+        yield f"weights.blobs[{i}]", "weights", blob.digest, blob.bytes
+    for name, blob in sorted(index.tokenizer.items()):
+        yield f"tokenizer[{name!r}]", "tokenizer", blob.digest, blob.bytes

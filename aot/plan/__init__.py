@@ -1,0 +1,9 @@
+"""From a manifest to a plan: `plan.resolve(plan.read(path))`."""
+
+from aot.plan.manifest import Manifest, read
+from aot.plan.padding import waste
+from aot.plan.plan import GenerationPlan, ModelPlan, Plan
+from aot.plan.resolve import resolve
+from aot.plan.support import buildable
+
+__all__ = ["Manifest", "read", "resolve", "Plan", "ModelPlan", "GenerationPlan", "waste", "buildable"]

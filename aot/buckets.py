@@ -1,0 +1,192 @@
+"""The bucket choice that planner and loader share: which combo serves a request, and how rows are grouped."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aot import digest
+from aot.errors import NoEntryError
+from aot.precompile import FIELDS, Combo
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a combo must hold: rows, prompt tokens, prompt and generated tokens together; props must be equal."""
+
+    rows: int
+    tokens: int | None = None
+    total: int | None = None
+    props: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows, by their place in the request, that one call of a combo serves."""
+
+    combo: Combo
+    rows: tuple[int, ...]
+
+
+# What a need calls it, the dimension that must hold it, and the words for n of it.
+SIDES = (("rows", "batch_size", "rows"), ("tokens", "prefill_length", "tokens"), ("total", "max_length", "tokens"))
+
+
+def choose(need: Need, combos: Sequence[Combo]) -> Combo | None:
+    """The combo that holds the need with the least padded work, the product of its dimensions; None if none does."""
+    return min((combo for combo in _alike(need.props, combos) if _holds(combo, need)), key=_rank, default=None)
+
+
+def longest(budget: int, combos: Sequence[Combo], props: Mapping[str, Any] | None = None) -> int:
+    """The most prompt tokens that some combo holds beside `budget` new ones; 0 where none holds any."""
+    sides = (
+        [size for size in (c.prefill_length, c.max_length and c.max_length - budget) if size is not None]
+        for c in _alike(props, combos)
+    )
+    return max((max(0, min(side)) for side in sides if side), default=0)
+
+
+def nearest(need: Need, combos: Sequence[Combo]) -> Combo:
+    """The combo that misses the need by least: equal props, then the fewest dimensions too small, then the ratio."""
+    assert combos, "a bundle has a combo"
+
+    def miss(combo: Combo) -> tuple[Any, ...]:
+        short = _short(need, combo)
+        return len(short), math.prod(needed / size for _, _, needed, size in short), _rank(combo)
+
+    return min(_alike(need.props, combos) or combos, key=miss)
+
+
+def refusal(need: Need, combos: Sequence[Combo]) -> NoEntryError:
+    """The error for a need that no combo holds: what fails, the nearest combo and what to add."""
+    alike = _alike(need.props, combos)
+    close = nearest(need, combos)
+    if not alike:
+        props = None if need.props is None else dict(need.props)
+        return NoEntryError(
+            f"request: no entry has the props {props!r}; the nearest has {close.required_props!r}; "
+            "add them to precompile.required_props and rebuild"
+        )
+    for words, field, needed, _ in _short(need, close):
+        largest = max(getattr(combo, field) for combo in alike)
+        if largest < needed:
+            return NoEntryError(_too_much(need, words, field, needed, largest, close))
+    fields = ", ".join(f"{field} {size} of {needed}" for _, field, needed, size in _short(need, close))
+    return NoEntryError(
+        f"request: no entry holds {_spelled(need)} together; the nearest, {_named(close)}, has {fields}; "
+        "add such a combo to precompile and rebuild"
+    )
+
+
+def partition(
+    tokens: Sequence[int], budget: int, combos: Sequence[Combo], props: Mapping[str, Any] | None = None
+) -> tuple[Group, ...]:
+    """The fewest groups of rows that combos hold, with the least padded work among those; rows of `tokens` prompt
+    tokens and `budget` new ones each.
+
+    Exact: a row needs at least what a shorter one needs, so the groups of any partition, sorted by their longest row,
+    can take the rows in sorted order instead; and a group takes as many rows as it holds, for fewer left are never
+    worse. That leaves rows times batch sizes to try. Raises NoEntryError for a row that fits no combo alone.
+    """
+    ranked = sorted(_alike(props, combos), key=_rank)
+    order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
+    best = [_Option(0, 0, 0, None)]  # for the last n rows of the order
+    for left, row in enumerate(reversed(order), start=1):
+        need = Need(1, tokens[row], tokens[row] + budget, props)
+        held = _widths(need, ranked)
+        if not held:
+            raise refusal(need, combos)
+        options = (_option(best, left, combo) for combo in held)
+        best.append(min(options, key=lambda option: (option.groups, option.work)))
+    return tuple(sorted(_groups(order, best), key=lambda group: group.rows))
+
+
+class _Option(NamedTuple):
+    """A way to serve some rows: groups and work in all, and the rows and the combo of the first group."""
+
+    groups: int
+    work: int
+    taken: int
+    combo: Combo | None
+
+
+def _option(best: Sequence[_Option], left: int, combo: Combo) -> _Option:
+    """The last `left` rows with as many of them in the first group as a combo holds."""
+    taken = min(combo.batch_size, left)
+    rest = best[left - taken]
+    return _Option(rest.groups + 1, rest.work + _work(combo), taken, combo)
+
+
+def _widths(need: Need, ranked: Sequence[Combo]) -> list[Combo]:
+    """The combos that hold a row, without those that have more work than another and are no wider."""
+    widest, found = 0, []
+    for combo in ranked:
+        if combo.batch_size > widest and _holds(combo, need):
+            widest = combo.batch_size
+            found.append(combo)
+    return found
+
+
+def _groups(order: Sequence[int], best: Sequence[_Option]) -> Iterator[Group]:
+    start = 0
+    while start < len(order):
+        option = best[len(order) - start]
+        assert option.combo is not None
+        yield Group(option.combo, tuple(sorted(order[start : start + option.taken])))
+        start += option.taken
+
+
+def _holds(combo: Combo, need: Need) -> bool:
+    tokens, total, prefill, capacity = need.tokens, need.total, combo.prefill_length, combo.max_length
+    return (
+        combo.batch_size >= need.rows
+        and (tokens is None or prefill is None or prefill >= tokens)
+        and (total is None or capacity is None or capacity >= total)
+    )
+
+
+def _short(need: Need, combo: Combo) -> list[tuple[str, str, int, int]]:
+    """The sides on which a combo is too small: words, dimension, needed, size."""
+    sides = ((words, field, getattr(need, side), getattr(combo, field)) for side, field, words in SIDES)
+    return [side for side in sides if side[2] is not None and side[3] is not None and side[3] < side[2]]
+
+
+def _alike(props: Mapping[str, Any] | None, combos: Sequence[Combo]) -> list[Combo]:
+    wanted = digest.canonical_json(props or None)
+    return [
+        combo
+        for combo in combos
+        if combo.required_props is props or digest.canonical_json(combo.required_props) == wanted
+    ]
+
+
+def _work(combo: Combo) -> int:
+    return combo.batch_size * (combo.prefill_length or 1) * (combo.max_length or 1)
+
+
+def _rank(combo: Combo) -> tuple[Any, ...]:
+    """By padded work, then by the dimensions in their order, an absent one before any size."""
+    sizes = ((value is not None, value or 0) for name in FIELDS[:-1] for value in [getattr(combo, name)])
+    return _work(combo), *sizes
+
+
+def _named(combo: Combo) -> str:
+    return ", ".join(f"{field} {size}" for _, field, _ in SIDES if (size := getattr(combo, field)) is not None)
+
+
+def _spelled(need: Need) -> str:
+    parts = [f"{need.rows} {'row' if need.rows == 1 else 'rows'}"]
+    parts += [] if need.tokens is None else [f"{need.tokens} prompt tokens"]
+    parts += [] if need.total is None else [f"{need.total} tokens with the generated ones"]
+    return " of ".join(parts[:2]) + "".join(f" and {part}" for part in parts[2:])
+
+
+def _too_much(need: Need, words: str, field: str, needed: int, largest: int, close: Combo) -> str:
+    what = {"batch_size": "batch_size", "prefill_length": "prefill bucket", "max_length": "max_length"}[field]
+    sum_of = ""
+    if field == "max_length" and need.tokens is not None:
+        sum_of = f" ({need.tokens} of the prompt, {needed - need.tokens} to generate)"
+    return (
+        f"request: {needed} {words}{sum_of} exceed the largest {what}, {largest}; "
+        f"add one to precompile.{field} and rebuild (the nearest entry has {_named(close)})"
+    )

@@ -1,0 +1,200 @@
+"""The build: from a plan to a published bundle."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from aot import partition
+from aot.builder import compile, releases, tokenizer
+from aot.builder.workers import Worker
+from aot.bundle import decoders, records, store
+from aot.bundle.records import ExecutableRecord, Index, PartitionRecord, ProgramRecord
+from aot.bundle.writer import Writer
+from aot.errors import AotError, InputError
+
+if TYPE_CHECKING:
+    from aot.builder.lower import Lowered
+    from aot.plan import Plan
+
+T = TypeVar("T")
+
+
+class Report(Protocol):
+    """Hears how a build goes on."""
+
+    def step(self, name: str, total: int | None) -> None:
+        """A step begins; `total` is the number of its parts, where that is known."""
+
+    def advance(self, detail: str) -> None:
+        """A part of the step is done, or begins where the total is unknown."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a build goes and how it runs; nothing here changes a byte of it."""
+
+    destination: Path
+    replace: bool = False
+    jobs: int = 1
+
+
+def build(plan: "Plan", options: Options, report: Report) -> str:
+    """Builds and publishes a bundle, and gives its digest.
+
+    Raises InputError for what the plan names and for a destination that holds something else, AotError for what the
+    machine refuses. Nothing is to be seen at the destination unless the build is whole.
+    """
+    from aot.plan import buildable
+
+    buildable(plan)
+    _check_destination(options)
+    with Writer.stage(options.destination) as writer:
+        lowered = _lowered(plan, writer, report)
+        programs = _compiled(plan, lowered.programs, writer, options.jobs, report)
+        index = _index(plan, replace(lowered, programs=programs), _weights(plan, writer, report), writer)
+        report.step("publish", None)
+        return writer.publish(index, options.replace)
+
+
+def count(plan: "Plan") -> Mapping[str, int]:
+    """`programs` and `compiles` of a plan; nothing is lowered."""
+    with Worker() as worker:
+        counted: Mapping[str, int] = worker.request("count", plan=plan.to_json())
+        return counted
+
+
+def _check_destination(options: Options) -> None:
+    if options.replace or not options.destination.exists():
+        return
+    try:
+        store.open(options.destination)  # may turn out to be the same bundle
+    except AotError as error:
+        where = options.destination
+        raise InputError(
+            f"{where}: exists already and is no bundle; replace it with --replace or name another"
+        ) from error
+
+
+def _lowered(plan: "Plan", writer: Writer, report: Report) -> "Lowered":
+    from aot.builder.lower import Lowered
+
+    report.step("lower", None)
+    with Worker() as worker:
+        raw = worker.request("lower", report.advance, plan=plan.to_json(), staging=str(writer.root))
+    lowered = _decoded(Lowered, raw)
+    writer.include(records.BlobRecord(program.digest, program.bytes) for program in lowered.programs)
+    return lowered
+
+
+def _compiled(
+    plan: "Plan", programs: tuple[ProgramRecord, ...], writer: Writer, jobs: int, report: Report
+) -> tuple[ProgramRecord, ...]:
+    """The programs with an executable for each target of their platform."""
+    work = [(i, t) for t, target in enumerate(plan.targets) for i, p in enumerate(programs) if p.platform in target]
+    report.step("compile", len(work))
+    made: dict[tuple[int, int], ExecutableRecord] = {}
+    for t, target in enumerate(plan.targets):
+        wanted = [i for i, of in work if of == t]
+
+        def compiled(worker: Worker, i: int, target: Mapping[str, Any] = target) -> ExecutableRecord:
+            task = {"program": programs[i].digest, "target": dict(target), "staging": str(writer.root)}
+            record = _decoded(ExecutableRecord, worker.request("compile", lambda _: None, **task))
+            report.advance(programs[i].name)
+            return record
+
+        executables = _pooled(compiled, wanted, jobs, compile.environment(target))
+        made |= {(i, t): record for i, record in zip(wanted, executables, strict=True)}
+    writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.values())
+    targets = range(len(plan.targets))
+    return tuple(
+        replace(program, executables=tuple(made[i, t] for t in targets if (i, t) in made))
+        for i, program in enumerate(programs)
+    )
+
+
+def _pooled(
+    task: Callable[[Worker, int], ExecutableRecord], items: Iterable[int], jobs: int, variables: Mapping[str, str]
+) -> list[ExecutableRecord]:
+    """Runs a task for each item in as many workers as there are jobs; the first failure ends them all."""
+    items = list(items)
+    with ExitStack() as stack:
+        idle: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(min(jobs, len(items))):
+            idle.put(stack.enter_context(Worker(variables)))
+
+        def run(item: int) -> ExecutableRecord:
+            worker = idle.get()
+            try:
+                return task(worker, item)
+            finally:
+                idle.put(worker)
+
+        pool = ThreadPoolExecutor(max(1, jobs))
+        try:
+            return list(pool.map(run, items))
+        finally:
+            stack.close()  # ends the workers, and with them whatever the pool still waits for
+            pool.shutdown(cancel_futures=True)
+
+
+def _weights(plan: "Plan", writer: Writer, report: Report) -> records.WeightsRecord:
+    report.step("weights", None)
+    with Worker() as worker:
+        raw = worker.request("weights", report.advance, plan=plan.to_json(), staging=str(writer.root))
+    weights = _decoded(records.WeightsRecord, raw)
+    writer.include(weights.blobs)
+    return weights
+
+
+def _index(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
+    rules = partition.ONE_DEVICE
+    return Index(
+        format=records.FORMAT,
+        valid_until=releases.valid_until(lowered.versions["jax"]),
+        versions=lowered.versions,
+        model=_model(plan),
+        generation=_generation(plan),
+        partition=PartitionRecord({}, rules, partition.resolve(rules, weights.arrays)),
+        waivers=plan.allow_custom_calls,
+        combos=tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
+        phases=lowered.phases,
+        programs=lowered.programs,
+        bindings=lowered.bindings,
+        entries=lowered.entries,
+        weights=weights,
+        tokenizer={name: writer.add(data) for name, data in tokenizer.files(plan.model.tokenizer).items()},
+    )
+
+
+def _model(plan: "Plan") -> Mapping[str, Any]:
+    source = plan.model
+    if source.factory is not None:
+        return {"factory": source.factory, "arguments": source.arguments}
+    return {"config": source.config, "dtype": source.dtype}
+
+
+def _generation(plan: "Plan") -> records.GenerationRecord | None:
+    made = plan.generation
+    if made is None:
+        return None
+    return records.GenerationRecord(
+        vocab_size=made.vocab_size,
+        max_new_tokens=made.max_new_tokens,
+        num_return_sequences=made.num_return_sequences,
+        streaming_chunks=made.streaming_chunks,
+        logits=made.logits,
+        eos_token_id=made.eos_token_id,
+        pad_token_id=made.pad_token_id,
+        bos_token_id=made.bos_token_id,
+        sampling=vars(made.sampling),
+    )
+
+
+def _decoded(cls: type[T], raw: Any) -> T:
+    (record,) = decoders.of(cast(Hashable, cls))([raw])
+    made: T = record
+    return made

@@ -1,0 +1,52 @@
+"""Compiling: one stored program to one executable, in canonical bytes, in a worker started for its target."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aot import isa
+from aot.builder import canonical, instructions, pin
+from aot.bundle.records import ExecutableRecord
+from aot.bundle.writer import Writer
+
+
+def environment(target: Mapping[str, Any]) -> dict[str, str]:
+    """Variables for the worker of a cpu target: XLA reads both once in a process."""
+    cpu = target["cpu"]
+    return {
+        "XLA_FLAGS": f"--xla_cpu_max_isa={isa.baseline(cpu['isa']).xla_max_isa} {pin.FLAG}",
+        "NPROC": str(cpu["threads"]),
+    }
+
+
+def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
+    """Compiles the program with this digest into a blob.
+
+    Raises AotError for code outside the declared instruction set or bytes that are not as expected.
+    """
+    import jax
+    import jaxlib
+    from jax import export
+
+    baseline = isa.baseline(target["cpu"]["isa"])
+    exported = export.deserialize(bytearray(writer.read(program)))
+    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
+    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
+    lowered = jax.jit(exported.call, donate_argnums=0, keep_unused=True).lower(*arguments)
+    compiled = pin.compile(lowered, baseline)
+    data = canonical.executable(bytes(compiled.runtime_executable().serialize()), baseline)
+    canonical.check_paths(data, f"executable of program {program[:19]}…")
+    instructions.check(data, baseline)
+    blob = writer.add(data)
+    requires = {"machine": baseline.machine, "features": baseline.kernel}
+    compiler = {"jaxlib": jaxlib.__version__}
+    return ExecutableRecord(target, blob.digest, blob.bytes, compiler, requires, _memory(compiled.memory_analysis()))
+
+
+def _memory(analysis: Any) -> dict[str, int]:
+    return {
+        "arguments": int(analysis.argument_size_in_bytes),
+        "outputs": int(analysis.output_size_in_bytes),
+        "aliased": int(analysis.alias_size_in_bytes),
+        "temporaries": int(analysis.temp_size_in_bytes),
+    }

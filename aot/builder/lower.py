@@ -1,0 +1,133 @@
+"""Lowering: every program of a plan traced and exported once per platform, with its calling contract."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aot import chain
+from aot.builder import canonical, sources
+from aot.builder.tables import Tables
+from aot.bundle.records import ArgumentRecord, BindingRecord, EntryRecord, PhaseRecord, ProgramRecord
+from aot.bundle.writer import Writer
+from aot.errors import InputError
+
+if TYPE_CHECKING:
+    from aot.models.protocol import Model
+    from aot.plan import Plan
+    from aot.precompile import Combo
+
+_CONSTANT_LIMIT = 1 << 16
+"""Bytes that one program may hold as a constant; more belongs to the weights."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """All that lowering adds to the index."""
+
+    programs: tuple[ProgramRecord, ...]
+    bindings: tuple[BindingRecord, ...]
+    phases: Mapping[str, PhaseRecord]
+    entries: tuple[EntryRecord, ...]
+    versions: Mapping[str, str]
+
+
+def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> Lowered:
+    """Lowers every program of a plan into blobs. Raises InputError for a model that cannot be lowered."""
+    import jax
+    import jaxlib
+
+    tables = Tables()
+    for position, combo, platform, phase, made in _chains(plan, sources.model(plan)):
+        progress(f"{phase} for {platform}, combo {combo.key[:12]}")
+        calls = []
+        for call in made.calls:
+            lower = partial(_lowered, call.program, platform, plan, writer)
+            program = tables.program((call.program, platform), lower)
+            calls.append((program, tables.binding(_binding(phase, call, tables.programs[program]))))
+        tables.phase(phase, PhaseRecord(made.inputs, made.outputs))
+        tables.chain(position, phase, platform, tuple(calls))
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return Lowered(tuple(tables.programs), tuple(tables.bindings), tables.phases, tables.entries(), versions)
+
+
+def count(plan: "Plan") -> dict[str, int]:
+    """Distinct programs, and how often one is compiled for a target, without lowering: equal ones lower alike."""
+    chains = _chains(plan, sources.model(plan))
+    programs = {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
+    compiled = sum(platform in target for _, platform in programs for target in plan.targets)
+    return {"programs": len(programs), "compiles": compiled}
+
+
+def _chains(plan: "Plan", model: "Model") -> Iterator[tuple[int, "Combo", str, str, chain.Chain]]:
+    for position, combo in enumerate(plan.combos):
+        for platform in plan.platforms:
+            for phase, made in model.chains(combo, platform, {}).items():
+                yield position, combo, platform, phase, made
+
+
+def _lowered(program: chain.Program, platform: str, plan: "Plan", writer: Writer) -> ProgramRecord:
+    import jax
+
+    exported = _exported(program, platform, plan.allow_custom_calls)
+    _check_constants(program, exported)
+    data = bytes(exported.serialize())
+    canonical.check_paths(data, f"program {program.name}")
+    blob = writer.add(data)
+    # An executable takes the donated arguments first, each part sorted by name, and gives its results likewise.
+    arguments = sorted(program.arguments, key=lambda item: (item[0] not in program.donated, item[0]))
+    results = sorted(jax.tree.unflatten(exported.out_tree, exported.out_avals).items())
+    return ProgramRecord(
+        blob.digest,
+        blob.bytes,
+        program.name,
+        platform,
+        {},
+        tuple(_argument(name, array.dtype, array.shape, name in program.donated) for name, array in arguments),
+        tuple(_argument(name, aval.dtype.name, aval.shape, False) for name, aval in results),
+        (),
+    )
+
+
+def _exported(program: chain.Program, platform: str, waivers: tuple[str, ...]) -> Any:
+    import jax
+    from jax import export
+
+    def function(donated: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(program.function(**donated, **kept))
+
+    function.__name__ = function.__qualname__ = program.name
+    kept = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
+    donated = {name: kept.pop(name) for name in sorted(program.donated)}
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in waivers]
+    jitted = jax.jit(function, donate_argnums=0, keep_unused=True)
+    try:
+        return export.export(jitted, platforms=[platform], disabled_checks=checks)(donated, kept)
+    except Exception as error:  # whatever a user's own model raises while it is traced
+        cause = " ".join(str(error).split())
+        place = f"program {program.name} for {platform}"
+        raise InputError(f"{place}: {type(error).__name__}: {cause[:500]}") from error
+
+
+def _check_constants(program: chain.Program, exported: Any) -> None:
+    found = re.findall(r'dense<"0x([0-9A-F]+)"', exported.mlir_module())
+    largest = max((len(digits) // 2 for digits in found), default=0)
+    if largest > _CONSTANT_LIMIT:
+        raise InputError(
+            f"program {program.name}: holds a constant of {largest} bytes, more than {_CONSTANT_LIMIT}; "
+            "make it a weight, so that it is stored once"
+        )
+
+
+def _binding(phase: str, call: chain.Call, contract: ProgramRecord) -> BindingRecord:
+    takes, gives = dict(call.takes), dict(call.gives)
+    results = tuple(result.name for result in contract.results)
+    if odd := set(results) ^ set(gives):
+        place = f"model: phase {phase!r}, program {contract.name}"
+        raise InputError(f"{place}: results without a slot, or slots without a result: {', '.join(sorted(odd))}")
+    return BindingRecord(tuple(takes[a.name] for a in contract.arguments), tuple(gives[name] for name in results))
+
+
+def _argument(name: str, dtype: str, shape: tuple[int, ...], donated: bool) -> ArgumentRecord:
+    return ArgumentRecord(name, dtype, tuple(shape), (None,) * len(shape), donated)

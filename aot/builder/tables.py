@@ -1,0 +1,50 @@
+"""The tables of an index as lowering fills them: each distinct program, binding and phase once."""
+
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+from aot.bundle.records import BindingRecord, ChainRecord, EntryRecord, PhaseRecord, ProgramRecord
+from aot.errors import InputError
+
+T = TypeVar("T")
+
+
+class Tables:
+    """Grows with every chain that is lowered."""
+
+    def __init__(self) -> None:
+        self.programs: list[ProgramRecord] = []
+        self.bindings: list[BindingRecord] = []
+        self.phases: dict[str, PhaseRecord] = {}
+        self._chains: dict[tuple[int, str], list[ChainRecord]] = {}
+        self._places: dict[Hashable, int] = {}
+
+    def program(self, known: Hashable, lower: Callable[[], ProgramRecord]) -> int:
+        """The position of the program known by this value; lowered if it is new, and stored if its digest is."""
+        if known not in self._places:
+            record = lower()
+            self._places[known] = self._place(record.digest, record, self.programs)
+        return self._places[known]
+
+    def binding(self, record: BindingRecord) -> int:
+        """The position of a binding."""
+        return self._place(record, record, self.bindings)
+
+    def phase(self, name: str, record: PhaseRecord) -> None:
+        """Notes what a phase takes and gives, which is the same in every combo and on every platform."""
+        if self.phases.setdefault(name, record) != record:
+            raise InputError(f"model: phase {name!r}: its inputs and outputs differ between combos or platforms")
+
+    def chain(self, combo: int, phase: str, platform: str, calls: tuple[tuple[int, int], ...]) -> None:
+        """Adds the chain of an entry on one platform."""
+        self._chains.setdefault((combo, phase), []).append(ChainRecord(platform, {}, calls))
+
+    def entries(self) -> tuple[EntryRecord, ...]:
+        """All entries, in the order in which they came."""
+        return tuple(EntryRecord(combo, phase, tuple(chains)) for (combo, phase), chains in self._chains.items())
+
+    def _place(self, known: Hashable, record: T, table: list[T]) -> int:
+        place = self._places.setdefault(known, len(table))
+        if place == len(table):
+            table.append(record)
+        return place

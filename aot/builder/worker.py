@@ -1,0 +1,73 @@
+"""The worker process: takes requests from standard input, one at a time, and answers on standard output, in msgpack.
+
+Started by `aot.builder.workers` alone. Whatever prints in here, a user's model included, goes to standard error.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from aot.bundle import codec
+from aot.bundle.writer import Writer
+from aot.errors import AotError
+
+Progress = Callable[[str], None]
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def answer(kind: str, content: Any) -> None:
+        answers.write(msgpack.packb((kind, content)))
+
+    for request in msgpack.Unpacker(sys.stdin.buffer, use_list=False, read_size=1, max_buffer_size=0):
+        try:
+            result = _TASKS[request["task"]](lambda step: answer("progress", step), **request["arguments"])
+        except AotError as error:
+            answer("error", (type(error).__name__, str(error)))
+        except OSError as error:
+            place = f" {error.filename}:" if error.filename else ""
+            answer("error", ("AotError", f"build:{place} {error.strerror or error}"))
+        else:
+            answer("result", codec.plain(result))
+
+
+def _lower(progress: Progress, plan: str, staging: str) -> Any:
+    from aot.builder import lower
+
+    return lower.write(_plan(plan), Writer.join(Path(staging)), progress)
+
+
+def _compile(progress: Progress, program: str, target: dict[str, Any], staging: str) -> Any:
+    from aot.builder import compile
+
+    return compile.cpu(program, target, Writer.join(Path(staging)))
+
+
+def _weights(progress: Progress, plan: str, staging: str) -> Any:
+    from aot.builder import weights
+
+    return weights.write(_plan(plan), Writer.join(Path(staging)), progress)
+
+
+def _count(progress: Progress, plan: str) -> Any:
+    from aot.builder import lower
+
+    return lower.count(_plan(plan))
+
+
+def _plan(text: str) -> Any:
+    from aot.plan import Plan
+
+    return Plan.from_json(text)
+
+
+_TASKS: dict[str, Callable[..., Any]] = {"lower": _lower, "compile": _compile, "weights": _weights, "count": _count}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Worker processes: where programs are traced, lowered and compiled, each in an environment that we spell out.
+
+What jax and XLA produce depends on variables and options that are read once for a process. A worker starts with
+nothing of the caller's environment but the allow-list, and sets the rest itself.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+import aot
+from aot import errors
+from aot.errors import AotError
+
+_ALLOWED = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+)  # where programs, libraries and scratch space are; no output depends on them
+_FIXED = {
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # programs and executables would name absolute paths and lines
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+
+
+class Worker:
+    """One process that answers requests in turn. A context manager: leaving it ends the process."""
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
+        importable = {"PYTHONPATH": str(Path(aot.__file__).resolve().parents[1])}
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
+        self._directory = tempfile.TemporaryDirectory(prefix="aot-worker-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-s", "-P", "-m", "aot.builder.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=self._directory.name,
+            env=allowed | _FIXED | importable | dict(variables or {}),
+            start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
+        )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
+        self._directory.cleanup()
+
+    def request(self, task: str, progress: Callable[[str], None] = lambda _: None, **arguments: Any) -> Any:
+        """The result of a task of `aot.builder.worker` as msgpack gives it; `progress` hears of its steps.
+
+        Raises the AotError that the worker raised, or one with the last line of its log if it died.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(msgpack.packb({"task": task, "arguments": arguments}))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death(task) from None
+        for kind, content in msgpack.Unpacker(self._process.stdout, use_list=False, read_size=1, max_buffer_size=0):
+            if kind == "result":
+                return content
+            if kind == "error":
+                raise _error(*content)
+            progress(content)
+        raise self._death(task)
+
+    def _death(self, task: str) -> AotError:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = [line for line in self._log.read().splitlines() if line.strip()]
+        cause = "killed, perhaps for want of memory" if code == -9 else lines[-1] if lines else "no message"
+        return AotError(f"build: a worker ended during {task!r} with status {code}: {cause}")
+
+
+def _error(name: str, message: str) -> AotError:
+    if name == "ManifestError":
+        return errors.ManifestError(*message.splitlines())
+    made: AotError = getattr(errors, name)(message)
+    return made

@@ -1,0 +1,166 @@
+"""A bundle in the making: blobs go in as they come, and nothing is to be seen before all of it is there."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from aot import digest
+from aot.bundle import codec, oci, staging, store
+from aot.bundle.records import BlobRecord, Index
+from aot.errors import AotError, InputError
+
+
+class BlobFile:
+    """A blob that is written piece by piece; `record` holds once its context is left."""
+
+    record: BlobRecord
+
+    def __init__(self, file: BinaryIO, destination: Path) -> None:
+        self._writer = digest.HashingWriter(file)
+        self._destination = destination
+
+    @property
+    def size(self) -> int:
+        """The bytes written so far."""
+        return self._writer.size
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends some bytes."""
+        with staging.faults(self._destination):
+            self._writer.write(data)
+
+    def _finish(self) -> BlobRecord:
+        self.record = BlobRecord(self._writer.digest, self._writer.size)
+        return self.record
+
+
+class Writer:
+    """Collects the blobs of a bundle and publishes them under an index; equal blobs are stored once."""
+
+    def __init__(self, root: Path, destination: Path, shown: Path) -> None:
+        self._root = root
+        self._destination = destination
+        self._shown = shown  # as the user spelled it
+        self._blobs: dict[str, BlobRecord] = {}
+        self._count = itertools.count()
+
+    @classmethod
+    @contextlib.contextmanager
+    def stage(cls, destination: Path) -> Iterator["Writer"]:
+        """A writer whose blobs gather beside the destination; leaving it unpublished removes them.
+
+        Raises InputError for a destination that cannot be one, AotError where the system refuses to write.
+        """
+        absolute = Path(os.path.abspath(destination))
+        if not absolute.name:
+            raise InputError(f"{destination}: is no directory that could be made; name another")
+        with staging.directory(absolute) as root:
+            with staging.faults(destination):
+                (root / "blobs").mkdir(mode=0o755)
+                (root / store.BLOBS).mkdir(mode=0o755)
+            yield cls(root, absolute, destination)
+
+    @classmethod
+    def join(cls, root: Path) -> "Writer":
+        """A writer for another process, into the staging directory of this one, which then includes its blobs."""
+        return cls(root, root, staging.destination_of(root))
+
+    @property
+    def root(self) -> Path:
+        """The staging directory."""
+        return self._root
+
+    def include(self, blobs: Iterable[BlobRecord]) -> None:
+        """Takes blobs that a joined writer stored for its own."""
+        self._blobs |= {blob.digest: blob for blob in blobs}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a blob that was stored."""
+        return (self._root / store.BLOBS / digest.hex_of(name)).read_bytes()
+
+    def add(self, data: bytes) -> BlobRecord:
+        """Stores some bytes."""
+        with self.file() as file:
+            file.write(data)
+        return file.record
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[BlobFile]:
+        """A blob to be written piece by piece, kept if the context is left without an exception."""
+        path = self._root / f".{os.getpid()}.{next(self._count)}"
+        try:
+            with staging.faults(self._shown):
+                stream = _create(path)
+            try:
+                blob = BlobFile(stream, self._shown)
+                yield blob
+                with staging.faults(self._shown):
+                    stream.close()
+                    self._keep(path, blob._finish())
+            finally:
+                # A full disk refuses the rest of the buffer once more; it was reported the first time.
+                with contextlib.suppress(OSError):
+                    stream.close()
+        finally:
+            path.unlink(missing_ok=True)
+
+    def publish(self, index: Index, replace: bool = False) -> str:
+        """Shows the bundle at its destination, all at once, and gives its digest; nothing can be added afterwards.
+
+        A whole bundle of this digest that is already there is left as it is. Raises InputError for anything else
+        there unless it is to be replaced.
+        """
+        layers = oci.layers(index)
+        data = codec.encode(index)
+        codec.decode(data, f"bundle {self._shown}: index")
+        config = self.add(data)
+        manifest = oci.write_manifest(oci.Descriptor(config.digest, config.bytes, oci.CONFIG), layers)
+        named = {layer.digest for layer in layers} | {config.digest, self.add(manifest).digest}
+        assert named == self._blobs.keys(), "the index must name each blob that was added, and no other"
+        with staging.faults(self._shown):
+            self._write("index.json", oci.write_index(manifest))
+            self._write("oci-layout", oci.LAYOUT)
+            self._sync()
+            self._show(config.digest, replace)
+        return config.digest
+
+    def _keep(self, path: Path, record: BlobRecord) -> None:
+        os.replace(path, self._root / store.BLOBS / digest.hex_of(record.digest))
+        self._blobs[record.digest] = record
+
+    def _write(self, name: str, data: bytes) -> None:
+        with _create(self._root / name) as stream:
+            stream.write(data)
+
+    def _sync(self) -> None:
+        folder = self._root / store.BLOBS
+        blobs = [folder / digest.hex_of(name) for name in self._blobs]
+        for path in (*blobs, self._root / "index.json", self._root / "oci-layout", folder, folder.parent, self._root):
+            staging.sync(path)
+
+    def _show(self, name: str, replace: bool) -> None:
+        try:
+            staging.show(self._root, self._destination)
+        except FileExistsError as error:
+            if self._is_there(name):
+                return
+            if not replace:
+                raise InputError(
+                    f"{self._shown}: exists already and is not this bundle; replace it with --replace or name another"
+                ) from error
+            staging.swap(self._root, self._destination)
+        staging.sync(self._destination.parent)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return store.open(self._destination).digest == name and store.verify(self._destination) > 0
+        except AotError:
+            return False
+
+
+def _create(path: Path) -> BinaryIO:
+    # No more than this; a strict umask makes it less.
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb")

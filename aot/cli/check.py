@@ -1,0 +1,31 @@
+"""`aot check`."""
+
+from pathlib import Path
+
+import click
+
+from aot.bundle import store
+from aot.cli import output
+from aot.errors import MachineError
+from aot.runtime import entries
+
+
+@click.command("check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@output.as_json
+def command(bundle: Path, as_json: bool) -> int:
+    """Say for every entry of BUNDLE whether this machine runs it as built, would compile it, or cannot run it.
+
+    Read off the index alone. Exit code 4 when an entry is not ready.
+    """
+    index = store.open(bundle).index
+    verdicts = [entries.verdict(entry, entries.PLATFORM) for entry in entries.of(index, entries.PLATFORM)]
+    if as_json:
+        rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
+        output.document({"entries": rows})
+    else:
+        table = output.table("entry", "phase", "verdict", "cause")
+        for v in verdicts:
+            table.add_row(v.entry.key[:12], v.entry.phase, v.verdict, v.cause)
+        output.console().print(table)
+    return 0 if all(v.verdict == "ready" for v in verdicts) else MachineError.exit_code

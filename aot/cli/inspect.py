@@ -1,0 +1,111 @@
+"""`aot inspect`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from aot.bundle import store
+from aot.bundle.records import EntryRecord, Index, ProgramRecord
+from aot.bundle.store import Bundle
+from aot.cli import output
+
+
+@click.command("inspect")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@output.as_json
+def command(bundle: Path, as_json: bool) -> None:
+    """Show combos, programs, executables, sizes and memory needs of BUNDLE, from its index alone."""
+    opened = store.open(bundle)
+    if as_json:
+        output.document(_document(opened))
+    else:
+        _print(opened)
+
+
+def _document(bundle: Bundle) -> dict[str, Any]:
+    index = bundle.index
+    return {
+        "digest": bundle.digest,
+        "valid_until": index.valid_until,
+        "combos": [{"key": combo.key, **combo.dimensions} for combo in index.combos],
+        "entries": [_entry(index, entry) for entry in index.entries],
+        "weights": {
+            "blobs": [{"digest": blob.digest, "bytes": blob.bytes} for blob in index.weights.blobs],
+            "arrays": {path: {"dtype": w.dtype, "shape": list(w.shape)} for path, w in index.weights.arrays.items()},
+        },
+    }
+
+
+def _entry(index: Index, entry: EntryRecord) -> dict[str, Any]:
+    programs = [
+        {"platform": c.platform, "mesh": dict(c.mesh), "calls": [index.programs[p].digest for p, _ in c.calls]}
+        for c in entry.chains
+    ]
+    return {
+        "key": index.combos[entry.combo].key,
+        "phase": entry.phase,
+        "programs": programs,
+        "executables": [
+            {"program": program.digest, "target": dict(e.target), "digest": e.digest, "bytes": e.bytes}
+            for program in _programs(index, entry)
+            for e in program.executables
+        ],
+    }
+
+
+def _programs(index: Index, entry: EntryRecord) -> list[ProgramRecord]:
+    """The distinct programs of an entry, in the order of its calls."""
+    positions = dict.fromkeys(position for chain in entry.chains for position, _ in chain.calls)
+    return [index.programs[position] for position in positions]
+
+
+def _print(bundle: Bundle) -> None:
+    console, index = output.console(), bundle.index
+    console.print(f"bundle {bundle.path}\ndigest {bundle.digest}\nvalid until {index.valid_until}", soft_wrap=True)
+    weights = sum(blob.bytes for blob in index.weights.blobs)
+    console.print(f"weights {len(index.weights.arrays)} arrays, {output.size(weights)}\n")
+    for made in (_combos(index), _entries(index), _table_of_programs(index)):
+        console.print(made)
+        console.print()
+
+
+def _combos(index: Index) -> Table:
+    shown = [n for n in index.combos[0].dimensions if any(c.dimensions[n] for c in index.combos)]
+    table = output.table("combo", *shown, right=tuple(shown))
+    for combo in index.combos:
+        table.add_row(combo.key, *(str(combo.dimensions[name] or "") for name in shown))
+    return table
+
+
+def _entries(index: Index) -> Table:
+    table = output.table(
+        "entry", "phase", "platform", "calls", "programs", "peak memory", right=("calls", "programs", "peak memory")
+    )
+    for entry in index.entries:
+        for chain in entry.chains:
+            programs = [index.programs[p] for p in dict.fromkeys(p for p, _ in chain.calls)]
+            peak = max((_needs(e.memory) for p in programs for e in p.executables), default=None)
+            shown = "" if peak is None else output.size(peak)
+            key = index.combos[entry.combo].key[:12]
+            table.add_row(key, entry.phase, chain.platform, str(len(chain.calls)), str(len(programs)), shown)
+    return table
+
+
+def _table_of_programs(index: Index) -> Table:
+    numbers = ("program bytes", "executable bytes", "arguments", "temporaries")
+    table = output.table("program", "name", "platform", "target", *numbers, right=numbers)
+    for program in index.programs:
+        row = (program.digest[7:19], program.name, program.platform)
+        if not program.executables:
+            table.add_row(*row, "", output.size(program.bytes), "", "", "")
+        for e in program.executables:
+            memory = (output.size(e.memory["arguments"]), output.size(e.memory["temporaries"]))
+            table.add_row(*row, output.target(e.target), output.size(program.bytes), output.size(e.bytes), *memory)
+    return table
+
+
+def _needs(memory: Any) -> int:
+    """Bytes while a program runs: what it takes and makes, and what XLA needs in between."""
+    return int(memory["arguments"] + memory["outputs"] - memory["aliased"] + memory["temporaries"])

@@ -1,0 +1,178 @@
+"""Hugging Face checkpoints: what a directory holds, whether it fits the model, and its tensors one by one."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aot.errors import InputError
+from aot.models import arrays, names
+from aot.models.arrays import Stored
+from aot.models.config import DecoderConfig
+
+SINGLE = "model.safetensors"
+SHARDED = "model.safetensors.index.json"
+
+_ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_NOT_WEIGHTS = ("training_args.bin",)
+_HEAD = "lm_head.weight"
+_EMBEDDING = names.huggingface("embed/tokens")
+# Old checkpoints store the rotary frequencies, which follow from the configuration.
+_IGNORED = ".rotary_emb.inv_freq"
+
+
+def kind(directory: Path) -> str:
+    """What the files of a directory are, "huggingface" or "orbax"; InputError where they are neither."""
+    entries = _listing(directory)
+    if any(name in entries for name in _ORBAX):
+        return "orbax"
+    if "config.json" in entries or any(name.endswith(".safetensors") for name in entries) or _pickles(directory):
+        return "huggingface"
+    if any(os.path.exists(directory / entry / name) for entry in entries for name in _ORBAX):
+        return "orbax"  # an item of a CheckpointManager's step, or one of its steps
+    raise InputError(f"checkpoint {directory}: holds neither config.json nor an Orbax checkpoint; check the path")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The fields of `config.json`."""
+    _listing(directory)
+    return _read_json(directory / "config.json")
+
+
+def check(directory: Path, config: Mapping[str, Any] | DecoderConfig, dtype: str) -> None:
+    """Compares the headers of the weight files with what the model takes; no weight files at all is fine.
+
+    Raises InputError with a line for each tensor that is missing, not used, or of a wrong shape or dtype.
+    """
+    arrays.resolve(dtype)
+    if stored := _stored(directory):
+        _check(directory, stored, _decoder(config))
+
+
+def tensors(
+    directory: Path, config: Mapping[str, Any] | DecoderConfig, dtype: str
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Each parameter's path and its array in `dtype` (float32, bfloat16 or float16), in the order of `parameters`.
+
+    One tensor is read when it is asked for, and none is kept. Raises InputError as `check` does, before the first one.
+    """
+    decoder = _decoder(config)
+    stored = _stored(directory)
+    if not stored:
+        raise InputError(f"checkpoint {directory}: holds no weights; put {SINGLE} or {SHARDED} with its files there")
+    _check(directory, stored, decoder)
+    return _stream(stored, decoder, dtype)
+
+
+def _stream(
+    stored: dict[str, Stored], decoder: DecoderConfig, dtype: str
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    if decoder.tie_embeddings and _HEAD in stored:
+        _check_tied(stored[_EMBEDDING], stored[_HEAD])
+    for path in names.parameters(decoder):
+        yield path, arrays.read(stored[names.huggingface(path)], dtype)
+
+
+def _check_tied(embedding: Stored, head: Stored) -> None:
+    if not arrays.same(embedding, head):
+        raise InputError(
+            f"{head.file}: tensor {_HEAD!r} differs from {_EMBEDDING!r}, though tie_word_embeddings is true; "
+            f"set it to false, or remove {_HEAD!r}"
+        )
+
+
+def _decoder(config: Mapping[str, Any] | DecoderConfig) -> DecoderConfig:
+    return config if isinstance(config, DecoderConfig) else DecoderConfig.from_huggingface(config)
+
+
+def _check(directory: Path, stored: dict[str, Stored], decoder: DecoderConfig) -> None:
+    wanted = {names.huggingface(path): shape for path, shape in names.parameters(decoder).items()}
+    if decoder.tie_embeddings and _HEAD in stored:
+        wanted[_HEAD] = wanted[_EMBEDDING]
+    found = {name: tensor.shape for name, tensor in stored.items() if name in wanted or not name.endswith(_IGNORED)}
+    place = f"checkpoint {directory}"
+    lines = names.faults(wanted, found, place, "tensor")
+    lines += names.cut(
+        [
+            f"{place}: tensor {name!r} is stored as {stored[name].kind}, which is not one of {arrays.KINDS}"
+            for name in wanted
+            if name in stored and stored[name].kind not in arrays.DTYPES
+        ],
+        f"{place}: tensors of a wrong dtype",
+    )
+    if lines:
+        raise InputError("\n".join(lines))
+
+
+def _stored(directory: Path) -> dict[str, Stored]:
+    """Where each tensor lies, by its name; empty where there are no weight files."""
+    entries = _listing(directory)
+    if SINGLE in entries:
+        return arrays.header(directory / SINGLE)
+    if SHARDED in entries:
+        return _shards(directory)
+    if parts := sorted(name for name in entries if name.endswith(".safetensors")):
+        raise InputError(
+            f"checkpoint {directory}: has {parts[0]} but neither {SINGLE} nor {SHARDED}; add the one that is meant"
+        )
+    if pickles := _pickles(directory):
+        raise InputError(
+            f"checkpoint {directory}: has its weights only in {pickles[0]!r}, and pickle files are never read, "
+            f"because they can run code; convert it with transformers: save_pretrained writes {SINGLE}"
+        )
+    return {}
+
+
+def _shards(directory: Path) -> dict[str, Stored]:
+    index = directory / SHARDED
+    table = _read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise InputError(f"{index}: weight_map: must map tensors to files, got {table!r}; fetch the file again")
+    shards = sorted({str(file) for file in table.values()})
+    for file in shards:
+        _check_shard(directory, index, file)
+    stored = {file: arrays.header(directory / file) for file in shards}
+    found = [(name, file) for file, header in stored.items() for name in header]
+    wrong = sorted({(name, str(file)) for name, file in table.items()} ^ set(found))
+    if wrong:
+        name, file = wrong[0]
+        verb = "is not" if table.get(name) == file else "is, unlisted,"
+        raise InputError(
+            f"{index}: tensor {name!r} {verb} in {file!r}, one of {len(wrong)} such; fetch the files again"
+        )
+    return {name: stored[file][name] for name, file in found}
+
+
+def _check_shard(directory: Path, index: Path, file: str) -> None:
+    if not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
+        raise InputError(f"{index}: weight_map: {file!r} is not the name of a safetensors file beside it")
+    if not os.path.exists(directory / file):
+        raise InputError(f"{index}: weight_map: {file!r} does not exist; fetch it, or the whole checkpoint, again")
+
+
+def _listing(directory: Path) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except OSError as error:
+        raise InputError(f"checkpoint {directory}: {error.strerror}; give a directory with a checkpoint") from None
+
+
+def _pickles(directory: Path) -> list[str]:
+    found = {path.name for pattern in _PICKLES for path in directory.glob(pattern)}
+    return sorted(found.difference(_NOT_WEIGHTS))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; a Hugging Face checkpoint has it") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: must hold a JSON object, got {type(value).__name__}; fetch it again")
+    return value

@@ -1,0 +1,57 @@
+"""A language model as the builder sees it: a decoder family with the phases of generation."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aot.chain import Array, Chain
+from aot.models import names
+from aot.models.config import DecoderConfig
+from aot.models.decoder import Decoder
+from aot.precompile import Combo
+from aot.programs.generation import Options, Phases, Sizes
+
+Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Prefill and decode for each combo; for combos of several rows also a fork from each prefill that fits."""
+
+    config: DecoderConfig
+    dtype: str
+    options: Options
+    combos: tuple[Combo, ...]
+    """All combos of the plan: forks lead from one to another."""
+    tensors: Tensors
+    """Streams the weights by parameter path."""
+
+    def abstract_weights(self) -> dict[str, Array]:
+        return {path: Array(shape, self.dtype) for path, shape in names.parameters(self.config).items()}
+
+    def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        return self.tensors()
+
+    def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
+        phases = Phases(Decoder(self.config, self.dtype, platform), self.options)
+        sizes = _sizes(combo)
+        forks = {
+            f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)
+            for rows in sorted(self._sources(combo))
+        }
+        return {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+
+    def _sources(self, combo: Combo) -> set[int]:
+        """Batch sizes whose prefill leaves a state that rows of this combo can continue."""
+        if combo.batch_size == 1:
+            return set()
+        alike = (c for c in self.combos if (c.max_length, c.required_props) == (combo.max_length, combo.required_props))
+        return {c.batch_size for c in alike if c.batch_size <= combo.batch_size}
+
+
+def _sizes(combo: Combo) -> Sizes:
+    assert combo.prefill_length is not None, combo
+    assert combo.max_length is not None, combo
+    return Sizes(combo.batch_size, combo.prefill_length, combo.max_length)

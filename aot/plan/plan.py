@@ -1,0 +1,102 @@
+"""Plan: all that a build depends on, defaults filled in, nothing implicit left."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aot import digest
+from aot.precompile import Combo
+from aot.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A checkpoint with its configuration, or a factory with its arguments. Paths are for the builder only."""
+
+    checkpoint: Path | None
+    config: Mapping[str, Any] | None
+    """The Hugging Face configuration; None for a factory."""
+    dtype: str | None
+    quantization: str | None
+    tokenizer: Path | None
+    """A directory that holds tokenizer.json."""
+    subtree: str
+    """Where the parameters lie in an Orbax checkpoint."""
+    factory: str | None
+    """`package.module:callable`, imported with `directory` first."""
+    arguments: Mapping[str, Any]
+    directory: Path
+    """The manifest's."""
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """What a language model's requests default to, and what its decode programs are made for."""
+
+    vocab_size: int
+    max_new_tokens: int
+    num_return_sequences: int | Mapping[str, int]
+    """A number, or one for the key of every combo."""
+    streaming_chunks: int
+    logits: str
+    eos_token_id: tuple[int, ...]
+    """Empty: generation never ends by itself."""
+    pad_token_id: int
+    bos_token_id: int | None
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `resolve` gives and every stage of a build reads."""
+
+    name: str
+    model: ModelPlan
+    combos: tuple[Combo, ...]
+    generation: GenerationPlan | None
+    """None where the model is no language model."""
+    platforms: tuple[str, ...]
+    targets: tuple[Mapping[str, Any], ...]
+    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
+    partition: Mapping[str, Any] | None
+    allow_custom_calls: tuple[str, ...]
+    max_combos: int
+
+    def to_json(self) -> str:
+        """Canonical JSON, from which `from_json` makes an equal plan."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["model"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(self.model).items()}
+        plain["combos"] = [combo.dimensions() for combo in self.combos]
+        if self.generation is not None:
+            plain["generation"] = {**vars(self.generation), "sampling": dataclasses.asdict(self.generation.sampling)}
+        return digest.canonical_json(plain).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """The plan that `to_json` wrote."""
+        plain = json.loads(text)
+        tuples = {name: tuple(plain[name]) for name in ("platforms", "targets", "allow_custom_calls")}
+        return cls(
+            **{
+                **plain,
+                **tuples,
+                "model": _model(plain["model"]),
+                "combos": tuple(map(Combo.from_dict, plain["combos"])),
+                "generation": _generation(plain["generation"]),
+            }
+        )
+
+
+def _model(plain: dict[str, Any]) -> ModelPlan:
+    paths = {name: Path(plain[name]) for name in ("checkpoint", "tokenizer", "directory") if plain[name] is not None}
+    return ModelPlan(**{**plain, **paths})
+
+
+def _generation(plain: dict[str, Any] | None) -> GenerationPlan | None:
+    if plain is None:
+        return None
+    eos, sampling = tuple(plain["eos_token_id"]), SamplingParams(**plain["sampling"])
+    return GenerationPlan(**{**plain, "eos_token_id": eos, "sampling": sampling})

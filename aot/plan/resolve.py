@@ -1,0 +1,112 @@
+"""From a Manifest to a Plan: what it names is looked up, defaults are filled in, the combos are made."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from aot.errors import ManifestError
+from aot.plan import combos, source
+from aot.plan.manifest import Manifest
+from aot.plan.plan import GenerationPlan, Plan
+from aot.plan.tokens import Sources
+from aot.precompile import Combo
+from aot.sampling import SamplingParams
+
+
+def resolve(manifest: Manifest) -> Plan:
+    """The plan of a manifest. Weights are not read, their headers are. Raises ManifestError, a line for each fault."""
+    faults: list[str] = []
+    found = source.of(manifest, faults)
+    expanded = combos.united(manifest, _facts(manifest, found), faults)
+    generation = _generation(manifest, found, expanded, faults)
+    if faults:
+        raise ManifestError(*dict.fromkeys(faults))
+    content = manifest.content
+    return Plan(
+        name=content.name,
+        model=found.plan,
+        combos=expanded,
+        generation=generation,
+        platforms=tuple(content.platforms),
+        targets=tuple(target.plain() for target in content.targets),
+        partition=None if content.partition is None else content.partition.model_dump(),
+        allow_custom_calls=tuple(content.allow_custom_calls),
+        max_combos=max(section.max_combos for section in content.precompile),
+    )
+
+
+def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:
+    return combos.Facts(
+        language=found.plan.factory is None,
+        max_positions=None if found.description is None else found.description.max_positions,
+        channels=combos.channels(found.plan.config or {}),
+        new_tokens=manifest.content.generation.max_new_tokens,
+    )
+
+
+def _generation(
+    manifest: Manifest, found: source.Source, expanded: tuple[Combo, ...], faults: list[str]
+) -> GenerationPlan | None:
+    given = manifest.content.generation
+    if found.plan.factory is not None:
+        # The one option that a model of the user's own has, for the default of max_length.
+        faults.extend(
+            manifest.fault(("generation", name), "has no meaning beside model.factory; remove it")
+            for name in sorted(given.model_fields_set - {"max_new_tokens"})
+        )
+        return None
+    if found.description is None or found.files is None:
+        return None
+    files = Sources(found.files, found.plan.config or {}, found.plan.tokenizer, found.description.vocab_size)
+    special = _special(manifest, files, faults)
+    return GenerationPlan(
+        **special,
+        vocab_size=files.vocab_size,
+        max_new_tokens=given.max_new_tokens,
+        num_return_sequences=_sequences(manifest, expanded, faults),
+        streaming_chunks=given.streaming_chunks,
+        logits=given.logits,
+        sampling=_sampling(manifest, files, faults),
+    )
+
+
+def _special(manifest: Manifest, files: Sources, faults: list[str]) -> dict[str, Any]:
+    """The ids of eos, pad and bos: those given, else those of the checkpoint's files."""
+    given = manifest.content.generation
+    ids: dict[str, tuple[int, ...]] = {"eos": (), "pad": (), "bos": ()}
+    for name in ids:
+        key = f"{name}_token_id"
+        value = getattr(given, key)
+        if value is None:
+            with manifest.collecting(faults, "generation", key):
+                ids[name] = files.ids(name)
+            continue
+        ids[name] = value if isinstance(value, tuple) else (value,)
+        if wrong := [item for item in ids[name] if item >= files.vocab_size]:
+            text = f"must be below the size of the vocabulary, {files.vocab_size}, got {wrong[0]!r}"
+            faults.append(manifest.fault(("generation", key), text))
+    pad = (*ids["pad"], *ids["eos"], 0)[0]
+    return {"eos_token_id": ids["eos"], "pad_token_id": pad, "bos_token_id": next(iter(ids["bos"]), None)}
+
+
+def _sampling(manifest: Manifest, files: Sources, faults: list[str]) -> SamplingParams:
+    given = manifest.content.generation.sampling
+    if isinstance(given, SamplingParams):
+        return given
+    with manifest.collecting(faults, "generation", "sampling"):
+        return files.sampling()
+    return SamplingParams()
+
+
+def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: list[str]) -> int | Mapping[str, int]:
+    """The number of sequences, or that of every combo by key, where not given 1."""
+    given = manifest.content.generation.num_return_sequences
+    if isinstance(given, int):
+        return given
+    keys = [combo.key for combo in expanded]
+    table: dict[str, int] = given
+    for key in sorted(table.keys() - set(keys)):
+        close = difflib.get_close_matches(key, keys, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`aot plan` prints the keys"
+        faults.append(manifest.fault(("generation", "num_return_sequences"), f"no combo has the key {key!r}; {hint}"))
+    return {key: table.get(key, 1) for key in keys}

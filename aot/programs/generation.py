@@ -1,0 +1,217 @@
+"""The phases of a language model as chains: prefill, decode, fork.
+
+State of one generation, carried from phase to phase (`state/…`):
+
+    cache/<layer>/<name>   [batch, capacity, …]    the KV cache, right-padded
+    lengths                [batch] int32           tokens in the cache
+    prompted               [batch, vocab] bool     whether a token occurs in the prompt
+    counts                 [batch, vocab] int32    how often a token was generated
+    generated              [batch] int32           tokens generated
+    token                  [batch] int32           the last one of them, not yet in the cache
+    done                   [batch] bool            whether the row has ended, or holds no prompt
+    logits                 [batch, vocab] float32  after the last token of the prompt
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aot import chain
+from aot.chain import Array, Axes, Call, Chain
+from aot.programs import steps
+
+BATCH: Axes = ("batch_size",)
+TOKENS: Axes = ("batch_size", "prefill_length")
+
+
+class Decoder(Protocol):
+    """The parts of a decoder as pure functions of their weights, for one platform. Compares by value."""
+
+    @property
+    def platform(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Sliding window of each layer."""
+
+    @property
+    def cache(self) -> Mapping[str, tuple[int, ...]]:
+        """Cache arrays of a layer: name to shape after [batch, capacity]."""
+
+    @property
+    def embed_weights(self) -> tuple[str, ...]: ...
+    @property
+    def head_weights(self) -> tuple[str, ...]: ...
+    def weights(self) -> Mapping[str, Array]:
+        """All weights by path; those of a layer below `layers/<n>/`."""
+
+    def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
+        """Tokens [batch, length] to vectors [batch, length, hidden]."""
+
+    def span(self, window: int | None, start: Any, lengths: Any, width: int, capacity: int) -> Any:
+        """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more."""
+
+    def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:
+        """One layer, by its weights' paths below `layers/<n>/`: x and cache after it."""
+
+    def head(self, weights: Mapping[str, Any], x: Any) -> Any:
+        """Vectors [rows, hidden] to logits [rows, vocab] in float32."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Generation options that are factors of the programs."""
+
+    streaming_chunks: int
+    """Decode steps in one call."""
+    logits: str
+    """none, last or all: what prefill and decode give beside tokens and logprobs."""
+    eos_ids: int
+    """Room for ids that end a row; unused places hold -1."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows, tokens a row in one prefill, slots a row in the cache."""
+
+    batch: int
+    width: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Makes the chains of one model on one platform."""
+
+    decoder: Decoder
+    options: Options
+
+    def prefill(self, sizes: Sizes) -> Chain:
+        """Embedding, a block for each layer, head, first token: the block is lowered once for all layers alike."""
+        layers = range(len(self.decoder.windows))
+        blocks = (self._block(sizes, layer) for layer in layers)
+        calls = (self._embed(sizes), *blocks, self._head(sizes), self._prompt(sizes), self._first(sizes))
+        outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
+        if self.options.logits != "none":
+            outputs["logits"] = (*TOKENS, None) if self.options.logits == "all" else (*BATCH, None)
+        return Chain(calls, {"tokens": TOKENS, "lengths": BATCH, **_axes(self._request(sizes))}, outputs)
+
+    def decode(self, sizes: Sizes) -> Chain:
+        """Up to `streaming_chunks` steps, fewer when all rows are done, in one program with the loop inside."""
+        state = {f"state/{path}": array for path, array in self._state(sizes).items() if path != "logits"}
+        weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
+        inputs = {"stop": Array((sizes.batch,), "bool"), **self._request(sizes)}
+        function = steps.Decode(self.decoder, self.options.streaming_chunks, self.options.logits, sizes.capacity)
+        carried = set(state) - {"state/prompted"}
+        program = chain.program("decode", function, {**weights, **state, **_slots("input", inputs)}, carried)
+        outputs: dict[str, Axes] = {"tokens": (*BATCH, None), "logprobs": (*BATCH, None), "steps": ()}
+        if self.options.logits != "none":
+            outputs["logits"] = (*BATCH, None, None) if self.options.logits == "all" else (*BATCH, None)
+        gives = (*carried, *(f"output/{name}" for name in outputs))
+        call = chain.call(program, {name: name for name, _ in program.arguments}, {slot: slot for slot in gives})
+        return Chain((call,), _axes(inputs), outputs)
+
+    def fork(self, source: Sizes, sizes: Sizes) -> Chain:
+        """The state of several sequences from that of their prompts, so that a prompt is prefilled once.
+
+        `rows` [batch] int32 says which row of the source each row continues; -1 leaves a row as it is, so that
+        one state can be gathered from several sources. Each sequence then draws its own first token.
+        """
+        here, there = self._state(sizes), self._state(source)
+        kept = [path for path in here if path not in steps.DRAWN]
+        calls = (self._take(path, there[path], here[path]) for path in kept)
+        outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
+        return Chain((*calls, self._first(sizes)), {"rows": BATCH, **_axes(self._request(sizes))}, outputs)
+
+    def _embed(self, sizes: Sizes) -> Call:
+        paths = self.decoder.embed_weights
+        weights = {path: self.decoder.weights()[path] for path in paths}
+        tokens = Array((sizes.batch, sizes.width), "int32")
+        program = chain.program("embed", steps.Embed(self.decoder), {**weights, "tokens": tokens})
+        takes = {**{path: f"weight/{path}" for path in paths}, "tokens": "input/tokens"}
+        return chain.call(program, takes, {"x": "value/x"})
+
+    def _block(self, sizes: Sizes, layer: int) -> Call:
+        prefix, cached = f"layers/{layer}/", self._cache(sizes)
+        weights = {p.removeprefix(prefix): a for p, a in self.decoder.weights().items() if p.startswith(prefix)}
+        rows = Array((sizes.batch,), "int32")
+        arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **_slots("cache", cached), **weights}
+        function = steps.Block(self.decoder, self.decoder.windows[layer])
+        caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in cached}
+        program = chain.program("block", function, arguments, {"x", *caches})
+        takes = {"x": "value/x", "start": "state/lengths", "lengths": "input/lengths", **caches}
+        takes |= {path: f"weight/{prefix}{path}" for path in weights}
+        return chain.call(program, takes, {"x": "value/x", **caches})
+
+    def _head(self, sizes: Sizes) -> Call:
+        paths, every = self.decoder.head_weights, self.options.logits == "all"
+        weights = {path: self.decoder.weights()[path] for path in paths}
+        arguments = {"x": self._x(sizes), "lengths": Array((sizes.batch,), "int32"), **weights}
+        program = chain.program("head", steps.Head(self.decoder, every), arguments)
+        takes = {"x": "value/x", "lengths": "input/lengths", **{path: f"weight/{path}" for path in paths}}
+        gives = {"logits": "state/logits"} | ({"all": "output/logits"} if every else {})
+        return chain.call(program, takes, gives)
+
+    def _prompt(self, sizes: Sizes) -> Call:
+        state = self._state(sizes)
+        taken = {name: state[name] for name in ("prompted", "counts", "generated", "token")}
+        inputs = {"tokens": Array((sizes.batch, sizes.width), "int32"), "lengths": state["lengths"]}
+        program = chain.program("prompt", steps.prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"})
+        takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in inputs}}
+        gives = {"prompted": "state/prompted", "lengths": "state/lengths"}
+        return chain.call(program, {**takes, "start": "state/lengths"}, gives)
+
+    def _first(self, sizes: Sizes) -> Call:
+        state, request = self._state(sizes), self._request(sizes)
+        taken = {name: state[name] for name in ("logits", "prompted", "lengths")}
+        shown = self.options.logits == "last"
+        program = chain.program("first", steps.First(shown), {**taken, **request})
+        takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in request}}
+        gives = {name: f"state/{name}" for name in steps.DRAWN} | {"first": "output/token", "logprob": "output/logprob"}
+        return chain.call(program, takes, gives | ({"shown": "output/logits"} if shown else {}))
+
+    def _take(self, path: str, source: Array, into: Array) -> Call:
+        arguments = {"source": source, "into": into, "rows": Array(into.shape[:1], "int32")}
+        program = chain.program("take", steps.take, arguments, {"into"})
+        takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
+        return chain.call(program, takes, {"result": f"state/{path}"})
+
+    def _x(self, sizes: Sizes) -> Array:
+        return Array((sizes.batch, sizes.width, self.decoder.hidden), self.decoder.dtype)
+
+    def _cache(self, sizes: Sizes) -> dict[str, Array]:
+        rows = (sizes.batch, sizes.capacity)
+        return {name: Array((*rows, *shape), self.decoder.dtype) for name, shape in self.decoder.cache.items()}
+
+    def _state(self, sizes: Sizes) -> dict[str, Array]:
+        rows, table = (sizes.batch,), (sizes.batch, self.decoder.vocab)
+        layers = range(len(self.decoder.windows))
+        cache = {f"cache/{n}/{name}": a for n in layers for name, a in self._cache(sizes).items()}
+        words = {name: Array(rows, "int32") for name in ("lengths", "generated", "token")}
+        tables = {"prompted": Array(table, "bool"), "counts": Array(table, "int32"), "logits": Array(table, "float32")}
+        return {**cache, **words, **tables, "done": Array(rows, "bool")}
+
+    def _request(self, sizes: Sizes) -> dict[str, Array]:
+        """Inputs that say how to draw and when to end: traced, so that no value ever recompiles."""
+        rows = (sizes.batch,)
+        floats = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+        words = {name: Array(rows, "int32") for name in ("top_k", "sequence", "limit")}
+        ends = {"eos": Array((self.options.eos_ids,), "int32"), "pad": Array((), "int32")}
+        return {**{f: Array(rows, "float32") for f in floats}, **words, **ends, "seed": Array((*rows, 2), "uint32")}
+
+
+def _slots(kind: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {f"{kind}/{name}": array for name, array in arrays.items()}
+
+
+def _axes(inputs: Mapping[str, Array]) -> dict[str, Axes]:
+    shared = ("eos", "pad")  # one for the whole batch
+    return {
+        n: tuple(None for _ in a.shape) if n in shared else (*BATCH, *(None for _ in a.shape[1:]))
+        for n, a in inputs.items()
+    }

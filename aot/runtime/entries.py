@@ -1,0 +1,100 @@
+"""Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+from aot import isa
+from aot.bundle.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.precompile import Combo
+
+PLATFORM = "cpu"
+"""What this runtime runs on."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One phase of one combo, with its calls on one platform. Without a chain the platform cannot run it."""
+
+    index: Index
+    combo: Combo
+    key: str
+    phase: str
+    chain: ChainRecord | None
+
+    @cached_property
+    def calls(self) -> tuple[tuple[ProgramRecord, BindingRecord], ...]:
+        chain = self.chain
+        return () if chain is None else tuple((self.index.programs[p], self.index.bindings[b]) for p, b in chain.calls)
+
+    @cached_property
+    def taken(self) -> dict[str, ArgumentRecord]:
+        """Slots that must be there before the chain starts, each with the argument that first takes it."""
+        taken: dict[str, ArgumentRecord] = {}
+        given: set[str] = set()
+        for program, binding in self.calls:
+            for slot, argument in zip(binding.takes, program.arguments, strict=True):
+                if slot not in given:
+                    taken.setdefault(slot, argument)
+            given.update(binding.gives)
+        return taken
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an entry is `ready`, `compiles` or is `unusable` on this machine, and why."""
+
+    entry: Entry
+    verdict: str
+    cause: str
+
+
+def of(index: Index, platform: str) -> tuple[Entry, ...]:
+    """All entries, in the order of the index."""
+    combos = [Combo(**dict(record.dimensions)) for record in index.combos]
+    made = []
+    for record in index.entries:
+        chain = next((c for c in record.chains if c.platform == platform and not c.mesh), None)
+        made.append(Entry(index, combos[record.combo], index.combos[record.combo].key, record.phase, chain))
+    return tuple(made)
+
+
+def verdict(entry: Entry, platform: str) -> Verdict:
+    """The worst among the entry's programs."""
+    if entry.chain is None:
+        have = ", ".join(sorted({c.platform for e in entry.index.entries for c in e.chains}))
+        return Verdict(
+            entry, "unusable", f"no program for {platform}, only for {have}; rebuild with platforms: [{platform}]"
+        )
+    for program, _ in entry.calls:
+        if fitting(program) is None:
+            return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
+    return Verdict(entry, "ready", "")
+
+
+def fitting(program: ProgramRecord) -> ExecutableRecord | None:
+    """The executable that this machine runs as built; of several the one for the richest instruction set."""
+    fits = [e for e in program.executables if _cause(e, program.platform) is None]
+    return max(fits, key=lambda e: len(e.requires["features"]), default=None)
+
+
+def misfit(program: ProgramRecord) -> str:
+    """Why none of the program's executables runs here as built."""
+    causes = [cause for e in program.executables if (cause := _cause(e, program.platform)) is not None]
+    return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
+
+
+def _cause(executable: ExecutableRecord, platform: str) -> str | None:
+    (kind, options), *_ = executable.target.items()
+    if kind != platform:
+        return f"built for {kind}, this machine is {platform}"
+    if lacking := isa.missing(executable.requires, isa.machine()):
+        return f"built for {_spelled(kind, options)}, this cpu lacks {', '.join(lacking[:4])}"
+    here, built = metadata.version("jaxlib"), executable.compiler["jaxlib"]
+    return None if here == built else f"built by jaxlib {built}, this is {here}"
+
+
+def _spelled(kind: str, options: Mapping[str, Any]) -> str:
+    return " ".join([kind, str(options.get("isa", ""))]).strip()

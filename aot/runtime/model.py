@@ -1,0 +1,198 @@
+"""A loaded bundle: what `aot.load` gives."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aot import buckets
+from aot.bundle import store
+from aot.bundle.records import GenerationRecord
+from aot.bundle.store import Bundle
+from aot.errors import InputError
+from aot.precompile import Combo
+from aot.runtime import call, entries, requests
+from aot.runtime.client import Client
+from aot.runtime.entries import Entry
+from aot.runtime.execute import Executor, State
+from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.requests import Options, Prompt
+from aot.runtime.sequence import Result, Sequence
+from aot.runtime.text import Text
+from aot.sampling import SamplingParams
+
+POLICIES = ("strict", "compile")
+VERIFY = ("always", "never")
+
+
+def load(path: str | Path, *, policy: str = "strict", verify: str = "always") -> "Model":
+    """Opens a bundle and places its weights.
+
+    With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
+    when it is needed. `compile` compiles it then, and logs that it does. `verify` says whether weights are checked
+    against their digests; the index, programs and executables always are.
+    Raises InputError, BundleError or MachineError.
+    """
+    for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, VERIFY)):
+        if value not in allowed:
+            raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
+    bundle = store.open(Path(path))
+    if verify == "always":
+        for blob in bundle.index.weights.blobs:
+            bundle.check(blob.digest)
+    return Model(bundle, Client(), policy)
+
+
+class Model:
+    """A bundle ready to serve. A context manager; may be called from several threads."""
+
+    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
+        self._bundle = bundle
+        self._executor: Executor | None = Executor(bundle, client, policy)
+        self._entries = {(e.combo, e.phase): e for e in entries.of(bundle.index, client.platform)}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of weights and executables; calls afterwards are InputErrors."""
+        self._executor = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The opened bundle: its path, index and digest."""
+        return self._bundle
+
+    def generate(self, prompts: Prompt | list[Prompt], **options: Any) -> Any:
+        """A Result for a single prompt, a list of Results for a list, in its order.
+
+        With several sequences for a prompt they stand side by side, in a list even for a single prompt. Options are
+        those of `aot.runtime.requests.Options` and of `SamplingParams`. Raises InputError, NoEntryError.
+        """
+        run = self.start(prompts, Options.of(options))
+        for _ in run:
+            pass
+        return run.results[0] if run.single and len(run.results) == 1 else run.results
+
+    def stream(self, prompt: Prompt, **options: Any) -> "Run":
+        """An iterator over the pieces of the text of one sequence, as they become final; `results` holds at its end."""
+        run = self.start(prompt, Options.of(options))
+        if len(run.sequences) != 1:
+            raise InputError(f"request: stream takes one prompt and one sequence, got {len(run.sequences)}")
+        self._text_of("stream")
+        return run
+
+    def call(
+        self, phase: str, *, state: State | None = None, source: State | None = None, **inputs: Any
+    ) -> call.Outputs:
+        """Runs one phase: pads inputs along their bucketed axes, cuts the outputs back.
+
+        `state` is what an earlier call's outputs carry as `state`, to be continued. Inputs that say how a language
+        model draws tokens default to greedy ones. Raises InputError, NoEntryError.
+        """
+        candidates = [entry for entry in self._entries.values() if entry.phase == phase]
+        if not candidates:
+            known = ", ".join(sorted({entry.phase for entry in self._entries.values()}))
+            raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
+        given = {**self._defaults(candidates, inputs, state), **inputs}
+        return call.call(self._running, candidates, given, state, source)
+
+    def start(self, prompts: Prompt | list[Prompt], options: Options) -> "Run":
+        """A call of generate that has been checked and runs as it is iterated over."""
+        record = self._bundle.index.generation
+        if record is None:
+            raise InputError("generate: this bundle holds no language model; use call")
+        given, single = requests.prompts(prompts)
+        limit = options.max_new_tokens or record.max_new_tokens
+        eos = tuple(record.eos_token_id if options.eos_token_id is None else options.eos_token_id)
+        request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
+        if len(eos) > request.eos_room:
+            raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
+        combos = [combo for combo, phase in self._entries if phase == "decode"]
+        sequences = []
+        for position, (prompt, seed) in enumerate(zip(given, options.seeds(len(given)), strict=True)):
+            text = None if requests.is_tokens(prompt) and not self._has_text else self._text
+            ids = requests.tokens(prompt, position, text, record.vocab_size)
+            if options.truncate:
+                ids = ids[-max(1, buckets.longest(limit, combos, options.props)) :]
+            for index in range(
+                options.n or self._sequences_each(buckets.Need(1, len(ids), len(ids) + limit, options.props), combos)
+            ):
+                sequences.append(Sequence(position, index, ids, seed, limit, frozenset(eos), text, options.stops))
+        generation = Generation(self._running, self._entries, combos, request)
+        return Run(given, single, sequences, generation.run(sequences))
+
+    @property
+    def _running(self) -> Executor:
+        if self._executor is None:
+            raise InputError(f"bundle {self._bundle.path}: the model was closed; load it again")
+        return self._executor
+
+    @property
+    def _has_text(self) -> bool:
+        return "tokenizer.json" in self._bundle.index.tokenizer
+
+    @cached_property
+    def _text(self) -> Text | None:
+        if not self._has_text:
+            return None
+        files = {n: self._bundle.read(b.digest, b.bytes) for n, b in self._bundle.index.tokenizer.items()}
+        return Text.from_files(files, f"bundle {self._bundle.path}")
+
+    def _text_of(self, what: str) -> Text:
+        if self._text is None:
+            raise InputError(f"{what}: this bundle has no tokenizer; use generate and read token_ids")
+        return self._text
+
+    def _sequences_each(self, need: buckets.Need, combos: list[Combo]) -> int:
+        """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
+        record = self._bundle.index.generation
+        assert record is not None
+        if isinstance(record.num_return_sequences, int):
+            return record.num_return_sequences
+        combo = buckets.choose(need, combos)
+        return 1 if combo is None else record.num_return_sequences.get(combo.key, 1)
+
+    def _defaults(self, candidates: list[Entry], inputs: Mapping[str, Any], state: State | None) -> dict[str, Any]:
+        """Greedy request inputs for the phases of a language model, where the caller gives none."""
+        record = self._bundle.index.generation
+        if record is None:
+            return {}
+        request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
+        rows = [len(np.atleast_1d(value)) for value in inputs.values()] or [state.rows if state else 1]
+        made = {**request.inputs([None] * rows[0]), "stop": np.zeros(rows[0], bool)}
+        return {
+            name: value for name, value in made.items() if name in self._bundle.index.phases[candidates[0].phase].inputs
+        }
+
+
+class Run(Iterator[str]):
+    """A call under way: iterate to run it, over pieces of text. `results` holds once it has run."""
+
+    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Sequence], steps: Iterator[Pieces]) -> None:
+        self.single = single
+        self.sequences = sequences
+        self._prompts, self._steps = prompts, steps
+
+    def __next__(self) -> str:
+        for pieces in self._steps:
+            if text := "".join(piece for _, piece in pieces):
+                return text
+        raise StopIteration
+
+    @property
+    def results(self) -> list[Result]:
+        """A Result for each sequence, in the order of the prompts."""
+        return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
+
+
+def _eos_room(record: GenerationRecord) -> int:
+    """Ids that end a sequence for which the programs have room: as many as the manifest gave, or one."""
+    return max(1, len(record.eos_token_id))

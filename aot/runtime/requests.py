@@ -1,0 +1,127 @@
+"""What a caller asks for, checked and spelled out: prompts as token ids, options with the bundle's defaults."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from aot.bundle.records import GenerationRecord
+from aot.errors import InputError
+from aot.runtime.text import Text
+from aot.sampling import SamplingParams
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""A text, token ids, or a conversation: messages with role and content."""
+
+_SEED_LIMIT = 1 << 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one call of generate or stream; None means the bundle's default.
+
+    Raises InputError for a value out of its range.
+    """
+
+    max_new_tokens: int | None = None
+    n: int | None = None
+    """Sequences for each prompt."""
+    seed: int | Sequence[int] | None = None
+    """One for every prompt alike, or one for each; None draws one for each prompt, which its results tell."""
+    stop: str | Sequence[str] = ()
+    """A sequence ends before the first of these texts."""
+    eos_token_id: Sequence[int] | None = None
+    """Ids that end a sequence; no more of them than the bundle was built for, or one."""
+    truncate: bool = False
+    """Keeps the last tokens of a prompt that fits no entry, rather than refusing it."""
+    props: Mapping[str, Any] | None = None
+    """The `required_props` of the entries to use."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """Fields of SamplingParams that differ from the bundle's defaults."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Options":
+        """Options from keyword arguments, in which sampling fields stand beside the others."""
+        names = {f.name for f in fields(cls)} - {"sampling"}
+        drawing = {f.name for f in fields(SamplingParams)}
+        if unknown := sorted(set(given) - names - drawing):
+            raise InputError(f"request: unknown option {unknown[0]!r}; known are {', '.join(sorted(names | drawing))}")
+        sampling = {name: value for name, value in given.items() if name in drawing and value is not None}
+        return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "n"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(f"request: {name} must be an integer of at least 1, got {value!r}")
+        seeds = [] if self.seed is None else [self.seed] if isinstance(self.seed, int) else list(self.seed)
+        for seed in seeds:
+            if type(seed) is not int or not 0 <= seed < _SEED_LIMIT:
+                raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1, got {seed!r}")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def seeds(self, prompts: int) -> list[int]:
+        """The seed of each prompt."""
+        if self.seed is None:
+            return [secrets.randbits(64) for _ in range(prompts)]
+        seeds = [self.seed] * prompts if isinstance(self.seed, int) else list(self.seed)
+        if len(seeds) != prompts:
+            raise InputError(f"request: {len(seeds)} seeds for {prompts} prompts; give one for all, or one for each")
+        return seeds
+
+    def params(self, defaults: GenerationRecord) -> SamplingParams:
+        """How tokens are drawn."""
+        return replace(SamplingParams(**dict(defaults.sampling)), **self.sampling)  # type: ignore[arg-type]
+
+
+def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """The prompts of a call, and whether it was a single one. Raises InputError for anything else."""
+    if isinstance(given, str) or is_tokens(given) or _is_conversation(given):
+        return [given], True  # type: ignore[list-item]
+    if not isinstance(given, (list, tuple)):
+        raise InputError(f"request: must be a text, token ids, a conversation or a list of such, got {given!r:.80}")
+    if not given:
+        raise InputError("request: the batch is empty; give at least one prompt")
+    for position, prompt in enumerate(given):
+        if not (isinstance(prompt, str) or is_tokens(prompt) or _is_conversation(prompt)):
+            raise InputError(
+                f"request: prompt {position} must be a text, token ids or a conversation that is not empty, "
+                f"got {prompt!r:.80}"
+            )
+    return list(given), False
+
+
+def tokens(prompt: Prompt, position: int, text: Text | None, vocab_size: int) -> list[int]:
+    """A prompt as token ids. Raises InputError for an id out of range, no tokens, or a text without a tokenizer."""
+    if is_tokens(prompt):
+        ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+    elif text is None:
+        raise InputError(f"request: prompt {position} is text, and this bundle has no tokenizer; give token ids")
+    else:
+        ids = text.encode(prompt) if isinstance(prompt, str) else text.encode_chat(prompt)  # type: ignore[arg-type]
+    if not ids:
+        raise InputError(f"request: prompt {position} has no tokens; give at least one")
+    if wrong := [token for token in ids if not 0 <= token < vocab_size]:
+        raise InputError(
+            f"request: prompt {position} has the token {wrong[0]}, the vocabulary ends at {vocab_size - 1}"
+        )
+    return ids
+
+
+def is_tokens(value: Any) -> bool:
+    """Whether a prompt is token ids."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.size > 0 and value.dtype.kind in "iu"
+    whole = (int, np.integer)
+    listed = isinstance(value, (list, tuple)) and len(value) > 0
+    return listed and all(isinstance(item, whole) and not isinstance(item, bool) for item in value)
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)

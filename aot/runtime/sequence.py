@@ -1,0 +1,109 @@
+"""One sequence in the making, and the Result that it ends as."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aot.errors import InputError
+from aot.runtime.requests import Prompt
+from aot.runtime.text import Stream, Text
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was generated for one sequence of one prompt."""
+
+    token_ids: list[int]
+    """Generated tokens, with the EOS that ended them, without padding."""
+    logprobs: list[float]
+    """Log-softmax of the raw logits at each token."""
+    finish_reason: str
+    """`eos`, `stop` (a stop string) or `length`."""
+    prompt_tokens: int
+    entry: str
+    """Key of the combo that served it."""
+    seed: int
+    prompt: Prompt = field(repr=False)
+    generated: str | None = field(repr=False)
+    """The text, or None where the bundle has no tokenizer."""
+
+    @property
+    def text(self) -> str:
+        """The generated part, special tokens left out, cut before the stop string."""
+        if self.generated is None:
+            raise InputError("result: this bundle has no tokenizer, so there is no text; read token_ids")
+        return self.generated
+
+    @property
+    def completed(self) -> Prompt:
+        """The prompt with the answer, in its own type; a conversation gains an assistant turn."""
+        if isinstance(self.prompt, str):
+            return self.prompt + self.text
+        if all(isinstance(item, Mapping) for item in self.prompt):
+            return [*self.prompt, {"role": "assistant", "content": self.text}]
+        return [*(int(token) for token in self.prompt), *self.token_ids]  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `aot run --json` prints it."""
+        named = ("token_ids", "logprobs", "finish_reason", "prompt_tokens", "entry", "seed")
+        has_text = self.generated is not None
+        completed = {"completed": self.completed} if has_text or not isinstance(self.prompt, str) else {}
+        return {"text": self.generated, **completed, **{name: getattr(self, name) for name in named}}
+
+
+@dataclass
+class Sequence:
+    """A row of a batch while it runs: collects tokens until it ends."""
+
+    prompt: int
+    """Position of its prompt in the call."""
+    index: int
+    """Its place among that prompt's sequences."""
+    ids: list[int]
+    seed: int
+    limit: int
+    """Tokens to generate at most."""
+    eos: frozenset[int]
+    text: Text | None
+    stop: tuple[str, ...]
+    entry: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop and self.text is None:
+            raise InputError("request: stop strings need a tokenizer, which this bundle has none of; use eos_token_id")
+        self._stream = None if self.text is None else Stream(self.text, self.stop)
+        self._pieces: list[str] = []
+
+    def take(self, tokens: Iterable[int], logprobs: Iterable[float]) -> str:
+        """Adds tokens until the sequence ends, and gives the text that has become final."""
+        before = len(self._pieces)
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            if self.finish is not None:
+                break
+            self.tokens.append(int(token))
+            self.logprobs.append(float(logprob))
+            self._book(int(token))
+        if self.finish is not None and self._stream is not None:
+            self._pieces.append(self._stream.flush())
+            if self._stream.stopped:  # the text held back until the end may complete a stop string
+                self.finish = "stop"
+        return "".join(self._pieces[before:])
+
+    def _book(self, token: int) -> None:
+        if self._stream is not None:
+            self._pieces.append(self._stream.feed([token]))
+        if self._stream is not None and self._stream.stopped:
+            self.finish = "stop"
+        elif token in self.eos:
+            self.finish = "eos"
+        elif len(self.tokens) >= self.limit:
+            self.finish = "length"
+
+    def result(self, prompt: Prompt) -> Result:
+        """What it has become; `prompt` is what the caller gave."""
+        assert self.finish is not None, self
+        text = None if self._stream is None else "".join(self._pieces)
+        return Result(self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text)

@@ -1,0 +1,192 @@
+"""Text: between strings and token ids, whole and as a stream, with the tokenizer and chat template of a bundle."""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aot.errors import BundleError, InputError
+from aot.runtime import chat, vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_HALF = "\ufffd"
+
+
+class Text:
+    """A tokenizer with its chat template, special tokens and text from users kept apart.
+
+    Text that would have become a special token is encoded by a twin in which those tokens have secret names. The
+    twin is built when it is first needed. May be used from several threads.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", template: chat.Template | None, where: str) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._where = where
+        special = vocabulary.special_tokens(tokenizer)
+        self._special = frozenset(special.values())
+        self._guard = chat.Guard(vocabulary.guarded(special))
+        self._guarded = frozenset(self._guard.names.values())
+        stages = vocabulary.decoder_stages(tokenizer)
+        self._has_byte_pieces = any(stage["type"] == "ByteFallback" for stage in stages)
+        self.is_steady = vocabulary.is_steady(stages)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> "Text":
+        """The text of a bundle's tokenizer files by name; only `tokenizer.json` must be there."""
+        if "tokenizer.json" not in files:
+            raise BundleError(
+                f"{where}: has no tokenizer.json, only {sorted(files)}; rebuild from a checkpoint with one"
+            )
+        config = _mapping(files, "tokenizer_config.json", where)
+        tokens = chat.named_tokens(config, _mapping(files, "special_tokens_map.json", where))
+        source = chat.find(_string(files, "chat_template.jinja", where), config)
+        template = None if source is None else chat.Template(source, tokens, where)
+        return cls(vocabulary.read(files["tokenizer.json"], where), template, where)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with what the tokenizer itself adds around it."""
+        if not isinstance(text, str):
+            raise InputError(f"prompt: must be a string, got {text!r}")
+        encoding = _encoded(self._tokenizer, text, True, "prompt")
+        spelled = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        if any(id in self._guarded and not added for id, added in spelled):
+            encoding = _encoded(self._twin[0], text, True, "prompt")
+        return list(encoding.ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins, with no special tokens but the template's."""
+        if self._template is None:
+            raise InputError(f"conversation: {self._where} has no chat template; give the prompt as a string")
+        conversation = chat.checked(messages)
+        broken, mark = self._guard.broken(conversation, self._template.source)
+        rendered = self._template.render(broken)
+        if broken == conversation:
+            ids = list(_encoded(self._tokenizer, rendered, False, "conversation").ids)
+            expected = [self._guard.names[name] for name in self._guard.pattern.findall(rendered)]
+            if [id for id in ids if id in self._guarded] == expected:
+                return ids
+        twin, names = self._twin
+        secret = self._guard.pattern.sub(lambda found: names[found[0]], rendered).replace(mark, "")
+        return list(_encoded(twin, secret, False, "conversation").ids)
+
+    @functools.cached_property
+    def _twin(self) -> "tuple[Tokenizer, dict[str, str]]":
+        return vocabulary.twin(self._tokenizer, dict(self._guard.names))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some tokens, special ones and those outside the vocabulary left out."""
+        return str(self._tokenizer.decode([int(id) for id in ids if id >= 0], skip_special_tokens=True))
+
+    def is_visible(self, id: int) -> bool:
+        """Whether a token takes part in decoding."""
+        return id >= 0 and id not in self._special and self._tokenizer.id_to_token(id) is not None
+
+    def is_byte(self, id: int) -> bool:
+        """Whether a token is one byte of a run, such as `<0xE4>`: the run is text if all of it is UTF-8, else none."""
+        return self._has_byte_pieces and _BYTE_PIECE.fullmatch(self._tokenizer.id_to_token(id) or "") is not None
+
+
+class Stream:
+    """The text of one generation, handed out as its tokens come.
+
+    The pieces together are `text.decode` of the first `count` tokens, cut before the first stop string in it. No piece
+    ends in half a character or in what may be the beginning of a stop string.
+    """
+
+    def __init__(self, text: Text, stop: Sequence[str] = ()) -> None:
+        if isinstance(stop, str) or not all(isinstance(string, str) and string for string in stop):
+            raise InputError(f"stop: must be a list of strings that are not empty, got {stop!r}")
+        self.stopped = False
+        """Whether a stop string was found; tokens after it are dropped."""
+        self.count = 0
+        """Tokens taken, the one that completed a stop string included."""
+        self._text = text
+        self._stop = tuple(stop)
+        self._beginnings = tuple({string[:length] for string in stop for length in range(1, len(string))})
+        self._window: list[int] = []  # the last tokens: all that decoding the next ones can depend on
+        self._context = 0  # how many of them are there only so that no other token is the first
+        self._done = 0  # how many characters of the window's text are in `_held` or given out
+        self._held = ""  # settled, but perhaps the beginning of a stop string
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """Takes further tokens and gives the text that has become final."""
+        pieces = []
+        for id in map(int, ids):
+            if self.stopped:
+                break
+            self.count += 1
+            if self._text.is_visible(id):  # others must not separate two bytes of a character
+                pieces.append(self._take(id))
+        return "".join(pieces)
+
+    def flush(self) -> str:
+        """The text that was held back; call it at the end of the generation."""
+        whole = self._text.decode(self._window)
+        rest = self._held + whole[self._done :]
+        self._held, self._done = "", len(whole)
+        return rest if self.stopped else self._until_stop(rest)
+
+    def _take(self, id: int) -> str:
+        self._window.append(id)
+        whole = self._text.decode(self._window)
+        settled = whole.rstrip(_HALF)[self._done :]
+        candidate = self._until_stop(self._held + settled)
+        if self.stopped:
+            self._held, self._done = "", len(whole)
+            return candidate
+        if not self._text.is_steady or self._text.is_byte(id):
+            return ""
+        self._done += len(settled)
+        if self._done == len(whole):
+            self._advance()
+        final = len(candidate) - self._pending(candidate)
+        self._held = candidate[final:]
+        return candidate[:final]
+
+    def _until_stop(self, text: str) -> str:
+        found = [place for string in self._stop if (place := text.find(string)) >= 0]
+        self.stopped = bool(found)
+        return text[: min(found)] if found else text
+
+    def _pending(self, text: str) -> int:
+        """The length of the longest end of `text` that a stop string begins with."""
+        return max((len(beginning) for beginning in self._beginnings if text.endswith(beginning)), default=0)
+
+    def _advance(self) -> None:
+        # Text depends on earlier tokens only where it begins (a leading space is dropped). So once the newest tokens
+        # give text by themselves, what follows them follows it in the same way, and the older ones can go.
+        newest = self._window[self._context :]
+        if text := self._text.decode(newest):
+            self._window, self._context, self._done = newest, len(newest), len(text)
+
+
+def _encoded(tokenizer: "Tokenizer", text: str, add_special_tokens: bool, place: str) -> "Encoding":
+    try:
+        text.encode()
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: is no Unicode text: {text[error.start]!r} at character {error.start}") from error
+    except Exception as error:  # the library's own are bare: a vocabulary without an unknown token, for one
+        raise InputError(f"{place}: the tokenizer cannot encode it: {' '.join(str(error).split())}") from error
+
+
+def _string(files: Mapping[str, bytes], name: str, where: str) -> str | None:
+    try:
+        return files[name].decode() if name in files else None
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where}: {name} is damaged ({error}); fetch it again or rebuild") from error
+
+
+def _mapping(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(_string(files, name, where) or "{}")
+    except ValueError as error:
+        raise BundleError(f"{where}: {name} is damaged ({error}); fetch it again or rebuild") from error
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: {name} must hold an object, found {type(value).__name__}; rebuild")
+    return value

@@ -1,0 +1,106 @@
+"""The tokenizer of a bundle: reading it, what its decoder does, and a twin whose special tokens no text can spell."""
+
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from aot.errors import BundleError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def read(data: bytes, where: str) -> "Tokenizer":
+    """The tokenizer that a `tokenizer.json` describes, without its truncation and padding."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises ValueError, TypeError and bare Exception for damaged files
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{where}: tokenizer.json is damaged ({reason}); fetch it again or rebuild") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
+    """Name to id of the tokens that are marked special."""
+    added = tokenizer.get_added_tokens_decoder()
+    return {token.content: id for id, token in sorted(added.items()) if token.special}
+
+
+def guarded(special: dict[str, int]) -> dict[str, int]:
+    """The special tokens that text must not spell.
+
+    Those of one character are left: some checkpoints declare a letter as their pad token, and it has no other spelling.
+    """
+    return {name: id for name, id in special.items() if len(name) > 1}
+
+
+def twin(tokenizer: "Tokenizer", guarded: dict[str, int]) -> tuple["Tokenizer", dict[str, str]]:
+    """The same tokenizer with the guarded tokens renamed beyond guessing, and the new name of each.
+
+    `Tokenizer.encode_special_tokens` is not enough: it leaves the pieces in the model, and Unigram finds them there.
+    """
+    from tokenizers import Tokenizer
+
+    secret = secrets.token_hex(16)
+    names = {name: f"<{secret}:{id}>" for name, id in guarded.items()}
+    description = json.loads(tokenizer.to_str())
+    for token in description["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    _rename(description["model"], names)
+    return Tokenizer.from_str(json.dumps(description)), names
+
+
+def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
+    model["unk_token"] = names.get(unk, unk) if (unk := model.get("unk_token")) else unk
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        return
+    if names.keys().isdisjoint(model["vocab"]):
+        return
+    model["vocab"] = {names.get(piece, piece): id for piece, id in model["vocab"].items()}
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        model["merges"] = [pair for pair in model["merges"] if names.keys().isdisjoint(_pieces(pair, prefix))]
+
+
+def _pieces(pair: str | list[str], prefix: str) -> tuple[str, str, str]:
+    left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
+    return left, right, left + right.removeprefix(prefix)
+
+
+def decoder_stages(tokenizer: "Tokenizer") -> list[dict[str, Any]]:
+    """The steps that turn pieces into text, as `tokenizer.json` spells them."""
+    if tokenizer.decoder is None:
+        return []
+    decoder: dict[str, Any] = json.loads(tokenizer.decoder.__getstate__())
+    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
+
+
+def is_steady(stages: list[dict[str, Any]]) -> bool:
+    """Whether a further token leaves the text of those before it as it is (half characters and byte pieces aside).
+
+    Before the pieces are one string, every known step looks at one piece at a time and at whether it is the first or
+    the last; afterwards a step is steady only if it looks at one character at a time or at the beginning.
+    """
+    fused = False
+    for position, stage in enumerate(stages):
+        kind = stage["type"]
+        if fused and not (kind == "Fuse" or _is_local(stage)):
+            return False
+        if not fused and not (kind in _PIECEWISE or (kind == "ByteLevel" and position == 0)):
+            return False
+        fused = fused or kind in ("Fuse", "ByteLevel")
+    return True
+
+
+_PIECEWISE = ("Metaspace", "WordPiece", "BPEDecoder", "ByteFallback", "Replace", "Strip", "Fuse")
+
+
+def _is_local(stage: dict[str, Any]) -> bool:
+    if stage["type"] == "Strip":
+        return bool(stage["stop"] == 0)
+    return stage["type"] == "Replace" and len(stage["pattern"].get("String", "")) == 1
