@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -12,15 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from aot import digest
+from aot import digest, dimensions
 from aot.errors import InputError, ManifestError
 
 # Key schemas:
 # 1: the first.
 SCHEMA = 1
 
-LARGEST = 2**31 - 1  # programs take lengths as int32
-_DEFAULTS = {"batch_size": 1, "vision_included": False}
 IMAGE = ("vision_batch_size", "vision_channels", "vision_height", "vision_width")
 
 
@@ -34,23 +31,23 @@ class PreCompileConfig:
 
     batch_size: int | Sequence[int] = 1
     """Rows: prompts times sequences per prompt."""
-    prefill_length: int | Sequence[int] | None = None
-    max_length: int | Sequence[int] | None = None
+    prefill_length: int | Sequence[int | None] | None = None
+    max_length: int | Sequence[int | None] | None = None
     """KV-cache capacity: prompt and generated tokens of one row."""
     vision_included: bool | Sequence[bool] = False
-    vision_batch_size: int | Sequence[int] | None = None
-    vision_channels: int | Sequence[int] | None = None
-    vision_height: int | Sequence[int] | None = None
-    vision_width: int | Sequence[int] | None = None
-    required_props: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    vision_batch_size: int | Sequence[int | None] | None = None
+    vision_channels: int | Sequence[int | None] | None = None
+    vision_height: int | Sequence[int | None] | None = None
+    vision_width: int | Sequence[int | None] | None = None
+    required_props: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None
     """Name to JSON value, handed to the model's chains; a list of such mappings is one more dimension."""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in FIELDS}
-        if wrong := [f"precompile.{name}: {text}" for name in FIELDS if (text := check(name, given[name]))]:
+        if wrong := [f"precompile.{name}: {text}" for name in FIELDS if (text := dimensions.check(name, given[name]))]:
             raise ManifestError(*wrong)
         for name, value in given.items():
-            object.__setattr__(self, name, _stored(name, value))
+            object.__setattr__(self, name, dimensions.stored(name, value))
 
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, PreCompileConfig) else NotImplemented
@@ -150,7 +147,7 @@ class PreCompileConfig:
         """A config whose prefill lengths double from the least to the greatest, both included."""
         if "prefill_length" in others:
             raise InputError("precompile.prefill_length: is made from the two ends; give those, or use the constructor")
-        lengths = doubling(min_prefill_length, max_prefill_length)
+        lengths = dimensions.doubling(min_prefill_length, max_prefill_length)
         return cls.from_dict({**others, "batch_size": batch_size, "prefill_length": lengths})
 
     def extract(self) -> dict[str, Any]:
@@ -169,7 +166,7 @@ class PreCompileConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """A config from fields by name; raises ManifestError for unknown names."""
         if unknown := [name for name in data if name not in FIELDS]:
-            raise ManifestError(*(f"precompile: {unknown_key(name, FIELDS)}" for name in unknown))
+            raise ManifestError(*(f"precompile: {dimensions.unknown_key(name, FIELDS)}" for name in unknown))
         return cls(**data)
 
     def to_json(self) -> str:
@@ -216,62 +213,6 @@ class Combo(PreCompileConfig):
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(PreCompileConfig))
-
-
-def check(name: str, value: Any) -> str | None:
-    """What is wrong with the value of a field, or None."""
-    items = value if isinstance(value, (list, tuple)) else [value]
-    if not items:
-        return "must have a value, got []; leave it out for the default"
-    if value is None:
-        return None
-    optional = name not in _DEFAULTS
-    for item in items:
-        if item is None and optional:
-            continue
-        if (allowed := _allowed(name, item)) is not None:
-            return f"must be {allowed} or a list of such, got {value!r}"
-    return None
-
-
-def doubling(least: int, greatest: int) -> tuple[int, ...]:
-    """Least, twice that, and so on, and the greatest."""
-    for name, value in (("min", least), ("max", greatest)):
-        if (allowed := _allowed("prefill_length", value)) is not None:
-            raise InputError(f"precompile.prefill_length: {name} must be {allowed}, got {value!r}")
-    if least > greatest:
-        raise InputError(f"precompile.prefill_length: min must not be above max, got min {least} and max {greatest}")
-    lengths = itertools.takewhile(lambda length: length < greatest, (least << n for n in itertools.count()))
-    return (*lengths, greatest)
-
-
-def unknown_key(name: object, known: Sequence[str]) -> str:
-    """The words for a key that nobody knows, with the closest known one."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"unknown key {name!r}; did you mean {close[0]!r}?" if close else f"unknown key {name!r}; allowed: {known!r}"
-
-
-def _allowed(name: str, item: Any) -> str | None:
-    """What an item of a field must be, where it is not."""
-    if name == "vision_included":
-        return None if isinstance(item, bool) else "true or false"
-    if name != "required_props":
-        whole = type(item) is int and 1 <= item <= LARGEST
-        return None if whole else f"an integer from 1 to {LARGEST}"
-    try:
-        digest.canonical_json(item)
-    except (TypeError, ValueError):
-        item = None
-    return None if isinstance(item, Mapping) else "a mapping of names to JSON values"
-
-
-def _stored(name: str, value: Any) -> Any:
-    """A copy that the caller's hands cannot change; what is absent becomes the default."""
-    if value is None:
-        return _DEFAULTS.get(name)
-    if isinstance(value, (list, tuple)):
-        return tuple(_stored(name, item) for item in value)
-    return json.loads(digest.canonical_json(value)) if name == "required_props" else value
 
 
 def _repeated(rows: Any) -> tuple[int, int] | None:

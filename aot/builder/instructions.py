@@ -48,6 +48,12 @@ def outside(code: bytes, baseline: Baseline) -> tuple[int, str] | None:
     return None if end == len(code) else (end, f"the undecodable {code[end : end + 8].hex(' ')!r}")
 
 
+def functions(executable: bytes) -> tuple[str, ...]:
+    """The names of all functions that the object files of an executable define, sorted."""
+    images = [_open(image, name) for name, image in canonical.objects(executable)]
+    return tuple(sorted({name for elf in images for _, name, _ in _functions(elf)}))
+
+
 def _inside(instruction: bytes, allowed: frozenset[str], baseline: Baseline) -> bool:
     # by capstone's name of the operation: what it prints has prefixes and the predicate of a comparison in it
     name = next(_decoder().disasm(instruction, 0)).insn_name()
@@ -81,12 +87,13 @@ def _open(image: bytes, name: str) -> Any:
 
 
 def _function(elf: Any, section: int, at: int) -> str:
-    starts = sorted((start, name) for start, name in _functions(elf, section) if start <= at)
+    starts = sorted((start, name) for place, name, start in _functions(elf) if place == section and start <= at)
     return starts[-1][1] if starts else f"<byte {at} of section {section}>"
 
 
-def _functions(elf: Any, section: int) -> Iterator[tuple[int, str]]:
+def _functions(elf: Any) -> Iterator[tuple[int, str, int]]:
+    """Section, name and start of each function that an object file defines."""
     table = elf.get_section_by_name(".symtab")
     for symbol in table.iter_symbols() if table else ():
-        if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_shndx"] == section:
-            yield symbol["st_value"], symbol.name
+        if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(symbol["st_shndx"], int):
+            yield symbol["st_shndx"], symbol.name, symbol["st_value"]

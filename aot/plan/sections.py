@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from aot import precompile, sampling
+from aot import dimensions, precompile, sampling
 from aot.errors import InputError
 from aot.plan import strict
 from aot.plan.strict import Positive, Section, Text, TokenId, Wrong, json_mapping
@@ -46,7 +46,7 @@ def _dimension(name: str) -> PlainValidator:
     def checked(value: Any) -> Any:
         if name == "prefill_length" and isinstance(value, dict):
             value = _doubling(value)
-        if wrong := precompile.check(name, value):
+        if wrong := dimensions.check(name, value):
             raise Wrong(("", wrong))
         return value
 
@@ -57,7 +57,7 @@ def _doubling(value: dict[Any, Any]) -> list[int]:
     if set(value) != {"min", "max"}:
         raise Wrong(("", f"must be a length, a list, or a mapping of min and max, got {value!r}"))
     try:
-        return list(precompile.doubling(value["min"], value["max"]))
+        return list(dimensions.doubling(value["min"], value["max"]))
     except InputError as error:
         raise Wrong(("", str(error).split(": ", 1)[1])) from None
 
@@ -100,7 +100,7 @@ def _sequences(value: Any) -> Any:
     """A number, or numbers by combo key; the keys in hex, as they are in a bundle."""
     table = value if isinstance(value, dict) else {"": value}
     for key, number in table.items():
-        if type(number) is not int or not 1 <= number <= precompile.LARGEST:
+        if type(number) is not int or not 1 <= number <= dimensions.LARGEST:
             raise Wrong((key, f"must be an integer of at least 1, or such by combo key, got {number!r}"))
         if value is table and not re.fullmatch("[0-9a-f]{64}", _hex(key)):
             raise Wrong((key, f"keys must be those of combos, 64 hex characters or as an integer, got {key!r}"))
@@ -114,7 +114,7 @@ def _hex(key: str | int) -> str:
 
 def _eos(value: Any) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [] if type(value) is int and value == -1 else [value]
-    if any(type(item) is not int or not 0 <= item <= precompile.LARGEST for item in ids):
+    if any(type(item) is not int or not 0 <= item <= dimensions.LARGEST for item in ids):
         raise Wrong(("", f"must be a token id, a list of them, or -1 for never, got {value!r}"))
     return tuple(dict.fromkeys(ids))
 
@@ -132,7 +132,7 @@ def _sampling(value: Any) -> Any:
 
 def _option(key: Any, value: Any) -> str | None:
     if key not in sampling.FIELDS:
-        return precompile.unknown_key(key, sampling.FIELDS)
+        return dimensions.unknown_key(key, sampling.FIELDS)
     try:
         sampling.SamplingParams(**{key: value})
     except InputError as error:

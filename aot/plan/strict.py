@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from aot import digest
+from aot.dimensions import LARGEST, unknown_key
 from aot.plan import yaml
-from aot.precompile import LARGEST, unknown_key
 
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]

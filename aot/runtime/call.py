@@ -92,7 +92,7 @@ def _extents(axes: tuple[str | None, ...], combo: Combo) -> tuple[int | None, ..
 
 def _padded(array: "np.ndarray[Any, Any]", extents: tuple[int | None, ...]) -> "np.ndarray[Any, Any]":
     widths = [(0, 0 if extent is None else extent - size) for extent, size in zip(extents, array.shape, strict=True)]
-    return np.pad(array, widths)
+    return np.pad(array, widths) if widths else array
 
 
 def _cut(

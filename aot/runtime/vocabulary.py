@@ -87,20 +87,17 @@ def is_steady(stages: list[dict[str, Any]]) -> bool:
     the last; afterwards a step is steady only if it looks at one character at a time or at the beginning.
     """
     fused = False
-    for position, stage in enumerate(stages):
-        kind = stage["type"]
-        if fused and not (kind == "Fuse" or _is_local(stage)):
+    for stage in stages:
+        if not (_is_local(stage) if fused else stage["type"] in _PIECEWISE):
             return False
-        if not fused and not (kind in _PIECEWISE or (kind == "ByteLevel" and position == 0)):
-            return False
-        fused = fused or kind in ("Fuse", "ByteLevel")
+        fused = fused or stage["type"] in ("Fuse", "ByteLevel")
     return True
 
 
-_PIECEWISE = ("Metaspace", "WordPiece", "BPEDecoder", "ByteFallback", "Replace", "Strip", "Fuse")
+_PIECEWISE = ("ByteLevel", "Metaspace", "WordPiece", "BPEDecoder", "ByteFallback", "Replace", "Strip", "Fuse")
 
 
 def _is_local(stage: dict[str, Any]) -> bool:
     if stage["type"] == "Strip":
         return bool(stage["stop"] == 0)
-    return stage["type"] == "Replace" and len(stage["pattern"].get("String", "")) == 1
+    return stage["type"] == "Fuse" or (stage["type"] == "Replace" and len(stage["pattern"].get("String", "")) == 1)

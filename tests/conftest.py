@@ -1,0 +1,128 @@
+"""Bundles that many tests share, each built once a session through the command that a user would run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "manifests" / "tiny.yaml"
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has run."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.out)
+
+
+def aot(*arguments: object, cwd: Path | None = None, **variables: str) -> Finished:
+    """Runs the command line in a process of its own, with some environment variables changed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "aot.cli.main", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def built(manifest: Path, destination: Path) -> Path:
+    """A bundle of a manifest; fails the test with what the build printed."""
+    done = aot("build", manifest, "-o", destination, "--jobs", 2)
+    assert done.code == 0, done.err
+    return destination
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of manifests/tiny.yaml."""
+    return built(TINY, tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A random checkpoint of one architecture, transformers' model of it and our bundle."""
+
+    name: str
+    checkpoint: Path
+    torch_model: Any
+    bundle: Path
+
+
+def checkpoint(name: str, directory: Path) -> Any:
+    """Writes a small random checkpoint with transformers, Qwen3's in several shards; gives its torch model."""
+    import torch
+    import transformers
+
+    sizes = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "eos_token_id": 319,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    scaled |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    special: dict[str, dict[str, Any]] = {
+        "llama": {"rope_parameters": scaled, "attention_bias": True, "mlp_bias": True},
+        "mistral": {"sliding_window": 6},
+        "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+        "qwen3": {},
+    }
+    title = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{title}Config")(**sizes, **special[name])
+    model = getattr(transformers, f"{title}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms start as constants, which would hide a mix-up
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory, max_shard_size="100KB" if name == "qwen3" else "1GB")
+    return model
+
+
+FAMILY_MANIFEST = """\
+name: family
+model: {checkpoint: checkpoint/, dtype: float32}
+precompile: {expand: product, batch_size: [1, 3], prefill_length: [8, 16], max_length: 48}
+generation: {max_new_tokens: 20, streaming_chunks: 4, logits: all}
+platforms: [cpu]
+"""
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Gives the Family of a name, made when it is first asked for."""
+    made: dict[str, Family] = {}
+
+    def get(name: str) -> Family:
+        if name not in made:
+            home = tmp_path_factory.mktemp(name)
+            model = checkpoint(name, home / "checkpoint")
+            (home / "manifest.yaml").write_text(FAMILY_MANIFEST)
+            made[name] = Family(name, home / "checkpoint", model, built(home / "manifest.yaml", home / "bundle"))
+        return made[name]
+
+    return get

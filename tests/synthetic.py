@@ -1,0 +1,137 @@
+"""A small bundle with every kind of blob, whose program and executable are only bytes that say so."""
+
+from pathlib import Path
+
+import numpy as np
+
+from aot import digest
+from aot.bundle import oci, weights
+from aot.bundle.records import (
+    FORMAT,
+    ArgumentRecord,
+    BindingRecord,
+    BlobRecord,
+    ChainRecord,
+    ComboRecord,
+    EntryRecord,
+    ExecutableRecord,
+    GenerationRecord,
+    Index,
+    PartitionRecord,
+    PhaseRecord,
+    ProgramRecord,
+    WeightRecord,
+    WeightsRecord,
+)
+from aot.bundle.writer import Writer
+
+PROGRAM = b"a portable program"
+EXECUTABLE = b"an executable for a target"
+TOKENIZER = b'{"model": {}}'
+ARRAYS = {
+    "embed": np.arange(15, dtype=np.float32).reshape(5, 3),
+    "layers.0.scale": np.array([1, -2, 3], dtype=np.int8),
+    "layers.1.scale": np.array([4, 5, -6], dtype=np.int8),
+}
+
+
+def blob(data: bytes) -> BlobRecord:
+    return BlobRecord(digest.of(data), len(data))
+
+
+def write(destination: Path, replace: bool = False) -> str:
+    """Publishes the bundle and gives its digest."""
+    with Writer.stage(destination) as writer:
+        for data in (PROGRAM, EXECUTABLE, TOKENIZER):
+            writer.add(data)
+        plan = weights.plan({path: (array.dtype.name, array.shape) for path, array in ARRAYS.items()})
+        return writer.publish(index(weights.write(writer, plan, ARRAYS.items())), replace)
+
+
+def index(stored: WeightsRecord | None = None) -> Index:
+    """Its index; without the record of stored weights, one that names a blob nobody wrote."""
+    return Index(
+        format=FORMAT,
+        valid_until="2026-12-31",
+        versions={"jax": "0.10.2", "jaxlib": "0.10.2"},
+        model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
+        generation=_generation(),
+        partition=PartitionRecord({}, ((r".*", ("model", None)),), {"embed": (None, None)}),
+        waivers=("a_custom_call",),
+        combos=tuple(_combo(length) for length in (32, 64)),
+        phases={
+            "prefill": PhaseRecord({"tokens": ("batch_size", "prefill_length")}, {"token": ("batch_size",)}),
+            "decode": PhaseRecord({"token": ("batch_size",)}, {"tokens": ("batch_size", None)}),
+        },
+        programs=(_program(),),
+        bindings=(
+            BindingRecord(("weight/layers.0.scale", "input/tokens"), ("value/x", "state/cache")),
+            BindingRecord(("weight/layers.1.scale", "value/x"), ("output/token", "state/cache")),
+        ),
+        entries=tuple(_entry(combo, phase) for combo in range(2) for phase in ("prefill", "decode")),
+        weights=stored or _weights(),
+        tokenizer={"tokenizer.json": blob(TOKENIZER)},
+    )
+
+
+def _weights() -> WeightsRecord:
+    arrays = {path: WeightRecord(array.dtype.name, array.shape, 0) for path, array in ARRAYS.items()}
+    return WeightsRecord((blob(b"weights"),), arrays)
+
+
+def _generation() -> GenerationRecord:
+    sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "presence_penalty": -1}
+    key = _combo(32).key
+    return GenerationRecord(5, 8, {key: 2}, 4, "none", (1, 2), 0, None, sampling)
+
+
+def _combo(prefill_length: int) -> ComboRecord:
+    dimensions = {"batch_size": 1, "prefill_length": prefill_length, "required_props": None}
+    return ComboRecord(digest.hex_of(digest.of(digest.canonical_json(dimensions))), dimensions)
+
+
+def _program() -> ProgramRecord:
+    arguments = (
+        ArgumentRecord("scale", "int8", (3,), (None,)),
+        ArgumentRecord("x", "int32", (1, 32), (None, None), donated=True),
+    )
+    executable = ExecutableRecord(
+        {"cpu": {"isa": "avx2", "threads": 32}},
+        digest.of(EXECUTABLE),
+        len(EXECUTABLE),
+        {"jaxlib": "0.10.2"},
+        {"machine": "x86_64", "features": ("avx", "avx2")},
+        {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0},
+    )
+    stored = blob(PROGRAM)
+    return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", {}, arguments, arguments, (executable,))
+
+
+def _entry(combo: int, phase: str) -> EntryRecord:
+    return EntryRecord(combo, phase, (ChainRecord("cpu", {}, ((0, 0), (0, 1))),))
+
+
+def manifest_of(root: Path) -> Path:
+    """The file of its image manifest."""
+    named = oci.read_index((root / "index.json").read_bytes(), "index.json")
+    return blob_file(root, named.digest)
+
+
+def blob_file(root: Path, name: str) -> Path:
+    return root / "blobs" / "sha256" / digest.hex_of(name)
+
+
+def rewire(root: Path, data: bytes) -> None:
+    """Gives a bundle another index, its digests in order, so that a fault in it is the only one."""
+    blob_file(root, digest.of(data)).write_bytes(data)
+    old = oci.read_manifest(manifest_of(root).read_bytes(), "manifest")
+    config = oci.Descriptor(digest.of(data), len(data), oci.CONFIG)
+    blob_file(root, old.config.digest).unlink()
+    reseal(root, oci.write_manifest(config, old.layers))
+
+
+def reseal(root: Path, manifest: bytes) -> None:
+    """Gives a bundle another image manifest."""
+    manifest_of(root).unlink()
+    blob_file(root, digest.of(manifest)).write_bytes(manifest)
+    (root / "index.json").write_bytes(oci.write_index(manifest))

@@ -1,0 +1,346 @@
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from aot.errors import InputError
+from aot.models import arrays, checkpoint, names
+from aot.models.config import DecoderConfig
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    ("Mistral", {"head_dim": 16}),
+    ("Qwen2", {"tie_word_embeddings": True}),
+    ("Qwen3", {}),
+]
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    save("Llama", tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def save(family: str, directory: Path, shard: str = "5GB", dtype: str = "float32", **fields: Any) -> Any:
+    """Writes a checkpoint with random weights as transformers does, and gives the model."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SIZES | fields)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).to(getattr(torch, dtype))
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms too, so that none is mistaken for another
+            parameter.normal_()
+    model.save_pretrained(directory, max_shard_size=shard)
+    return model
+
+
+def load(directory: Path, dtype: str = "float32") -> dict[str, np.ndarray[Any, Any]]:
+    return dict(checkpoint.tensors(directory, checkpoint.read_config(directory), dtype))
+
+
+def rewrite(directory: Path, **changes: torch.Tensor | None) -> None:
+    """Adds, replaces or removes (None) tensors; `__` in a name stands for a dot."""
+    file = directory / checkpoint.SINGLE
+    tensors = load_file(file) | {name.replace("__", "."): value for name, value in changes.items()}
+    save_file({name: value for name, value in tensors.items() if value is not None}, file)
+
+
+def fault(directory: Path) -> str:
+    """The message of `check`, which `tensors` must give as well, before its first tensor."""
+    config = checkpoint.read_config(directory)
+    with pytest.raises(InputError) as planned:
+        checkpoint.check(directory, config, "float32")
+    with pytest.raises(InputError) as built:
+        checkpoint.tensors(directory, config, "float32")
+    assert str(planned.value) == str(built.value)
+    return str(planned.value)
+
+
+@pytest.mark.parametrize("shard", ["5GB", "20KB"])
+@pytest.mark.parametrize(("family", "fields"), VARIANTS)
+def test_every_parameter_has_the_values_that_transformers_saved(
+    family: str, fields: dict[str, Any], shard: str, tmp_path: Path
+) -> None:
+    model = save(family, tmp_path, shard, **fields)
+    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    loaded = load(tmp_path)
+
+    assert (tmp_path / checkpoint.SHARDED).exists() == (shard == "20KB")
+    assert list(loaded) == list(names.parameters(DecoderConfig.from_huggingface(checkpoint.read_config(tmp_path))))
+    state = model.state_dict()
+    for path, array in loaded.items():
+        np.testing.assert_array_equal(array, state.pop(names.huggingface(path)).numpy())
+    assert list(state) == (["lm_head.weight"] if fields.get("tie_word_embeddings") else [])
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+def test_dtypes_are_converted_as_torch_does(stored: str, wanted: str, tmp_path: Path) -> None:
+    model = save("Llama", tmp_path, dtype=stored)
+    loaded = load(tmp_path, wanted)
+
+    assert {array.dtype.name for array in loaded.values()} == {wanted}
+    expected = {name: value.to(getattr(torch, wanted)).float().numpy() for name, value in model.state_dict().items()}
+    for path, array in loaded.items():
+        np.testing.assert_array_equal(array.astype(np.float32), expected[names.huggingface(path)])
+
+
+def test_a_value_too_large_for_the_wanted_dtype_is_an_error(llama: Path) -> None:
+    rewrite(llama, model__norm__weight=torch.full((32,), 1e6))
+
+    load(llama, "bfloat16")
+    with pytest.raises(InputError, match=r"'model\.norm\.weight': holds values too large for float16"):
+        load(llama, "float16")
+
+
+def test_an_unknown_dtype_is_an_error(llama: Path) -> None:
+    with pytest.raises(InputError, match="must be one of float32, bfloat16, float16, got 'float64'"):
+        checkpoint.check(llama, checkpoint.read_config(llama), "float64")
+
+
+def test_links_are_followed(llama: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for file in llama.iterdir():
+        (links / file.name).symlink_to(file)
+
+    assert load(links).keys() == load(llama).keys()
+
+
+def test_missing_surplus_and_misshapen_tensors_are_all_named(llama: Path) -> None:
+    rewrite(
+        llama,
+        model__norm__weight=None,
+        model__layers__9__extra=torch.zeros(1),
+        lm_head__weight=torch.zeros(96, 31),
+        model__embed_tokens__weight=torch.zeros(96, 32, dtype=torch.int8),
+    )
+    lines = fault(llama).splitlines()
+
+    assert lines == [
+        f"checkpoint {llama}: tensor 'model.norm.weight' is missing",
+        f"checkpoint {llama}: tensor 'model.layers.9.extra' is not used by the model",
+        f"checkpoint {llama}: tensor 'lm_head.weight' has shape [96, 31], the configuration asks for [96, 32]",
+        f"checkpoint {llama}: tensor 'model.embed_tokens.weight' is stored as I8, which is not one of "
+        "BF16, F16, F32, F64",
+    ]
+
+
+def test_a_long_list_of_faults_is_cut_with_a_count(llama: Path) -> None:
+    rewrite(llama, **{f"extra{i:02}": torch.zeros(1) for i in range(30)})
+    lines = fault(llama).splitlines()
+
+    assert len(lines) == 9
+    assert lines[-1] == f"checkpoint {llama}: unused tensors: 22 more"
+
+
+def test_stored_rotary_frequencies_are_ignored(llama: Path) -> None:
+    rewrite(llama, model__layers__0__self_attn__rotary_emb__inv_freq=torch.zeros(4))
+
+    assert "head/norm" in load(llama)
+
+
+def test_a_tied_head_is_accepted_only_with_the_bytes_of_the_embedding(tmp_path: Path) -> None:
+    save("Qwen2", tmp_path, tie_word_embeddings=True)
+    embedding = load_file(tmp_path / checkpoint.SINGLE)["model.embed_tokens.weight"]
+    rewrite(tmp_path, lm_head__weight=embedding.clone())
+    assert "head/output" not in load(tmp_path)
+
+    embedding[95, 31] += 1
+    rewrite(tmp_path, lm_head__weight=embedding)
+    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    with pytest.raises(InputError, match=r"'lm_head\.weight' differs from 'model\.embed_tokens\.weight'"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_without_weights_can_be_planned_but_not_loaded(llama: Path) -> None:
+    (llama / checkpoint.SINGLE).unlink()
+    (llama / "training_args.bin").touch()
+    checkpoint.check(llama, checkpoint.read_config(llama), "float32")
+
+    with pytest.raises(InputError, match="holds no weights"):
+        load(llama)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pt"])
+def test_pickles_are_never_read(llama: Path, name: str) -> None:
+    (llama / checkpoint.SINGLE).rename(llama / name)
+
+    assert f"only in '{name}', and pickle files are never read" in fault(llama)
+    assert "save_pretrained" in fault(llama)
+
+
+def header(entries: dict[str, tuple[int, int]]) -> bytes:
+    table = {name: {"dtype": "U8", "shape": [b - a], "data_offsets": [a, b]} for name, (a, b) in entries.items()}
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:5],
+        lambda data: b"",
+        lambda data: struct.pack("<Q", 1 << 60) + data[8:],
+        lambda data: data[:8] + b"[" + data[9:],
+        lambda data: header({"a": (0, 8), "b": (4, 12)}) + bytes(12),
+        lambda data: header({"a": (0, 4), "b": (8, 12)}) + bytes(12),
+    ],
+    ids=["short", "long", "stub", "empty", "huge header", "no JSON", "overlap", "hole"],
+)
+def test_a_damaged_file_is_an_error_with_its_name(llama: Path, damage: Any) -> None:
+    file = llama / checkpoint.SINGLE
+    file.write_bytes(damage(file.read_bytes()))
+
+    assert fault(llama).startswith(f"{file}: is damaged or no safetensors file: ")
+    assert "\n" not in fault(llama)
+
+
+def test_a_file_cut_while_it_is_read_is_an_error(llama: Path) -> None:
+    stream = checkpoint.tensors(llama, checkpoint.read_config(llama), "float32")
+    os.truncate(llama / checkpoint.SINGLE, 2000)
+
+    with pytest.raises(InputError, match="ends inside tensor"):
+        list(stream)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "a/b.safetensors", "x.bin", 7, ["y"]])
+def test_an_index_names_only_safetensors_files_beside_it(name: Any, tmp_path: Path) -> None:
+    save("Llama", tmp_path, "20KB")
+    index = tmp_path / checkpoint.SHARDED
+    table = json.loads(index.read_text())
+    table["weight_map"]["model.norm.weight"] = name
+    index.write_text(json.dumps(table))
+
+    assert "is not the name of a safetensors file beside it" in fault(tmp_path)
+
+
+def test_a_shard_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    save("Llama", tmp_path, "20KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.unlink()
+
+    assert f"weight_map: {shard.name!r} does not exist" in fault(tmp_path)
+
+
+def test_an_index_and_its_shards_agree(tmp_path: Path) -> None:
+    save("Llama", tmp_path, "20KB")
+    index = tmp_path / checkpoint.SHARDED
+    table = json.loads(index.read_text())
+    file = table["weight_map"].pop("model.norm.weight")
+    index.write_text(json.dumps(table))
+    assert f"tensor 'model.norm.weight' is, unlisted, in {file!r}" in fault(tmp_path)
+
+    table["weight_map"] |= {"model.norm.weight": file, "phantom": file}
+    index.write_text(json.dumps(table))
+    assert f"tensor 'phantom' is not in {file!r}" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100000, "\udcff"])
+def test_a_config_that_is_no_json_object_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text, errors="surrogateescape")
+
+    with pytest.raises(InputError, match=r"config\.json: (is not JSON|must hold a JSON object)"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for function in (checkpoint.kind, checkpoint.read_config):
+        with pytest.raises(InputError, match="No such file or directory"):
+            function(tmp_path / "nothing")
+        with pytest.raises(InputError, match="Not a directory"):
+            function(tmp_path / "file")
+    with pytest.raises(InputError, match=r"config\.json: No such file"):
+        checkpoint.read_config(tmp_path)
+    with pytest.raises(InputError, match=r"neither config\.json nor an Orbax checkpoint"):
+        checkpoint.kind(tmp_path)
+
+
+def test_shards_without_their_index_are_an_error(tmp_path: Path) -> None:
+    save("Llama", tmp_path, "20KB")
+    (tmp_path / checkpoint.SHARDED).unlink()
+
+    assert checkpoint.kind(tmp_path) == "huggingface"
+    assert f"neither {checkpoint.SINGLE} nor {checkpoint.SHARDED}" in fault(tmp_path)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from aot.models import arrays, checkpoint
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
+
+directory = Path(sys.argv[1])
+config = checkpoint.read_config(directory)
+arrays.cast(arrays.np.ones(1 << 20, "f4"), arrays.resolve("bfloat16"), "")  # what numpy loads at its first cast
+start, total = peak(), 0
+for path, array in checkpoint.tensors(directory, config, sys.argv[2]):
+    total += array.nbytes
+    array.sum()
+    del array
+assert "jax" not in sys.modules
+print(peak() - start, total)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_memory_stays_near_the_largest_tensor(dtype: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 4096, "vocab_size": 4096, "num_hidden_layers": 13}
+    config = SIZES | sizes | {"model_type": "llama", "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    hollow(tmp_path / checkpoint.SINGLE, DecoderConfig.from_huggingface(config))
+    largest = 4096 * 512 * np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype).itemsize
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), dtype]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    peak, total = map(int, result.stdout.split())
+    assert total > 40 * largest
+    assert peak < largest + (6 << 20)
+
+
+def hollow(file: Path, config: DecoderConfig) -> None:
+    """Writes float32 zeros for each parameter, as a sparse file."""
+    table, end = {}, 0
+    for path, shape in names.parameters(config).items():
+        start, end = end, end + 4 * int(np.prod(shape))
+        table[names.huggingface(path)] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(table).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(file, 8 + len(text) + end)
+
+
+def test_tensors_larger_than_a_piece_are_read_whole(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 700_001)).astype(np.float32)
+    save_file({"first": torch.zeros(3), "second": torch.from_numpy(values)}, tmp_path / "x.safetensors")
+    stored = arrays.header(tmp_path / "x.safetensors")["second"]
+
+    np.testing.assert_array_equal(arrays.read(stored, "float32"), values)
+    np.testing.assert_array_equal(arrays.read(stored, "bfloat16"), values.astype(ml_dtypes.bfloat16))
+    copy = shutil.copy(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert arrays.same(stored, arrays.header(Path(copy))["second"])

@@ -1,0 +1,81 @@
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aot import isa
+from aot.errors import InputError
+
+LOADER = Path("/lib64/ld-linux-x86-64.so.2")
+
+TWO_PROCESSORS = """processor\t: 0
+model name\t: A CPU
+flags\t\t: fpu sse sse2 avx avx2
+bugs\t\t: spectre_v1
+processor\t: 1
+flags\t\t: fpu sse sse2 avx
+"""
+
+
+def needs(name: str) -> dict[str, object]:
+    baseline = isa.baseline(name)
+    return {"machine": baseline.machine, "features": list(baseline.kernel)}
+
+
+def test_a_higher_isa_promises_all_of_a_lower_one():
+    low, high = isa.baseline("avx2"), isa.baseline("avx512")
+
+    assert isa.names() == ("avx2", "avx512")
+    assert set(low.llvm) < set(high.llvm)
+    assert set(low.kernel) < set(high.kernel)
+    assert set(high.kernel) - set(low.kernel) == {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.parametrize("name", isa.names())
+def test_lists_are_sorted_and_name_the_same_number_of_features(name):
+    baseline = isa.baseline(name)
+
+    assert list(baseline.llvm) == sorted(set(baseline.llvm))
+    assert list(baseline.kernel) == sorted(set(baseline.kernel))
+    assert len(baseline.llvm) - 1 == len(baseline.kernel) - 2  # crc32 has no flag; fpu and syscall have no LLVM name
+
+
+def test_an_unknown_isa_is_refused_by_name():
+    with pytest.raises(InputError, match=r"unknown isa 'avx3', allowed are avx2, avx512; declare"):
+        isa.baseline("avx3")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not LOADER.exists(), reason="asks glibc's loader for x86-64")
+@pytest.mark.parametrize("name", isa.names())
+def test_this_machine_has_an_isa_exactly_if_glibc_says_so(name):
+    text = subprocess.run([str(LOADER), "--help"], capture_output=True, text=True, check=True).stdout
+    if "x86-64-v" not in text:
+        pytest.skip("this glibc does not say")
+
+    supported = re.search(rf"^\s*{isa.baseline(name).level} \(supported", text, re.MULTILINE) is not None
+
+    assert (isa.missing(needs(name), isa.machine()) == ()) == supported
+
+
+def test_a_machine_has_the_flags_that_all_of_its_processors_have():
+    assert isa.flags(TWO_PROCESSORS) == {"fpu", "sse", "sse2", "avx"}
+
+
+def test_a_machine_without_cpuinfo_has_no_features(monkeypatch, tmp_path):
+    monkeypatch.setattr(isa, "_CPUINFO", tmp_path / "none")
+
+    machine = isa.machine.__wrapped__()
+
+    assert machine == isa.Machine(platform.machine(), frozenset())
+
+
+def test_missing_names_each_feature_that_the_machine_lacks():
+    machine = isa.Machine("x86_64", frozenset(isa.baseline("avx2").kernel) - {"fma", "avx2"})
+
+    assert isa.missing(needs("avx2"), machine) == ("avx2", "fma")
+
+
+def test_missing_names_the_architecture_alone_on_another_one():
+    assert isa.missing(needs("avx2"), isa.Machine("aarch64", frozenset({"asimd"}))) == ("x86_64",)
