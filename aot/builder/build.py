@@ -8,13 +8,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from aot import partition
+from aot import isa, partition
 from aot.builder import compile, releases, tokenizer
 from aot.builder.workers import Worker
 from aot.bundle import decoders, records, store
 from aot.bundle.records import ExecutableRecord, Index, PartitionRecord, ProgramRecord
 from aot.bundle.writer import Writer
-from aot.errors import AotError, InputError
+from aot.errors import AotError, InputError, MachineError
 
 if TYPE_CHECKING:
     from aot.builder.lower import Lowered
@@ -52,10 +52,12 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
 
     buildable(plan)
     _check_destination(options)
+    _check_machine(plan)
     with Writer.stage(options.destination) as writer:
+        weights = _weights(plan, writer, report)  # what is wrong with them is known in seconds
         lowered = _lowered(plan, writer, report)
         programs = _compiled(plan, lowered.programs, writer, options.jobs, report)
-        index = _index(plan, replace(lowered, programs=programs), _weights(plan, writer, report), writer)
+        index = _index(plan, replace(lowered, programs=programs), weights, writer)
         report.step("publish", None)
         return writer.publish(index, options.replace)
 
@@ -65,6 +67,17 @@ def count(plan: "Plan") -> Mapping[str, int]:
     with Worker() as worker:
         counted: Mapping[str, int] = worker.request("count", plan=plan.to_json())
         return counted
+
+
+def _check_machine(plan: "Plan") -> None:
+    """XLA compiles for no more than the machine has; less would be called what it is not."""
+    for target in plan.targets:
+        baseline = isa.baseline(target["cpu"]["isa"])
+        if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
+            raise MachineError(
+                f"target cpu {baseline.name}: can only be built on a machine that has it, this one lacks "
+                f"{', '.join(lacking[:4])}; build there, or choose another isa"
+            )
 
 
 def _check_destination(options: Options) -> None:
