@@ -194,17 +194,7 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     made = plan.generation
     if made is None:
         return None
-    return records.GenerationRecord(
-        vocab_size=made.vocab_size,
-        max_new_tokens=made.max_new_tokens,
-        num_return_sequences=made.num_return_sequences,
-        streaming_chunks=made.streaming_chunks,
-        logits=made.logits,
-        eos_token_id=made.eos_token_id,
-        pad_token_id=made.pad_token_id,
-        bos_token_id=made.bos_token_id,
-        sampling=vars(made.sampling),
-    )
+    return records.GenerationRecord(**{**vars(made), "sampling": vars(made.sampling)})
 
 
 def _decoded(cls: type[T], raw: Any) -> T:

@@ -164,7 +164,7 @@ def _under(declared: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The parts that `aot.programs.generation.Decoder` asks of a family, on one platform."""
+    """The parts that `aot.programs.decoder.Decoder` asks of a family, on one platform."""
 
     config: DecoderConfig
     dtype: str
@@ -200,7 +200,7 @@ class Decoder:
         return "embed/tokens" if self.config.tie_embeddings else "head/output"
 
     def weights(self) -> dict[str, Array]:
-        return {path: Array(shape, self.dtype) for path, shape in names.parameters(self.config).items()}
+        return _weights(self.config, self.dtype)
 
     def embed(self, weights: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
         return weights["embed/tokens"].at[tokens].get(mode="clip")
@@ -218,6 +218,11 @@ class Decoder:
     def head(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
         normed = rms_norm(x, weights["head/norm"], self.config.rms_norm_eps)
         return product.project(normed, weights[self._output], self.platform)
+
+
+@cache
+def _weights(config: DecoderConfig, dtype: str) -> dict[str, Array]:
+    return {path: Array(shape, dtype) for path, shape in names.parameters(config).items()}
 
 
 @cache

@@ -14,53 +14,14 @@ State of one generation, carried from phase to phase (`state/…`):
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain
-from aot.programs import steps
+from aot.programs import sampling, steps
+from aot.programs.decoder import Decoder
 
 BATCH: Axes = ("batch_size",)
 TOKENS: Axes = ("batch_size", "prefill_length")
-
-
-class Decoder(Protocol):
-    """The parts of a decoder as pure functions of their weights, for one platform. Compares by value."""
-
-    @property
-    def platform(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def vocab(self) -> int: ...
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        """Sliding window of each layer."""
-
-    @property
-    def cache(self) -> Mapping[str, tuple[int, ...]]:
-        """Cache arrays of a layer: name to shape after [batch, capacity]."""
-
-    @property
-    def embed_weights(self) -> tuple[str, ...]: ...
-    @property
-    def head_weights(self) -> tuple[str, ...]: ...
-    def weights(self) -> Mapping[str, Array]:
-        """All weights by path; those of a layer below `layers/<n>/`."""
-
-    def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
-        """Tokens [batch, length] to vectors [batch, length, hidden]."""
-
-    def span(self, window: int | None, start: Any, lengths: Any, width: int, capacity: int) -> Any:
-        """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more."""
-
-    def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:
-        """One layer, by its weights' paths below `layers/<n>/`: x and cache after it."""
-
-    def head(self, weights: Mapping[str, Any], x: Any) -> Any:
-        """Vectors [rows, hidden] to logits [rows, vocab] in float32."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +160,9 @@ class Phases:
     def _request(self, sizes: Sizes) -> dict[str, Array]:
         """Inputs that say how to draw and when to end: traced, so that no value ever recompiles."""
         rows = (sizes.batch,)
-        floats = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-        words = {name: Array(rows, "int32") for name in ("top_k", "sequence", "limit")}
-        ends = {"eos": Array((self.options.eos_ids,), "int32"), "pad": Array((), "int32")}
-        return {**{f: Array(rows, "float32") for f in floats}, **words, **ends, "seed": Array((*rows, 2), "uint32")}
+        drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
+        ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
+        return {**drawing, **ending, "pad": Array((), "int32")}
 
 
 def _slots(kind: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -5,7 +5,7 @@ Each takes and gives named arrays; what is static is a field, so that equal step
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,7 @@ import numpy as np
 from jax import lax
 
 from aot.programs import sampling
-
-if TYPE_CHECKING:
-    from aot.programs.generation import Decoder
+from aot.programs.decoder import Decoder
 
 Arrays = dict[str, Any]
 
@@ -27,7 +25,7 @@ DRAWN = ("counts", "generated", "token", "done")
 class Embed:
     """Tokens [batch, length] to x [batch, length, hidden]."""
 
-    decoder: "Decoder"
+    decoder: Decoder
 
     def __call__(self, tokens: jax.Array, **weights: jax.Array) -> Arrays:
         return {"x": self.decoder.embed(weights, tokens)}
@@ -37,7 +35,7 @@ class Embed:
 class Block:
     """One layer over x [batch, length, hidden] of rows that hold `start` tokens and get `lengths` more."""
 
-    decoder: "Decoder"
+    decoder: Decoder
     window: int | None
 
     def __call__(self, x: jax.Array, start: jax.Array, lengths: jax.Array, **arrays: jax.Array) -> Arrays:
@@ -53,7 +51,7 @@ class Block:
 class Head:
     """Logits [batch, vocab] after the last token of each row, and where asked those of every position."""
 
-    decoder: "Decoder"
+    decoder: Decoder
     every: bool
 
     def __call__(self, x: jax.Array, lengths: jax.Array, **weights: jax.Array) -> Arrays:
@@ -120,7 +118,7 @@ def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
 class Decode:
     """Up to `chunk` steps: each feeds the last token, and draws the next for the rows that are not done."""
 
-    decoder: "Decoder"
+    decoder: Decoder
     chunk: int
     logits: str
     capacity: int

@@ -1,0 +1,45 @@
+"""What the phases of generation ask of a decoder family."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aot.chain import Array
+
+
+class Decoder(Protocol):
+    """The parts of a decoder as pure functions of their weights, for one platform. Compares by value."""
+
+    @property
+    def platform(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Sliding window of each layer."""
+
+    @property
+    def cache(self) -> Mapping[str, tuple[int, ...]]:
+        """Cache arrays of a layer: name to shape after [batch, capacity]."""
+
+    @property
+    def embed_weights(self) -> tuple[str, ...]: ...
+    @property
+    def head_weights(self) -> tuple[str, ...]: ...
+    def weights(self) -> Mapping[str, Array]:
+        """All weights by path; those of a layer below `layers/<n>/`."""
+
+    def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
+        """Tokens [batch, length] to vectors [batch, length, hidden]."""
+
+    def span(self, window: int | None, start: Any, lengths: Any, width: int, capacity: int) -> Any:
+        """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more."""
+
+    def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:
+        """One layer, by its weights' paths below `layers/<n>/`: x and cache after it."""
+
+    def head(self, weights: Mapping[str, Any], x: Any) -> Any:
+        """Vectors [rows, hidden] to logits [rows, vocab] in float32."""
