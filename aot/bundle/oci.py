@@ -5,7 +5,7 @@ of its index, the config blob of the manifest.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aot import digest
@@ -21,10 +21,19 @@ LAYERS = {
     "weights": "application/vnd.aot.weights.v1+safetensors",
     "tokenizer": "application/vnd.aot.tokenizer.v1",
 }
+ATTACHMENTS = {
+    "provenance": "application/vnd.aot.provenance.v1+json",
+    "golden": "application/vnd.aot.golden.v1+json",
+    "signature": "application/vnd.aot.signature.v1+json",
+}
+"""Layers that speak about the bundle and are outside its digest; at most one of each kind."""
+SUBJECT = "org.aot.subject"
+"""Annotation of an attachment: the digest of the bundle that it speaks about."""
 LAYOUT = digest.canonical_json({"imageLayoutVersion": "1.0.0"})
 
 _IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 _IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_KINDS = {media_type: kind for kind, media_type in ATTACHMENTS.items()}
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -35,14 +44,21 @@ class Descriptor:
     digest: str
     size: int
     media_type: str
+    subject: str | None = None
+    """Of an attachment: the digest of the bundle that it speaks about."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The image manifest: the index as config, everything that it names as layers."""
+    """The image manifest: the index as config, everything that it names as layers, then the attachments."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    @property
+    def attachments(self) -> dict[str, Descriptor]:
+        """The layers that are attachments, by kind."""
+        return {_KINDS[layer.media_type]: layer for layer in self.layers if layer.media_type in _KINDS}
 
 
 def layers(index: Index) -> tuple[Descriptor, ...]:
@@ -112,7 +128,7 @@ def read_manifest(data: bytes, where: str) -> Manifest:
         _same("artifactType", manifest["artifactType"], ARTIFACT)
         config = _descriptor(manifest["config"], "config")
         _same("config.mediaType", config.media_type, CONFIG)
-        return Manifest(config, tuple(_descriptor(item, f"layers[{i}]") for i, item in enumerate(manifest["layers"])))
+        return Manifest(config, tuple(_layer(item, i, config) for i, item in enumerate(manifest["layers"])))
     except ValueError as error:
         raise _fault(where, error) from error
 
@@ -127,6 +143,17 @@ def _manifest_descriptor(value: Any) -> Descriptor:
     return descriptor
 
 
+def _layer(value: Any, position: int, config: Descriptor) -> Descriptor:
+    where = f"layers[{position}]"
+    descriptor = _descriptor(value, where, {"annotations": dict})
+    if descriptor.media_type not in _KINDS:
+        strict_json.expect(value, where, {"mediaType": str, "digest": str, "size": int})
+        return descriptor
+    subject = strict_json.expect(value.get("annotations", {}), f"{where}.annotations", {SUBJECT: str})[SUBJECT]
+    _same(f"{where}.annotations.{SUBJECT}", subject, config.digest)
+    return replace(descriptor, subject=subject)
+
+
 def _descriptor(value: Any, where: str, optional: dict[str, type] | None = None) -> Descriptor:
     fields = strict_json.expect(value, where, {"mediaType": str, "digest": str, "size": int}, optional)
     if not digest.is_digest(fields["digest"]):
@@ -136,8 +163,9 @@ def _descriptor(value: Any, where: str, optional: dict[str, type] | None = None)
     return Descriptor(fields["digest"], fields["size"], fields["mediaType"])
 
 
-def _fields(descriptor: Descriptor) -> dict[str, str | int]:
-    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
+def _fields(descriptor: Descriptor) -> dict[str, Any]:
+    fields = {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
+    return fields | ({} if descriptor.subject is None else {"annotations": {SUBJECT: descriptor.subject}})
 
 
 def _same(name: str, found: object, allowed: object) -> None:

@@ -5,7 +5,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,17 @@ class Bundle:
     path: Path
     index: Index
     digest: str
+    attachments: Mapping[str, oci.Descriptor]
+    """What speaks about the bundle, by kind: provenance, golden, signature."""
 
     def read(self, name: str, size: int) -> bytes:
         """The bytes of a blob, checked against its digest."""
         return _read_blob(self.path, name, size)
+
+    def attachment(self, kind: str) -> bytes | None:
+        """The bytes of an attachment, checked against its digest; None where the bundle has none of this kind."""
+        found = self.attachments.get(kind)
+        return None if found is None else self.read(found.digest, found.size)
 
     def map(self, name: str, size: int) -> memoryview:
         """A blob as a read-only memory map, of the right size and otherwise unchecked. Its `obj` is the `mmap`."""
@@ -64,7 +71,7 @@ def verify(path: Path, progress: Progress | None = None) -> int:
     and for files that do not belong to the bundle.
     """
     bundle, manifest = _open(path)
-    layers = oci.layers(bundle.index)
+    layers = (*oci.layers(bundle.index), *bundle.attachments.values())
     names = {layer.digest for layer in layers} | {bundle.digest, manifest}
     _check_surplus(path, {digest.hex_of(name) for name in names})
     done, total = 0, sum(layer.size for layer in layers)
@@ -89,7 +96,8 @@ def _open(path: Path) -> tuple[Bundle, str]:
     manifest = oci.read_manifest(_read_blob(path, entry.digest, entry.size), f"{place}: image manifest")
     _limit(place, "index", manifest.config.size, _INDEX_LIMIT)
     data = _read_blob(path, manifest.config.digest, manifest.config.size)
-    bundle = Bundle(path, codec.decode(data, f"{place}: index"), manifest.config.digest)
+    index = codec.decode(data, f"{place}: index")
+    bundle = Bundle(path, index, manifest.config.digest, manifest.attachments)
     _check_layers(bundle, manifest)
     return bundle, entry.digest
 
@@ -110,7 +118,8 @@ def _find(path: Path) -> None:
 
 def _check_layers(bundle: Bundle, manifest: oci.Manifest) -> None:
     place = f"bundle {bundle.path}: image manifest"
-    expected = {layer.digest: layer for layer in oci.layers(bundle.index)}
+    listed = (*oci.layers(bundle.index), *bundle.attachments.values())
+    expected = {layer.digest: layer for layer in listed}
     found = {layer.digest: layer for layer in manifest.layers}
     if len(found) < len(manifest.layers):
         raise BundleError(f"{place}: a layer is listed twice; {_ADVICE}")

@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -107,31 +108,69 @@ class Writer:
         finally:
             path.unlink(missing_ok=True)
 
-    def publish(self, index: Index, replace: bool = False) -> str:
-        """Shows the bundle at its destination, all at once, and gives its digest; nothing can be added afterwards.
+    def publish(self, index: Index, replace: bool = False, attachments: Mapping[str, bytes] | None = None) -> str:
+        """Seals the bundle and shows it."""
+        name = self.seal(index, attachments)
+        self.show(name, replace)
+        return name
 
-        A whole bundle of this digest that is already there is left as it is. Raises InputError for anything else
-        there unless it is to be replaced.
+    def adopt(self, bundle: store.Bundle) -> None:
+        """Takes all that the index of another bundle names; the files are shared where the system can."""
+        for layer in oci.layers(bundle.index):
+            name = digest.hex_of(layer.digest)
+            with staging.faults(self._shown):
+                _link(bundle.path / store.BLOBS / name, self._root / store.BLOBS / name)
+            self._blobs[layer.digest] = BlobRecord(layer.digest, layer.size)
+
+    def seal(self, index: Index, attachments: Mapping[str, bytes] | None = None) -> str:
+        """Completes the staged bundle under an index, and gives its digest; it can be opened at `root` from then on.
+
+        Attachments go by their kind. They may be changed by sealing again.
         """
         layers = oci.layers(index)
         data = codec.encode(index)
         codec.decode(data, f"bundle {self._shown}: index")
         config = self.add(data)
-        manifest = oci.write_manifest(oci.Descriptor(config.digest, config.bytes, oci.CONFIG), layers)
-        named = {layer.digest for layer in layers} | {config.digest, self.add(manifest).digest}
-        assert named == self._blobs.keys(), "the index must name each blob that was added, and no other"
+        kept = {layer.digest for layer in layers} | {config.digest}
+        assert kept <= self._blobs.keys(), "each blob that the index names must have been added"
+        about = tuple(self._attachment(kind, data, config) for kind, data in sorted((attachments or {}).items()))
+        manifest = oci.write_manifest(oci.Descriptor(config.digest, config.bytes, oci.CONFIG), (*layers, *about))
+        kept |= {layer.digest for layer in about} | {self.add(manifest).digest}
+        for name in self._blobs.keys() - kept:
+            (self._root / store.BLOBS / digest.hex_of(name)).unlink()
+        self._blobs = {name: self._blobs[name] for name in kept}
         with staging.faults(self._shown):
             self._write("index.json", oci.write_index(manifest))
             self._write("oci-layout", oci.LAYOUT)
-            self._sync()
-            self._show(config.digest, replace)
         return config.digest
+
+    def show(self, name: str, replace: bool = False) -> None:
+        """Shows the sealed bundle of this digest at its destination, all at once; nothing can follow.
+
+        A whole bundle of the same digest that is already there is left as it is. Raises InputError for anything else
+        there unless it is to be replaced.
+        """
+        with staging.faults(self._shown):
+            self._sync()
+            self._show(name, replace)
+
+    def swap(self) -> None:
+        """Puts the sealed bundle in the place of the one at the destination, whatever its digest."""
+        with staging.faults(self._shown):
+            self._sync()
+            staging.swap(self._root, self._destination)
+            staging.sync(self._destination.parent)
+
+    def _attachment(self, kind: str, data: bytes, config: BlobRecord) -> oci.Descriptor:
+        blob = self.add(data)
+        return oci.Descriptor(blob.digest, blob.bytes, oci.ATTACHMENTS[kind], config.digest)
 
     def _keep(self, path: Path, record: BlobRecord) -> None:
         os.replace(path, self._root / store.BLOBS / digest.hex_of(record.digest))
         self._blobs[record.digest] = record
 
     def _write(self, name: str, data: bytes) -> None:
+        (self._root / name).unlink(missing_ok=True)
         with _create(self._root / name) as stream:
             stream.write(data)
 
@@ -159,6 +198,13 @@ class Writer:
             return store.open(self._destination).digest == name and store.verify(self._destination) > 0
         except AotError:
             return False
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, destination)
 
 
 def _create(path: Path) -> BinaryIO:
