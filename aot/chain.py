@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aot.errors import InputError
+
 Axes = tuple[str | None, ...]  # of one array: for each axis the precompile dimension it is, or None
 
-SLOTS = ("weight", "input", "state", "source", "value", "output")
+TAKES = ("weight", "input", "state", "source", "value")
+GIVES = ("state", "value", "output")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Chain:
     outputs: Mapping[str, Axes]
 
 
+def like(array: Any) -> Array:
+    """The Array of whatever has a shape and a dtype, as arrays of numpy and jax do."""
+    return Array(tuple(array.shape), str(array.dtype))
+
+
 def program(
     name: str,
     function: Callable[..., Mapping[str, Any]],
@@ -69,13 +77,49 @@ def program(
     donated: frozenset[str] | set[str] = frozenset(),
 ) -> Program:
     """A Program, its arguments sorted by name as `jax.export` flattens them."""
+    if odd := sorted(set(donated) - set(arguments)):
+        raise InputError(f"program {name}: donates {odd[0]!r}, which is no argument; it has {', '.join(arguments)}")
     return Program(name, function, tuple(sorted(arguments.items())), frozenset(donated))
 
 
 def call(program: Program, takes: Mapping[str, str], gives: Mapping[str, str]) -> Call:
-    """A Call; an argument without a slot, a slot of no argument and an unknown kind of slot are errors."""
-    if missing := {name for name, _ in program.arguments} ^ set(takes):
-        raise ValueError(f"program {program.name}: arguments and slots do not pair up: {sorted(missing)}")
-    if wrong := [slot for slot in (*takes.values(), *gives.values()) if slot.split("/", 1)[0] not in SLOTS]:
-        raise ValueError(f"program {program.name}: slot {wrong[0]!r} must begin with one of {', '.join(SLOTS)}")
+    """A Call. Raises InputError for an argument without a slot, a slot of no argument, and an unknown kind of slot."""
+    if odd := sorted({name for name, _ in program.arguments} ^ set(takes)):
+        raise InputError(f"program {program.name}: an argument without a slot, or a slot of no argument: {odd[0]!r}")
+    for verb, slots, kinds in (("takes", takes, TAKES), ("gives", gives, GIVES)):
+        if wrong := [slot for slot in slots.values() if slot.partition("/")[0] not in kinds or slot[-1] == "/"]:
+            raise InputError(f"program {program.name}: {verb} {wrong[0]!r}, which must be {'/… or '.join(kinds)}/…")
     return Call(program, tuple(sorted(takes.items())), tuple(sorted(gives.items())))
+
+
+def single(
+    name: str,
+    function: Callable[..., Mapping[str, Any]],
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, tuple[Array, Axes]],
+    outputs: Mapping[str, Axes],
+) -> Chain:
+    """The Chain of one call: `function(weights, **inputs)`, with weights by path, gives a dict of the outputs.
+
+    A module-level function or a method of the model will do: what it compares by is what makes programs equal.
+    """
+    arrays = {f"weight/{path}": array for path, array in weights.items()}
+    arrays |= {f"input/{key}": array for key, (array, _) in inputs.items()}
+    made = program(name, _Slotted(function), arrays)
+    slots = [f"output/{key}" for key in outputs]
+    calls = (call(made, {slot: slot for slot in arrays}, {slot: slot for slot in slots}),)
+    return Chain(calls, {key: axes for key, (_, axes) in inputs.items()}, dict(outputs))
+
+
+@dataclass(frozen=True)
+class _Slotted:
+    """A function of weights and inputs as one of slots."""
+
+    function: Callable[..., Mapping[str, Any]]
+
+    def __call__(self, **slots: Any) -> dict[str, Any]:
+        weights, inputs = (
+            {slot.removeprefix(kind): array for slot, array in slots.items() if slot.startswith(kind)}
+            for kind in ("weight/", "input/")
+        )
+        return {f"output/{key}": array for key, array in self.function(weights, **inputs).items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from aot import isa
+from aot.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "manifests" / "tiny.yaml"
@@ -54,6 +58,37 @@ def built(manifest: Path, destination: Path) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of manifests/tiny.yaml."""
     return built(TINY, tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+ISAS = tuple(
+    name
+    for name in isa.names()
+    if not isa.missing({"machine": "x86_64", "features": isa.baseline(name).kernel}, isa.machine())
+)
+"""Those that this machine can build for."""
+
+SMALL_MANIFEST = f"""\
+name: small
+model: {{checkpoint: tiny/, dtype: float32}}
+precompile: {{batch_size: 2, prefill_length: 16}}
+generation: {{max_new_tokens: 16, streaming_chunks: 4}}
+platforms: [cpu]
+targets: {json.dumps([{"cpu": {"isa": name, "threads": 32}} for name in ISAS])}
+"""
+
+
+def small_manifest(home: Path) -> Path:
+    """A copy of the tiny checkpoint with a manifest of one shape and two targets."""
+    shutil.copytree(TINY.parent / "tiny", home / "tiny")
+    (home / "small.yaml").write_text(SMALL_MANIFEST)
+    return home / "small.yaml"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a small manifest, with executables for each isa that this machine can build for."""
+    home = tmp_path_factory.mktemp("small")
+    return built(small_manifest(home), home / "bundle")
 
 
 @dataclass(frozen=True)
@@ -126,3 +161,33 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
         return made[name]
 
     return get
+
+
+def tree(directory: Path) -> dict[str, object]:
+    """Everything below a directory: links, modes, times of last change, bytes."""
+    found: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(directory))] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
+    return found
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command with and without --json, holds it to the rules, and gives its line."""
+
+    def check(code: int, *arguments: object) -> str:
+        said = []
+        before = tree(tmp_path)
+        for more in ([], ["--json"]):
+            found = main.run([*map(str, arguments), *more])
+            out, err = capfd.readouterr()
+            lines = [line for line in err.splitlines() if line != "weights"]  # the step at which weights are read
+            assert (found, out, len(lines)) == (code, "", 1), err
+            said.append(lines[0])
+        assert tree(tmp_path) == before
+        assert said[0] == said[1]
+        return said[0]
+
+    return check

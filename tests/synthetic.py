@@ -53,7 +53,9 @@ def index(stored: WeightsRecord | None = None) -> Index:
     return Index(
         format=FORMAT,
         valid_until="2026-12-31",
+        origin=None,
         versions={"jax": "0.10.2", "jaxlib": "0.10.2"},
+        settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
         partition=PartitionRecord({}, ((r".*", ("model", None)),), {"embed": (None, None)}),
@@ -99,6 +101,7 @@ def _program() -> ProgramRecord:
         {"cpu": {"isa": "avx2", "threads": 32}},
         digest.of(EXECUTABLE),
         len(EXECUTABLE),
+        ("--xla_cpu_max_isa=AVX2",),
         {"jaxlib": "0.10.2"},
         {"machine": "x86_64", "features": ("avx", "avx2")},
         {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0},

@@ -168,7 +168,9 @@ def _index(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, wri
     return Index(
         format=records.FORMAT,
         valid_until=releases.valid_until(lowered.versions["jax"]),
+        origin=None,
         versions=lowered.versions,
+        settings=lowered.settings,
         model=_model(plan),
         generation=_generation(plan),
         partition=PartitionRecord({}, rules, partition.resolve(rules, weights.arrays)),

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from aot import isa
-from aot.builder import canonical, instructions, pin
+from aot.builder import canonical, instructions, pin, settings
 from aot.bundle.records import ExecutableRecord
 from aot.bundle.writer import Writer
 
 
 def environment(target: Mapping[str, Any]) -> dict[str, str]:
     """Variables for the worker of a cpu target: XLA reads both once in a process."""
-    cpu = target["cpu"]
-    return {
-        "XLA_FLAGS": f"--xla_cpu_max_isa={isa.baseline(cpu['isa']).xla_max_isa} {pin.FLAG}",
-        "NPROC": str(cpu["threads"]),
-    }
+    return {"XLA_FLAGS": " ".join(flags(target)), "NPROC": str(target["cpu"]["threads"])}
+
+
+def flags(target: Mapping[str, Any]) -> tuple[str, ...]:
+    """XLA's options for a cpu target."""
+    return f"--xla_cpu_max_isa={isa.baseline(target['cpu']['isa']).xla_max_isa}", pin.FLAG
 
 
 def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
@@ -27,6 +28,7 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
     import jaxlib
     from jax import export
 
+    settings.apply()
     baseline = isa.baseline(target["cpu"]["isa"])
     exported = export.deserialize(bytearray(writer.read(program)))
     specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
@@ -38,9 +40,15 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
     canonical.check_paths(data, f"executable of program {program[:19]}…")
     instructions.check(data, baseline)
     blob = writer.add(data)
-    requires = {"machine": baseline.machine, "features": baseline.kernel}
-    compiler = {"jaxlib": jaxlib.__version__}
-    return ExecutableRecord(target, blob.digest, blob.bytes, compiler, requires, _memory(compiled.memory_analysis()))
+    return ExecutableRecord(
+        target=target,
+        digest=blob.digest,
+        bytes=blob.bytes,
+        flags=flags(target),
+        compiler={"jaxlib": jaxlib.__version__},
+        requires={"machine": baseline.machine, "features": baseline.kernel},
+        memory=_memory(compiled.memory_analysis()),
+    )
 
 
 def _memory(analysis: Any) -> dict[str, int]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aot import chain
-from aot.builder import canonical, sources
+from aot.builder import canonical, contract, settings, sources
 from aot.builder.tables import Tables
 from aot.bundle.records import ArgumentRecord, BindingRecord, EntryRecord, PhaseRecord, ProgramRecord
 from aot.bundle.writer import Writer
@@ -31,6 +31,7 @@ class Lowered:
     phases: Mapping[str, PhaseRecord]
     entries: tuple[EntryRecord, ...]
     versions: Mapping[str, str]
+    settings: Mapping[str, Any]
 
 
 def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> Lowered:
@@ -38,18 +39,30 @@ def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> Lowe
     import jax
     import jaxlib
 
-    tables = Tables()
-    for position, combo, platform, phase, made in _chains(plan, sources.model(plan)):
+    settings.apply()
+    tables, model = Tables(), sources.model(plan)
+    weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
+    states: dict[tuple[int, str], dict[str, chain.Array]] = {}
+    for position, combo, platform, phase, made in _chains(plan, model):
         progress(f"{phase} for {platform}, combo {combo.key[:12]}")
         calls = []
         for call in made.calls:
             lower = partial(_lowered, call.program, platform, plan, writer)
             program = tables.program((call.program, platform), lower)
             calls.append((program, tables.binding(_binding(phase, call, tables.programs[program]))))
+        records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]
+        known = weights | states.get((position, platform), {})
+        states[position, platform] = contract.check(phase, made, records, known, combo.dimensions())
         tables.phase(phase, PhaseRecord(made.inputs, made.outputs))
         tables.chain(position, phase, platform, tuple(calls))
-    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
-    return Lowered(tuple(tables.programs), tuple(tables.bindings), tables.phases, tables.entries(), versions)
+    return Lowered(
+        programs=tuple(tables.programs),
+        bindings=tuple(tables.bindings),
+        phases=tables.phases,
+        entries=tables.entries(),
+        versions={"jax": jax.__version__, "jaxlib": jaxlib.__version__},
+        settings=settings.LOWERING,
+    )
 
 
 def count(plan: "Plan") -> dict[str, int]:
@@ -77,6 +90,7 @@ def _lowered(program: chain.Program, platform: str, plan: "Plan", writer: Writer
     blob = writer.add(data)
     # An executable takes the donated arguments first, each part sorted by name, and gives its results likewise.
     arguments = sorted(program.arguments, key=lambda item: (item[0] not in program.donated, item[0]))
+    _check_dtypes(program, arguments, exported)
     results = sorted(jax.tree.unflatten(exported.out_tree, exported.out_avals).items())
     return ProgramRecord(
         blob.digest,
@@ -98,11 +112,11 @@ def _exported(program: chain.Program, platform: str, waivers: tuple[str, ...]) -
         return dict(program.function(**donated, **kept))
 
     function.__name__ = function.__qualname__ = program.name
-    kept = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
-    donated = {name: kept.pop(name) for name in sorted(program.donated)}
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in waivers]
     jitted = jax.jit(function, donate_argnums=0, keep_unused=True)
     try:
+        kept = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
+        donated = {name: kept.pop(name) for name in sorted(program.donated)}
         return export.export(jitted, platforms=[platform], disabled_checks=checks)(donated, kept)
     except Exception as error:  # whatever a user's own model raises while it is traced
         cause = " ".join(str(error).split())
@@ -120,11 +134,20 @@ def _check_constants(program: chain.Program, exported: Any) -> None:
         )
 
 
+def _check_dtypes(program: chain.Program, arguments: list[tuple[str, chain.Array]], exported: Any) -> None:
+    for (name, array), aval in zip(arguments, exported.in_avals, strict=True):
+        if aval.dtype.name != array.dtype:
+            raise InputError(
+                f"program {program.name}: argument {name!r} is declared {array.dtype}, and jax makes it "
+                f"{aval.dtype.name}; declare that"
+            )
+
+
 def _binding(phase: str, call: chain.Call, contract: ProgramRecord) -> BindingRecord:
     takes, gives = dict(call.takes), dict(call.gives)
     results = tuple(result.name for result in contract.results)
     if odd := set(results) ^ set(gives):
-        place = f"model: phase {phase!r}, program {contract.name}"
+        place = f"model: phase {phase!r}: program {contract.name}"
         raise InputError(f"{place}: results without a slot, or slots without a result: {', '.join(sorted(odd))}")
     return BindingRecord(tuple(takes[a.name] for a in contract.arguments), tuple(gives[name] for name in results))
 

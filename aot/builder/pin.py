@@ -21,6 +21,7 @@ FILE = "isa.csv"
 FLAG = f"--xla_backend_extra_options=--forceattrs-csv-path={FILE}"
 """For XLA_FLAGS of a process that compiles held code."""
 
+_NOISE = "Function in CSV file at line "
 _PARTS = ("", "_wrapped", "_impl")  # a function, and what XLA names after it and inlines at once, so that none is seen
 
 
@@ -40,6 +41,11 @@ def attributes(functions: Iterable[str], baseline: Baseline) -> str:
     features = ",".join(f"+{name}" for name in (*baseline.llvm, *baseline.preferences))
     held = (f"target-cpu={baseline.level}", f"target-features={features}")
     return "".join(f"{function}{part},{line}\n" for function in functions for part in _PARTS for line in held)
+
+
+def is_noise(line: str) -> bool:
+    """Whether a line of a log is LLVM's remark on a name that another object file defines, and no cause of anything."""
+    return line.startswith(_NOISE)
 
 
 def _bytes(compiled: Any) -> bytes:

@@ -1,10 +1,16 @@
 """From a plan to the model that it names: a decoder family over a checkpoint, or a factory of the user's own."""
 
+import contextlib
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from aot.chain import Array, Call, Chain
 from aot.errors import AotError, InputError
+from aot.precompile import Combo
 
 if TYPE_CHECKING:
     from aot.models.protocol import Model
@@ -49,18 +55,70 @@ def _from_factory(plan: "Plan") -> "Model":
 
     source = plan.model
     assert source.factory is not None, source
+    place = f"model.factory {source.factory!r}"
     module, _, attribute = source.factory.partition(":")
     sys.path.insert(0, str(source.directory))
-    try:
+    with _blaming(place):
         made = getattr(importlib.import_module(module), attribute)(**source.arguments)
-    except AotError:
-        raise
-    except Exception as error:  # a user's module may raise anything
-        cause = " ".join(str(error).split())
-        raise InputError(f"model.factory {source.factory!r}: {type(error).__name__}: {cause}") from error
     if not isinstance(made, Model):
         raise InputError(
-            f"model.factory {source.factory!r}: gave {type(made).__name__}, which lacks abstract_weights, weights or "
-            "chains; see aot.models.protocol"
+            f"{place}: gave {type(made).__name__}, which lacks abstract_weights, weights or chains; see "
+            "aot.models.protocol"
         )
-    return made
+    return _Checked(made, place)
+
+
+class _Checked:
+    """A user's model: what it raises, or gives of a wrong type, is an InputError that names the factory."""
+
+    def __init__(self, model: "Model", place: str) -> None:
+        self._model, self._place = model, place
+
+    def abstract_weights(self) -> Mapping[str, Array]:
+        place = f"{self._place}: abstract_weights"
+        with _blaming(place):
+            made = dict(self._model.abstract_weights())
+        for path, array in made.items():
+            _expect(array, Array, f"{place}: {path!r}")
+        return made
+
+    def weights(self) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
+        missing = dict.fromkeys(self.abstract_weights())
+        with _blaming(f"{self._place}: weights"):
+            for path, array in self._model.weights():
+                missing.pop(path, None)
+                yield path, np.asarray(array)
+        for path in missing:
+            raise InputError(f"{self._place}: weights: {path!r} is in abstract_weights and was not given")
+
+    def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> Mapping[str, Chain]:
+        place = f"{self._place}: chains"
+        with _blaming(place):
+            made = dict(self._model.chains(combo, platform, mesh))
+        for phase, chain in made.items():
+            _expect(phase, str, f"{place}: {phase!r}")
+            _expect(chain, Chain, f"{place}: {phase!r}")
+            for call in chain.calls:
+                _expect(call, Call, f"{place}: {phase!r}")
+                with _blaming(f"{place}: {phase!r}: the function of program {call.program.name}"):
+                    hash(call.program)  # equal programs are found by it
+        if not (made and all(chain.calls for chain in made.values())):
+            raise InputError(f"{place}: must give a chain of at least one call for each phase, got {made!r:.200}")
+        return made
+
+
+def _expect(value: object, kind: type, place: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{place}: must be {kind.__module__}.{kind.__name__}, got {type(value).__name__}")
+
+
+@contextlib.contextmanager
+def _blaming(place: str) -> Iterator[None]:
+    """Turns what a user's code raises into an InputError at a place."""
+    try:
+        yield
+    except AotError:
+        raise
+    except (Exception, SystemExit) as error:
+        cause = " ".join(str(error).split())[:500]
+        raise InputError(f"{place}: {type(error).__name__}" + (f": {cause}" if cause else "")) from error

@@ -1,10 +1,14 @@
 """The worker process: takes requests from standard input, one at a time, and answers on standard output, in msgpack.
 
 Started by `aot.builder.workers` alone. Whatever prints in here, a user's model included, goes to standard error.
+
+A task that compiles runs in a child of its own, forked from a process that has imported jax and done nothing with it:
+XLA numbers the modules of a process and stores the number, so what was compiled before would show in the bytes.
 """
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from aot.bundle.writer import Writer
 from aot.errors import AotError
 
 Progress = Callable[[str], None]
+Answer = Callable[[str, Any], None]
 
 
 def main() -> None:
@@ -26,15 +31,42 @@ def main() -> None:
         answers.write(msgpack.packb((kind, content)))
 
     for request in msgpack.Unpacker(sys.stdin.buffer, use_list=False, read_size=1, max_buffer_size=0):
-        try:
-            result = _TASKS[request["task"]](lambda step: answer("progress", step), **request["arguments"])
-        except AotError as error:
-            answer("error", (type(error).__name__, str(error)))
-        except OSError as error:
-            place = f" {error.filename}:" if error.filename else ""
-            answer("error", ("AotError", f"build:{place} {error.strerror or error}"))
+        if request["task"] in _APART:
+            _apart(request, answer)
         else:
-            answer("result", codec.plain(result))
+            _perform(request, answer)
+
+
+def _perform(request: dict[str, Any], answer: Answer) -> None:
+    try:
+        result = _TASKS[request["task"]](lambda step: answer("progress", step), **request["arguments"])
+    except AotError as error:
+        answer("error", (type(error).__name__, str(error)))
+    except OSError as error:
+        place = f" {error.filename}:" if error.filename else ""
+        answer("error", ("AotError", f"build:{place} {error.strerror or error}"))
+    else:
+        answer("result", codec.plain(result))
+
+
+def _apart(request: dict[str, Any], answer: Answer) -> None:
+    """Performs a request in a child that answers itself; if it dies, so does this process, in the same way."""
+    import jax.export  # noqa: F401, here once and not in each child
+
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            _perform(request, answer)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if code:
+        os._exit(code)
 
 
 def _lower(progress: Progress, plan: str, staging: str) -> Any:
@@ -68,6 +100,7 @@ def _plan(text: str) -> Any:
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"lower": _lower, "compile": _compile, "weights": _weights, "count": _count}
+_APART = {"compile"}
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,9 @@ What jax and XLA produce depends on variables and options that are read once for
 nothing of the caller's environment but the allow-list, and sets the rest itself.
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ import msgpack
 
 import aot
 from aot import errors
+from aot.builder import pin
 from aot.errors import AotError
 
 _ALLOWED = (
@@ -29,10 +32,10 @@ _FIXED = {
     "TZ": "UTC",
     "PYTHONHASHSEED": "0",
     "JAX_PLATFORMS": "cpu",
-    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # programs and executables would name absolute paths and lines
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+_LOG_END = 1 << 24  # bytes that are searched for a cause: LLVM may have said a hundred thousand lines after it
 
 
 class Worker:
@@ -41,7 +44,7 @@ class Worker:
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
         importable = {"PYTHONPATH": str(Path(aot.__file__).resolve().parents[1])}
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
+        self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed with the worker
         self._directory = tempfile.TemporaryDirectory(prefix="aot-worker-")
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-m", "aot.builder.worker"],
@@ -57,11 +60,13 @@ class Worker:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # the worker leads a group, which holds its child as well
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # of a request that a dead worker did not take
+                    stream.close()
         self._directory.cleanup()
 
     def request(self, task: str, progress: Callable[[str], None] = lambda _: None, **arguments: Any) -> Any:
@@ -78,6 +83,8 @@ class Worker:
             raise self._death(task) from None
         for kind, content in msgpack.Unpacker(self._process.stdout, use_list=False, read_size=1, max_buffer_size=0):
             if kind == "result":
+                self._log.seek(0)  # the worker writes through the same position, so this empties its log
+                self._log.truncate()
                 return content
             if kind == "error":
                 raise _error(*content)
@@ -86,8 +93,9 @@ class Worker:
 
     def _death(self, task: str) -> AotError:
         code = self._process.wait()
-        self._log.seek(0)
-        lines = [line for line in self._log.read().splitlines() if line.strip()]
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_END))
+        log = self._log.read().decode(errors="replace")
+        lines = [line for line in log.splitlines() if line.strip() and not pin.is_noise(line)]
         cause = "killed, perhaps for want of memory" if code == -9 else lines[-1] if lines else "no message"
         return AotError(f"build: a worker ended during {task!r} with status {code}: {cause}")
 

@@ -36,6 +36,8 @@ class ExecutableRecord:
     """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
     digest: str
     bytes: int
+    flags: tuple[str, ...]
+    """XLA's options when it was compiled."""
     compiler: Mapping[str, str]
     """Versions that must be the loader's own: {"jaxlib": "0.10.2"}."""
     requires: Mapping[str, Any]
@@ -155,8 +157,12 @@ class Index:
     format: int
     valid_until: str
     """The last day, YYYY-MM-DD, on which every jax release is promised to read the programs."""
+    origin: str | None
+    """The digest of the bundle that this one was refreshed from."""
     versions: Mapping[str, str]
     """Of what lowered the programs: jax, jaxlib."""
+    settings: Mapping[str, Any]
+    """Options of jax when the programs were lowered."""
     model: Mapping[str, Any]
     """What the model was, for people: family and configuration. The runtime does not read it."""
     generation: GenerationRecord | None

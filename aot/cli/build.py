@@ -8,24 +8,37 @@ from aot import plan as plans
 from aot.builder import build
 from aot.cli import output
 from aot.cli.progress import Display
+from aot.errors import InputError
+from aot.plan import Plan
 
 
-@click.command("build")
+@click.command(
+    "build",
+    epilog=output.examples(
+        "aot build manifests/tiny.yaml", "aot build manifests/tiny.yaml -o bundles/tiny --replace --jobs 4"
+    ),
+)
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "destination", type=click.Path(path_type=Path), help="Directory of the bundle [dist/NAME]."
+    "-o",
+    "--output",
+    "destination",
+    type=click.Path(path_type=Path),
+    help="Directory of the bundle; default: dist/NAME.",
 )
-@click.option("--replace", is_flag=True, help="Replace whatever the directory holds, by one rename.")
+@click.option("--replace", is_flag=True, help="Replace whatever is at the directory's path, by one rename.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
 @output.as_json
 def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, as_json: bool) -> None:
     """Build the bundle that MANIFEST describes, and print its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this
-    very bundle is left as it is.
+    very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind.
     """
     plan = plans.resolve(plans.read(manifest))
     where = destination or Path("dist", plan.name)
+    if replace:
+        _keep(where, manifest, plan)
     with Display() as display:
         digest = build.build(plan, build.Options(where, replace, jobs), display)
     if as_json:
@@ -33,3 +46,12 @@ def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, 
     else:
         click.echo(f"bundle {where}")
         click.echo(digest)
+
+
+def _keep(where: Path, manifest: Path, plan: Plan) -> None:
+    """Raises InputError where replacing a directory would remove what is built from, or where we are."""
+    place = where.resolve()
+    model = plan.model
+    for kept in (Path.cwd(), manifest, model.checkpoint, model.tokenizer):
+        if kept is not None and kept.resolve().is_relative_to(place):
+            raise InputError(f"{where}: holds {str(kept)!r}, which --replace would remove; name another directory")

@@ -10,7 +10,7 @@ from aot.errors import MachineError
 from aot.runtime import entries
 
 
-@click.command("check")
+@click.command("check", epilog=output.examples("aot check dist/tiny"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @output.as_json
 def command(bundle: Path, as_json: bool) -> int:

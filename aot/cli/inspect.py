@@ -6,13 +6,14 @@ from typing import Any
 import click
 from rich.table import Table
 
+from aot import precompile
 from aot.bundle import store
 from aot.bundle.records import EntryRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.cli import output
 
 
-@click.command("inspect")
+@click.command("inspect", epilog=output.examples("aot inspect dist/tiny"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @output.as_json
 def command(bundle: Path, as_json: bool) -> None:
@@ -29,7 +30,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     return {
         "digest": bundle.digest,
         "valid_until": index.valid_until,
-        "combos": [{"key": combo.key, **combo.dimensions} for combo in index.combos],
+        "combos": [{"key": c.key, **{name: c.dimensions[name] for name in precompile.FIELDS}} for c in index.combos],
         "entries": [_entry(index, entry) for entry in index.entries],
         "weights": {
             "blobs": [{"digest": blob.digest, "bytes": blob.bytes} for blob in index.weights.blobs],
@@ -65,18 +66,11 @@ def _print(bundle: Bundle) -> None:
     console, index = output.console(), bundle.index
     console.print(f"bundle {bundle.path}\ndigest {bundle.digest}\nvalid until {index.valid_until}", soft_wrap=True)
     weights = sum(blob.bytes for blob in index.weights.blobs)
-    console.print(f"weights {len(index.weights.arrays)} arrays, {output.size(weights)}\n")
-    for made in (_combos(index), _entries(index), _table_of_programs(index)):
+    console.print(f"weights {output.count(len(index.weights.arrays), 'arrays')}, {output.size(weights)}\n")
+    combos = output.combos("combo", [(combo.key, combo.dimensions) for combo in index.combos])
+    for made in (combos, _entries(index), _table_of_programs(index)):
         console.print(made)
         console.print()
-
-
-def _combos(index: Index) -> Table:
-    shown = [n for n in index.combos[0].dimensions if any(c.dimensions[n] for c in index.combos)]
-    table = output.table("combo", *shown, right=tuple(shown))
-    for combo in index.combos:
-        table.add_row(combo.key, *(str(combo.dimensions[name] or "") for name in shown))
-    return table
 
 
 def _entries(index: Index) -> Table:
@@ -94,12 +88,13 @@ def _entries(index: Index) -> Table:
 
 
 def _table_of_programs(index: Index) -> Table:
+    """Programs and their executables, with the sizes of both and the memory that a call takes."""
     numbers = ("program bytes", "executable bytes", "arguments", "temporaries")
-    table = output.table("program", "name", "platform", "target", *numbers, right=numbers)
+    table = output.table("program", "name", "for", *numbers, right=numbers)
     for program in index.programs:
-        row = (program.digest[7:19], program.name, program.platform)
+        row = (program.digest[7:19], program.name)
         if not program.executables:
-            table.add_row(*row, "", output.size(program.bytes), "", "", "")
+            table.add_row(*row, program.platform, output.size(program.bytes))
         for e in program.executables:
             memory = (output.size(e.memory["arguments"]), output.size(e.memory["temporaries"]))
             table.add_row(*row, output.target(e.target), output.size(program.bytes), output.size(e.bytes), *memory)

@@ -1,6 +1,10 @@
 """The command `aot`: its subcommands, and the one place where errors become messages and exit codes."""
 
+import difflib
 import importlib
+import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -18,6 +22,7 @@ _COMMANDS = {
     "run": "Generate text from a bundle.",
 }
 INTERRUPTED = 130
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Lazy(click.Group):
@@ -28,7 +33,9 @@ class _Lazy(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
-            return None
+            close = difflib.get_close_matches(name, _COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_COMMANDS)}"
+            context.fail(f"unknown command {name!r}; {hint}")
         command: click.Command = importlib.import_module(f"aot.cli.{name}").command
         return command
 
@@ -37,37 +44,72 @@ class _Lazy(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Lazy, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="jax-aot", prog_name="aot")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Ahead-of-time compiled inference: build a bundle once, verify it anywhere, serve it without compiling."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(click.UsageError.exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and ends the process with its exit code."""
-    sys.exit(run(arguments))
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
+    code = run(arguments)
+    try:
+        _flush()
+    except OSError:  # said already; what the stream still holds would be refused, and reported, once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; errors go to stderr, a line each, and decide the exit code."""
     try:
         result: Any = cli.main(arguments, prog_name="aot", standalone_mode=False)
+        _flush()
         return result if isinstance(result, int) else 0
     except AotError as error:
         return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    except click.UsageError as error:
+        return _fail(_misuse(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
         return 1
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{place}{error.strerror or error}", 1)
+        return _fail(f"{error.filename or 'aot'}: {error.strerror or error}", 1)
     except ImportError as error:
         return _fail(f"{error.name or error}: is not installed; install it with: pip install 'jax-aot[build]'", 1)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """Lets what is under way clean up, undisturbed by a second signal."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _misuse(error: click.UsageError) -> str:
+    """One line that says where to read more."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if re.match("[A-Z][a-z]", message):
+        message = message[0].lower() + message[1:]
+    command = error.ctx.command_path if error.ctx else "aot"
+    return f"{command}: {message}; see {command} --help"
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,21 +1,28 @@
 """What commands print: results to stdout, steps to stderr."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from aot import precompile
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WIDE = 160
+_WIDE = 1000
 
 
 def as_json(command: F) -> F:
     """The option `--json`, as the argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b keeps click from wrapping them
 
 
 def document(value: Mapping[str, Any]) -> None:
@@ -24,7 +31,7 @@ def document(value: Mapping[str, Any]) -> None:
 
 
 def console() -> Console:
-    """Stdout, as wide as the terminal; wide enough for a key where it is none."""
+    """Stdout, as wide as the terminal; wide enough for any table where it is none."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=_WIDE)
 
@@ -35,6 +42,21 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+def combos(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    """A row for each combo: its key, and the dimensions that any of them has."""
+    rows = list(rows)
+    shown = [name for name in precompile.FIELDS if any(dimensions.get(name) for _, dimensions in rows)]
+    made = table(first, *shown, right=tuple(shown))
+    for key, dimensions in rows:
+        made.add_row(key, *(str(dimensions[name] or "") for name in shown))
+    return made
+
+
+def count(number: int, name: str) -> str:
+    """A number of things: `1 program`, `2 programs`."""
+    return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
 
 def size(count: int) -> str:
@@ -49,6 +71,11 @@ def size(count: int) -> str:
 
 def target(record: Mapping[str, Any]) -> str:
     """A target in words: `cpu avx2, 32 threads`."""
-    (kind, options), *_ = record.items()
-    isa, threads = options.get("isa"), options.get("threads")
-    return f"{kind} {isa}, {threads} threads" if isa else f"{kind} {dict(options)}"
+    ((kind, options),) = record.items()
+    return f"{kind} {', '.join(_option(name, value) for name, value in options.items())}".strip()
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join([name, *(f"{axis}={size}" for axis, size in value.items())])
+    return f"{value} {name}" if isinstance(value, int) else str(value)

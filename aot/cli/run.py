@@ -11,62 +11,95 @@ import click
 from aot.cli import output
 from aot.errors import InputError
 
+_SAMPLING = {
+    "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
+    "--top-p": (float, "Draw among the most probable tokens that make up this mass."),
+    "--top-k": (int, "Draw among this many most probable tokens; 0 is all."),
+    "--min-p": (float, "Draw among tokens at least this probable relative to the best."),
+    "--repetition-penalty": (float, "Above 1 makes tokens of the prompt and the answer less probable."),
+    "--presence-penalty": (float, "Subtracted from logits of tokens generated before."),
+    "--frequency-penalty": (float, "Subtracted once for each time a token was generated."),
+}
+
 
 def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how tokens are drawn; without them the bundle's defaults hold."""
-    floats = (
-        "--temperature",
-        "--top-p",
-        "--min-p",
-        "--repetition-penalty",
-        "--presence-penalty",
-        "--frequency-penalty",
-    )
-    for name in floats:
-        command = click.option(name, type=float)(command)
-    return click.option("--top-k", type=int)(command)
+    """The options that say how tokens are drawn."""
+    for name, (kind, text) in reversed(_SAMPLING.items()):
+        command = click.option(name, type=kind, help=text)(command)
+    return command
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=output.examples(
+        'aot run dist/tiny --prompt "def main("',
+        'aot run dist/tiny --prompt "import " --n 4 --temperature 0.8 --seed 1',
+        "aot run dist/tiny --chat conversation.json --stream",
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A text to continue; may be repeated.")
 @click.option(
-    "--chat", "chats", multiple=True, type=click.Path(path_type=Path), help="A JSON file with a conversation."
+    "--chat",
+    "chats",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A conversation to answer: a JSON list of messages with role and content; may be repeated.",
 )
-@click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids.")
+@click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids; may be repeated.")
 @click.option("--max-new-tokens", type=int, help="Tokens to generate at most.")
 @_sampling
-@click.option("--seed", type=int, help="One for every prompt alike [drawn, and reported].")
+@click.option("--seed", type=int, help="One for every prompt alike; without it one is drawn, which --json reports.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
 @click.option("--n", type=int, help="Sequences for each prompt.")
-@click.option("--logprobs", is_flag=True, help="Show the log-probability of each token.")
+@click.option("--logprobs", is_flag=True, help="Show each token's id and log-probability, too.")
 @click.option("--truncate", is_flag=True, help="Keep the last tokens of a prompt that is too long.")
-@click.option("--policy", type=click.Choice(["strict", "compile"]), default="strict", show_default=True)
-@click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt.")
+@click.option(
+    "--policy",
+    type=click.Choice(["strict", "compile"]),
+    default="strict",
+    show_default=True,
+    help="What to do where no executable fits this machine: fail, or compile.",
+)
+@click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
 @output.as_json
 def command(
     bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], policy: str,
     stream: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Generate from BUNDLE. Nothing compiles, unless --policy compile says that it may."""
+    """Generate from BUNDLE: continue texts, answer conversations.
+
+    What is not given is as the bundle says, which is greedy unless its manifest says otherwise.
+    """
     if stream and as_json:
         raise click.UsageError("--stream prints text as it comes, --json one document: give one of the two")
-    given: list[Any] = [*prompts, *(_conversation(path) for path in chats), *(_ids(text) for text in tokens)]
+    given: list[Any] = [*prompts, *map(_conversation, chats), *map(_ids, tokens)]
     if not given:
         raise click.UsageError("give a prompt: --prompt TEXT, --chat FILE or --prompt-ids 1,2,3")
+    if stream and len(given) > 1:
+        raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
     chosen = {name: value for name, value in options.items() if value is not None}
-    _run(bundle, given, policy, chosen, stream=stream, logprobs=logprobs, as_json=as_json)
+    if stream:
+        _stream(bundle, given[0], policy, chosen, logprobs)
+    else:
+        _generate(bundle, given, policy, chosen, logprobs=logprobs, as_json=as_json)
 
 
-def _run(
-    bundle: Path,
-    prompts: list[Any],
-    policy: str,
-    options: dict[str, Any],
-    *,
-    stream: bool,
-    logprobs: bool,
-    as_json: bool,
+def _stream(bundle: Path, prompt: Any, policy: str, options: dict[str, Any], logprobs: bool) -> None:
+    import aot
+
+    with aot.load(bundle, policy=policy) as model:
+        run = model.stream(prompt, **options)
+        for piece in run:
+            click.echo(piece, nl=False)
+        click.echo()
+        if logprobs:
+            _print_logprobs(run.results[0])
+
+
+def _generate(
+    bundle: Path, prompts: list[Any], policy: str, options: dict[str, Any], *, logprobs: bool, as_json: bool
 ) -> None:
     begin = time.perf_counter()
     import aot
@@ -74,40 +107,42 @@ def _run(
 
     with aot.load(bundle, policy=policy) as model:
         loaded = time.perf_counter()
-        if stream:
-            if len(prompts) > 1:
-                raise click.UsageError("--stream takes one prompt")
-            for piece in model.stream(prompts[0], **options):
-                click.echo(piece, nl=False)
-            click.echo()
-            return
         results = model.generate(prompts, **options)
     timings = {"load_seconds": loaded - begin, "generate_seconds": time.perf_counter() - loaded}
     if as_json:
         document = {"results": [result.to_dict() for result in results], "compilations": client.compilations()}
         output.document({**document, "timings": timings})
         return
-    for result in results:
-        _print(result, logprobs)
+    for position, result in enumerate(results):
+        if position:
+            click.echo()  # texts have line breaks of their own
+        _print(result)
+        if logprobs:
+            _print_logprobs(result)
 
 
-def _print(result: Any, logprobs: bool) -> None:
+def _print(result: Any) -> None:
     if result.generated is None:
         click.echo(",".join(map(str, result.token_ids)))
     else:
         click.echo(result.completed if isinstance(result.prompt, str) else result.text)
-    if logprobs:
-        for token, logprob in zip(result.token_ids, result.logprobs, strict=True):
-            click.echo(f"{token}\t{logprob:.4f}")
+
+
+def _print_logprobs(result: Any) -> None:
+    for token, logprob in zip(result.token_ids, result.logprobs, strict=True):
+        click.echo(f"{token}\t{logprob:.4f}")
 
 
 def _conversation(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); give a list of messages with role and content") from error
+        raise InputError(f"--chat {path}: {error.strerror}; give a file with a conversation") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--chat {path}: is not JSON ({error}); give a list of messages") from error
+    if not (isinstance(found, list) and found and all(isinstance(message, dict) for message in found)):
+        raise InputError(f'--chat {path}: must be a list of messages as {{"role": "user", "content": "…"}}')
+    return found
 
 
 def _ids(text: str) -> list[int]:

@@ -18,7 +18,7 @@ Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Prefill and decode for each combo; for combos of several rows also a fork from each prefill that fits."""
+    """Prefill and decode for each combo, and a fork from each prefill that has no more rows."""
 
     config: DecoderConfig
     dtype: str
@@ -45,8 +45,6 @@ class LanguageModel:
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""
-        if combo.batch_size == 1:
-            return set()
         alike = (c for c in self.combos if (c.max_length, c.required_props) == (combo.max_length, combo.required_props))
         return {c.batch_size for c in alike if c.batch_size <= combo.batch_size}
 

@@ -1,4 +1,43 @@
-"""What the builder asks of a model: weights, and the chain of each phase for a combo, platform and mesh."""
+"""What the builder asks of a model, and how to bring one of your own.
+
+In the manifest, `factory` names a callable in a module beside it; it gets the `arguments` and returns a `Model`:
+
+    model: {factory: "scale:make", arguments: {width: 16}}
+    precompile: {batch_size: [1, 4]}
+
+The module says what the weights are and how the function to serve takes them; shapes are those of one combo, and the
+axes that follow a precompile dimension are named by it. This is all of `scale.py`:
+
+    import numpy as np
+    from aot import chain
+    from aot.chain import Array
+
+    class Scale:
+        def __init__(self, width):
+            self.width = width
+
+        def abstract_weights(self):
+            return {"factors": Array((self.width,), "float32")}
+
+        def weights(self):
+            yield "factors", np.linspace(0.0, 1.0, self.width, dtype="float32")
+
+        def chains(self, combo, platform, mesh):
+            features = Array((combo.batch_size, self.width), "float32")
+            axes = ("batch_size", None)
+            inputs, outputs = {"features": (features, axes)}, {"scaled": axes}
+            return {"scale": chain.single("scale", self.scale, self.abstract_weights(), inputs, outputs)}
+
+        def scale(self, weights, features):
+            return {"scaled": features * weights["factors"]}
+
+    def make(width):
+        return Scale(width)
+
+Served with `model.call("scale", features=…)`, for any number of rows up to 4. `chain.like(array)` gives the Array of a
+parameter that is there already. A phase of several programs, or one that carries state, is spelled with
+`chain.program` and `chain.call`. Matrices are best stored (out, in).
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -11,10 +50,7 @@ from aot.precompile import Combo
 
 @runtime_checkable
 class Model(Protocol):
-    """A model as the builder sees it. One of your own is named in the manifest as `factory: "module:callable"`.
-
-    The callable gets the manifest's `arguments` as keywords and returns such an object.
-    """
+    """A model as the builder sees it."""
 
     def abstract_weights(self) -> Mapping[str, Array]:
         """Shape and dtype of every weight, by parameter path, without reading any."""

@@ -4,6 +4,17 @@ from aot.plan.manifest import Manifest, read
 from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
-from aot.plan.support import buildable
+from aot.plan.support import buildable, countable, unsupported
 
-__all__ = ["Manifest", "read", "resolve", "Plan", "ModelPlan", "GenerationPlan", "waste", "buildable"]
+__all__ = [
+    "Manifest",
+    "read",
+    "resolve",
+    "Plan",
+    "ModelPlan",
+    "GenerationPlan",
+    "waste",
+    "buildable",
+    "countable",
+    "unsupported",
+]

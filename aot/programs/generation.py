@@ -112,9 +112,11 @@ class Phases:
     def _head(self, sizes: Sizes) -> Call:
         paths, every = self.decoder.head_weights, self.options.logits == "all"
         weights = {path: self.decoder.weights()[path] for path in paths}
-        arguments = {"x": self._x(sizes), "lengths": Array((sizes.batch,), "int32"), **weights}
-        program = chain.program("head", steps.Head(self.decoder, every), arguments)
-        takes = {"x": "value/x", "lengths": "input/lengths", **{path: f"weight/{path}" for path in paths}}
+        before = self._state(sizes)["logits"]
+        arguments = {"x": self._x(sizes), "lengths": Array((sizes.batch,), "int32"), "before": before, **weights}
+        program = chain.program("head", steps.Head(self.decoder, every), arguments, {"before"})
+        takes = {"x": "value/x", "lengths": "input/lengths", "before": "state/logits"}
+        takes |= {path: f"weight/{path}" for path in paths}
         gives = {"logits": "state/logits"} | ({"all": "output/logits"} if every else {})
         return chain.call(program, takes, gives)
 

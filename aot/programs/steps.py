@@ -49,17 +49,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Head:
-    """Logits [batch, vocab] after the last token of each row, and where asked those of every position."""
+    """Logits [batch, vocab] after the last token of each row, and where asked those of every position.
+
+    A row that gets no tokens keeps the logits it had `before`.
+    """
 
     decoder: Decoder
     every: bool
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, **weights: jax.Array) -> Arrays:
-        last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    def __call__(self, x: jax.Array, lengths: jax.Array, before: jax.Array, **weights: jax.Array) -> Arrays:
+        last, given = jnp.maximum(lengths - 1, 0)[:, None, None], lengths[:, None] > 0
         if not self.every:
-            return {"logits": self.decoder.head(weights, jnp.take_along_axis(x, last, axis=1)[:, 0])}
-        logits = self.decoder.head(weights, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], -1)
-        return {"logits": jnp.take_along_axis(logits, last, axis=1)[:, 0], "all": logits}
+            logits = self.decoder.head(weights, jnp.take_along_axis(x, last, axis=1)[:, 0])
+            return {"logits": jnp.where(given, logits, before)}
+        every = self.decoder.head(weights, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], -1)
+        logits = jnp.take_along_axis(every, last, axis=1)[:, 0]
+        return {"logits": jnp.where(given, logits, before), "all": every}
 
 
 def prompt(
@@ -116,7 +121,10 @@ def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
 
 @dataclass(frozen=True)
 class Decode:
-    """Up to `chunk` steps: each feeds the last token, and draws the next for the rows that are not done."""
+    """Up to `chunk` steps: each feeds the last token, and draws the next for the rows that are not done.
+
+    A row whose cache is full is done: there is no slot for the token that it would be fed.
+    """
 
     decoder: Decoder
     chunk: int
@@ -126,7 +134,7 @@ class Decode:
     def __call__(self, **arrays: jax.Array) -> Arrays:
         weights, state, request = (_under(arrays, kind) for kind in ("weight/", "state/", "input/"))
         prompted = state.pop("prompted")
-        state["done"] |= request["stop"]
+        state["done"] |= request["stop"] | self._full(state["lengths"])
         outputs = self._outputs(state["token"].shape[0], prompted.shape[1], request["pad"])
 
         def more(carry: Any) -> jax.Array:
@@ -141,6 +149,9 @@ class Decode:
         step, state, outputs = lax.while_loop(more, advance, (jnp.int32(0), state, outputs))
         results = {"steps": step, **outputs}
         return _slots("state", state) | _slots("output", results)
+
+    def _full(self, lengths: jax.Array) -> jax.Array:
+        return lengths >= np.int32(self.capacity)
 
     def _outputs(self, batch: int, vocab: int, pad: jax.Array) -> Arrays:
         shape = (batch, self.chunk)
@@ -162,14 +173,14 @@ class Decode:
         drawn, logprob = sampling.sample(logits, prompted, state["counts"], state["generated"], request)
         token = jnp.where(live, drawn, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
-        generated = state["generated"] + live.astype(jnp.int32)
+        generated, lengths = (state[name] + live.astype(jnp.int32) for name in ("generated", "lengths"))
         following = {
             **cache,
-            "lengths": state["lengths"] + live.astype(jnp.int32),
+            "lengths": lengths,
             "counts": state["counts"].at[rows, token].add(live.astype(jnp.int32), mode="drop"),
             "generated": generated,
             "token": jnp.where(live, token, state["token"]),
-            "done": state["done"] | _ends(token, request) | (generated >= request["limit"]),
+            "done": state["done"] | _ends(token, request) | (generated >= request["limit"]) | self._full(lengths),
         }
         logprob = jnp.where(live, logprob, np.float32(0))
         return following, {"tokens": token, "logprobs": logprob, "logits": logits, "live": live}

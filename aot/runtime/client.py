@@ -90,7 +90,8 @@ class Client:
         from jax import export
 
         exported = export.deserialize(bytearray(data))
-        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+        here = jax.sharding.SingleDeviceSharding(self._device)
+        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=here) for aval in exported.in_avals]
         arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-        jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True, device=self._device)
+        jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
         return Executable(jitted.lower(*arguments).compile().runtime_executable())

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
 from aot import isa
 from aot.bundle.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.errors import MachineError
 from aot.precompile import Combo
 
 PLATFORM = "cpu"
 """What this runtime runs on."""
+
+_SHOWN = 8  # features that a cause names
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ class Entry:
 
     @cached_property
     def calls(self) -> tuple[tuple[ProgramRecord, BindingRecord], ...]:
-        chain = self.chain
-        return () if chain is None else tuple((self.index.programs[p], self.index.bindings[b]) for p, b in chain.calls)
+        """Each call's program and binding, in order. Raises MachineError where this platform has none."""
+        if self.chain is None:
+            raise MachineError(f"bundle: {_absent(self, PLATFORM)}")
+        return tuple((self.index.programs[p], self.index.bindings[b]) for p, b in self.chain.calls)
 
     @cached_property
     def taken(self) -> dict[str, ArgumentRecord]:
@@ -64,10 +69,7 @@ def of(index: Index, platform: str) -> tuple[Entry, ...]:
 def verdict(entry: Entry, platform: str) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        have = ", ".join(sorted({c.platform for e in entry.index.entries for c in e.chains}))
-        return Verdict(
-            entry, "unusable", f"no program for {platform}, only for {have}; rebuild with platforms: [{platform}]"
-        )
+        return Verdict(entry, "unusable", _absent(entry, platform))
     for program, _ in entry.calls:
         if fitting(program) is None:
             return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
@@ -86,14 +88,29 @@ def misfit(program: ProgramRecord) -> str:
     return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
 
 
+def _absent(entry: Entry, platform: str) -> str:
+    have = ", ".join(sorted({chain.platform for record in entry.index.entries for chain in record.chains}))
+    return f"no program for {platform}, only for {have}; rebuild with platforms: [{platform}]"
+
+
 def _cause(executable: ExecutableRecord, platform: str) -> str | None:
     (kind, options), *_ = executable.target.items()
     if kind != platform:
         return f"built for {kind}, this machine is {platform}"
-    if lacking := isa.missing(executable.requires, isa.machine()):
-        return f"built for {_spelled(kind, options)}, this cpu lacks {', '.join(lacking[:4])}"
-    here, built = metadata.version("jaxlib"), executable.compiler["jaxlib"]
-    return None if here == built else f"built by jaxlib {built}, this is {here}"
+    here = isa.machine()
+    if executable.requires["machine"] != here.machine:
+        return f"built for {executable.requires['machine']}, this machine is {here.machine}"
+    if lacking := isa.missing(executable.requires, here):
+        rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        return f"built for {_spelled(kind, options)}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
+    built = executable.compiler["jaxlib"]
+    return None if jaxlib() == built else f"built by jaxlib {built}, this is {jaxlib()}"
+
+
+@cache
+def jaxlib() -> str:
+    """The version of the jaxlib that is installed."""
+    return metadata.version("jaxlib")
 
 
 def _spelled(kind: str, options: Mapping[str, Any]) -> str:

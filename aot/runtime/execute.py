@@ -104,12 +104,23 @@ def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
         )
     made = {}
     for name, argument in wanted.items():
-        array = np.asarray(inputs[name], dtype(argument.dtype))
+        array = _cast(inputs[name], dtype(argument.dtype), f"phase {entry.phase}: input {name}")
         if array.shape != argument.shape:
             raise InputError(
                 f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
             )
         made[name] = np.ascontiguousarray(array)
+    return made
+
+
+def _cast(value: Any, wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
+    """The value in a dtype that holds it: integers stay the same, floats may be rounded."""
+    array, whole = np.asarray(value), "iu"
+    if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
+        raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
+    made = array.astype(wanted)
+    if wanted.kind in whole and not np.array_equal(made, array):
+        raise InputError(f"{place} has a value beyond {wanted}")
     return made
 
 

@@ -1,7 +1,8 @@
 """Runs the sequences of one call: groups them into entries, prefills each prompt once, decodes in chunks."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,17 @@ class Source:
     state: State
     rows: Mapping[int, int]
 
+    def serves(self, combo: Combo, prompts: Iterable[int]) -> bool:
+        """Whether rows of `combo` can continue some of these prompts from it."""
+        return _alike(self.state.entry.combo, combo) and not self.rows.keys().isdisjoint(prompts)
+
 
 class Generation:
-    """The sequences of one call on the entries of one bundle."""
+    """The sequences of one call on the entries of one bundle.
+
+    A prompt is prefilled once for all sequences of it, as long as these go to entries of one cache length: a state
+    continues in no other.
+    """
 
     def __init__(
         self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], combos: list[Combo], request: Request
@@ -76,60 +85,67 @@ class Generation:
     def run(self, sequences: list[Sequence]) -> Iterator[Pieces]:
         """Runs all to their ends; gives text as it comes, first after each prefill, then after each chunk.
 
-        Raises NoEntryError for a sequence that fits no entry alone, before anything runs.
+        Raises NoEntryError for a sequence that fits no entry alone, at once: nothing has run then.
         """
-        groups = buckets.partition(
-            [len(s.ids) for s in sequences], sequences[0].limit, self._combos, self._request.props
-        )
+        lengths = [len(sequence.ids) for sequence in sequences]
+        groups = buckets.partition(lengths, sequences[0].limit, self._combos, self._request.props)
+        filled = [_Filled(group.combo, [sequences[row] for row in group.rows]) for group in groups]
+        for group in filled:
+            for sequence in group.rows:
+                sequence.entry = self._entries[group.combo, "decode"].key
+        return self._run(filled)
+
+    def _run(self, groups: list["_Filled"]) -> Iterator[Pieces]:
         held: list[Source] = []
         for place, group in enumerate(groups):
-            rows = [sequences[row] for row in group.rows]
-            later = {sequences[row].prompt for other in groups[place + 1 :] for row in other.rows}
-            for sequence in rows:
-                sequence.entry = self._entries[group.combo, "decode"].key
-            held = yield from self._group(group.combo, rows, held, later)
+            later = groups[place + 1 :]
+            sources = yield from self._group(group, held, later)
+            held = [s for s in sources if any(s.serves(other.combo, other.prompts) for other in later)]
 
     def _group(
-        self, combo: Combo, rows: list[Sequence], held: list[Source], later: set[int]
+        self, group: "_Filled", held: list[Source], later: list["_Filled"]
     ) -> Generator[Pieces, None, list[Source]]:
-        """Runs the sequences of a group; returns the sources that later groups continue."""
+        """Runs the sequences of a group; returns all sources there are then."""
+        combo, rows = group.combo, group.rows
         batch: list[Sequence | None] = [*rows, *[None] * (combo.batch_size - len(rows))]
-        held = [source for source in held if _alike(source.state.entry.combo, combo)]
-        state, outputs, sources = self._begin(combo, batch, held, later)
+        state, outputs, sources = self._begin(group, batch, held, later)
         yield _taken(batch, outputs["token"][:, None], outputs["logprob"][:, None], 1)
         entry, request = self._entries[combo, "decode"], self._request.inputs(batch)
         while any(sequence.finish is None for sequence in rows):
             stop = np.array([sequence is None or sequence.finish is not None for sequence in batch])
             outputs, buffers = self._executor.run(entry, {**request, "stop": stop}, state)
+            assert outputs["steps"] > 0, combo  # else host and device disagree on which rows are done
             state = State(entry, buffers, len(rows))
             yield _taken(batch, outputs["tokens"], outputs["logprobs"], int(outputs["steps"]))
-        return [source for source in sources if later & source.rows.keys()]
+        return sources
 
     def _begin(
-        self, combo: Combo, batch: list[Sequence | None], held: list[Source], later: set[int]
+        self, group: "_Filled", batch: list[Sequence | None], held: list[Source], later: list["_Filled"]
     ) -> tuple[State, Arrays, list[Source]]:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
-        prompts = {sequence.prompt: sequence.ids for sequence in batch if sequence is not None}
-        ready = {prompt for source in held for prompt in source.rows}
-        alone = len(prompts) == sum(sequence is not None for sequence in batch)
-        if alone and not prompts.keys() & (ready | later):
+        combo, prompts = group.combo, group.prompts
+        ready = {prompt for source in held if source.serves(combo, prompts) for prompt in source.rows}
+        after = [other for other in later if _alike(other.combo, combo) and other.prompts.keys() & prompts.keys()]
+        if len(prompts) == len(group.rows) and not after and not prompts.keys() & ready:
             state, outputs = self._prefill(combo, list(prompts.values()), self._request.inputs(batch))
-            return state, outputs, []
-        fresh = {prompt: ids for prompt, ids in prompts.items() if prompt not in ready}
-        sources = held
-        if fresh:
-            chosen = self._source(combo, [len(ids) for ids in fresh.values()])
-            inputs = self._request.inputs([None] * chosen.batch_size)
-            state, _ = self._prefill(chosen, list(fresh.values()), inputs)
-            sources = [*held, Source(state, {prompt: row for row, prompt in enumerate(fresh)})]
-        return (*self._fork(combo, batch, sources), sources)
+            return state, outputs, held
+        fresh = [prompt for prompt in prompts if prompt not in ready]
+        sources = [*held, *self._sources(group, fresh, after)]
+        return (*self._fork(combo, batch, [s for s in sources if s.serves(combo, prompts)]), sources)
 
-    def _source(self, combo: Combo, lengths: list[int]) -> Combo:
-        """The least padded prefill that `combo` has a fork from."""
-        alike = [c for c in self._combos if _alike(c, combo) and (combo, f"fork/{c.batch_size}") in self._entries]
-        chosen = buckets.choose(buckets.Need(len(lengths), max(lengths), props=combo.required_props), alike)
-        assert chosen is not None, (combo, lengths)  # the combo itself is one of them
-        return chosen
+    def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[Source]:
+        """Prefills prompts into states of as few rows as the narrowest group that continues them, for forks widen."""
+        for room in range(1, group.combo.batch_size + 1):
+            shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prompts) == room]
+            alike = [c for c in self._combos if _alike(c, group.combo) and c.batch_size <= room]
+            if not shared:
+                continue
+            lengths = [len(group.prompts[prompt]) for prompt in shared]
+            for part in buckets.partition(lengths, 0, alike, group.combo.required_props):
+                placed = [shared[row] for row in part.rows]
+                inputs = self._request.inputs([None] * part.combo.batch_size)
+                state, _ = self._prefill(part.combo, [group.prompts[prompt] for prompt in placed], inputs)
+                yield Source(state, {prompt: row for row, prompt in enumerate(placed)})
 
     def _prefill(self, combo: Combo, prompts: list[list[int]], request: Arrays) -> tuple[State, Arrays]:
         entry = self._entries[combo, "prefill"]
@@ -151,6 +167,19 @@ class Generation:
             state = State(entry, buffers, len(batch))
         assert state is not None, combo
         return state, outputs
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Sequences that one call of a combo serves."""
+
+    combo: Combo
+    rows: list[Sequence]
+
+    @cached_property
+    def prompts(self) -> dict[int, list[int]]:
+        """Their prompts as token ids, by position in the call."""
+        return {sequence.prompt: sequence.ids for sequence in self.rows}
 
 
 def _taken(batch: list[Sequence | None], tokens: Any, logprobs: Any, steps: int) -> Pieces:

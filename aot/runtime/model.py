@@ -1,7 +1,7 @@
 """A loaded bundle: what `aot.load` gives."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from aot.errors import InputError
 from aot.precompile import Combo
 from aot.runtime import call, entries, requests
 from aot.runtime.client import Client
-from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.generation import Generation, Pieces, Request
 from aot.runtime.requests import Options, Prompt
@@ -101,8 +100,7 @@ class Model:
         if not candidates:
             known = ", ".join(sorted({entry.phase for entry in self._entries.values()}))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
-        given = {**self._defaults(candidates, inputs, state), **inputs}
-        return call.call(self._running, candidates, given, state, source)
+        return call.call(self._running, candidates, inputs, state, source, self._defaults)
 
     def start(self, prompts: Prompt | list[Prompt], options: Options) -> "Run":
         """A call of generate that has been checked and runs as it is iterated over."""
@@ -111,7 +109,7 @@ class Model:
             raise InputError("generate: this bundle holds no language model; use call")
         given, single = requests.prompts(prompts)
         limit = options.max_new_tokens or record.max_new_tokens
-        eos = tuple(record.eos_token_id if options.eos_token_id is None else options.eos_token_id)
+        eos = tuple(record.eos_token_id if options.eos_token_id is None else options.ends)
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
@@ -160,17 +158,13 @@ class Model:
         combo = buckets.choose(need, combos)
         return 1 if combo is None else record.num_return_sequences.get(combo.key, 1)
 
-    def _defaults(self, candidates: list[Entry], inputs: Mapping[str, Any], state: State | None) -> dict[str, Any]:
-        """Greedy request inputs for the phases of a language model, where the caller gives none."""
+    def _defaults(self, rows: int) -> dict[str, Any]:
+        """What the phases of a language model take where the caller gives nothing: greedy, and no end."""
         record = self._bundle.index.generation
         if record is None:
             return {}
         request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
-        rows = [len(np.atleast_1d(value)) for value in inputs.values()] or [state.rows if state else 1]
-        made = {**request.inputs([None] * rows[0]), "stop": np.zeros(rows[0], bool)}
-        return {
-            name: value for name, value in made.items() if name in self._bundle.index.phases[candidates[0].phase].inputs
-        }
+        return {**request.inputs([None] * rows), "stop": np.zeros(rows, bool)}
 
 
 class Run(Iterator[str]):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from aot import digest
 from aot.bundle.records import GenerationRecord
 from aot.errors import InputError
 from aot.runtime.text import Text
@@ -16,6 +17,8 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, token ids, or a conversation: messages with role and content."""
 
 _SEED_LIMIT = 1 << 64
+_WORD = 1 << 31  # programs take int32
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Options:
     """One for every prompt alike, or one for each; None draws one for each prompt, which its results tell."""
     stop: str | Sequence[str] = ()
     """A sequence ends before the first of these texts."""
-    eos_token_id: Sequence[int] | None = None
-    """Ids that end a sequence; no more of them than the bundle was built for, or one."""
+    eos_token_id: int | Sequence[int] | None = None
+    """Ids that end a sequence; no more of them than the bundle was built for, or one. [] or -1: none does."""
     truncate: bool = False
     """Keeps the last tokens of a prompt that fits no entry, rather than refusing it."""
     props: Mapping[str, Any] | None = None
@@ -54,30 +57,68 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "n"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise InputError(f"request: {name} must be an integer of at least 1, got {value!r}")
-        seeds = [] if self.seed is None else [self.seed] if isinstance(self.seed, int) else list(self.seed)
-        for seed in seeds:
-            if type(seed) is not int or not 0 <= seed < _SEED_LIMIT:
-                raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1, got {seed!r}")
+            if value is not None and not (_is_whole(value) and 1 <= value < _WORD):
+                raise InputError(f"request: {name} must be an integer of at least 1, got {value!r:.80}")
+        if not all(_is_whole(seed) and 0 <= seed < _SEED_LIMIT for seed in _listed(self.seed)):
+            raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1 or a list, got {self.seed!r:.80}")
+        if not all(_is_whole(id) and -1 <= id < _WORD for id in _listed(self.eos_token_id)):
+            raise InputError(f"request: eos_token_id must be a token id or a list, got {self.eos_token_id!r:.80}")
+        if not isinstance(self.stop, str | list | tuple):
+            raise InputError(f"request: stop must be a text or a list of texts, got {self.stop!r:.80}")
+        if type(self.truncate) is not bool:
+            raise InputError(f"request: truncate must be True or False, got {self.truncate!r:.80}")
+        _check_props(self.props)
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a sequence, where the caller gave them."""
+        return tuple(int(id) for id in _listed(self.eos_token_id) if id >= 0)
+
     def seeds(self, prompts: int) -> list[int]:
         """The seed of each prompt."""
         if self.seed is None:
             return [secrets.randbits(64) for _ in range(prompts)]
-        seeds = [self.seed] * prompts if isinstance(self.seed, int) else list(self.seed)
+        seeds = [int(seed) for seed in _listed(self.seed)]
+        if _is_whole(self.seed):
+            return seeds * prompts
         if len(seeds) != prompts:
             raise InputError(f"request: {len(seeds)} seeds for {prompts} prompts; give one for all, or one for each")
         return seeds
 
     def params(self, defaults: GenerationRecord) -> SamplingParams:
-        """How tokens are drawn."""
-        return replace(SamplingParams(**dict(defaults.sampling)), **self.sampling)  # type: ignore[arg-type]
+        """How tokens are drawn. Raises InputError for a number that a program cannot take."""
+        params = replace(SamplingParams(**dict(defaults.sampling)), **self.sampling)  # type: ignore[arg-type]
+        for name, value in vars(params).items():
+            if abs(value) > (_WORD - 1 if name == "top_k" else _LARGEST):
+                raise InputError(f"sampling.{name}: is too large for a program, got {value!r}")
+        if params.repetition_penalty < _SMALLEST:  # it divides
+            raise InputError(f"sampling.repetition_penalty: is too small, got {params.repetition_penalty!r}")
+        return params
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """The items of a list, the one that stands for a list of one, or none of None; a wrong value as an item."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) or np.ndim(value) == 1 else (value,)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_props(props: Any) -> None:
+    if props is None:
+        return
+    try:
+        digest.canonical_json(dict(props))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"request: props must be a mapping of names to JSON values ({error})") from error
 
 
 def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
@@ -118,9 +159,7 @@ def is_tokens(value: Any) -> bool:
     """Whether a prompt is token ids."""
     if isinstance(value, np.ndarray):
         return value.ndim == 1 and value.size > 0 and value.dtype.kind in "iu"
-    whole = (int, np.integer)
-    listed = isinstance(value, (list, tuple)) and len(value) > 0
-    return listed and all(isinstance(item, whole) and not isinstance(item, bool) for item in value)
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(_is_whole, value))
 
 
 def _is_conversation(value: Any) -> bool:

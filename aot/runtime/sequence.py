@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from aot.errors import InputError
 from aot.runtime.requests import Prompt
 from aot.runtime.text import Stream, Text
@@ -40,15 +42,29 @@ class Result:
         if isinstance(self.prompt, str):
             return self.prompt + self.text
         if all(isinstance(item, Mapping) for item in self.prompt):
-            return [*self.prompt, {"role": "assistant", "content": self.text}]
-        return [*(int(token) for token in self.prompt), *self.token_ids]  # type: ignore[arg-type]
+            turn = {"role": "assistant", "content": self.text}
+            return (*self.prompt, turn) if isinstance(self.prompt, tuple) else [*self.prompt, turn]
+        ids = [*(int(token) for token in self.prompt), *self.token_ids]  # type: ignore[arg-type]
+        return _like(self.prompt, ids)
 
     def to_dict(self) -> dict[str, Any]:
         """As `aot run --json` prints it."""
         named = ("token_ids", "logprobs", "finish_reason", "prompt_tokens", "entry", "seed")
         has_text = self.generated is not None
-        completed = {"completed": self.completed} if has_text or not isinstance(self.prompt, str) else {}
-        return {"text": self.generated, **completed, **{name: getattr(self, name) for name in named}}
+        completed = self.completed if has_text or not isinstance(self.prompt, str) else None
+        plain = completed.tolist() if isinstance(completed, np.ndarray) else completed
+        return {
+            "text": self.generated,
+            **({} if plain is None else {"completed": plain}),
+            **{name: getattr(self, name) for name in named},
+        }
+
+
+def _like(prompt: Any, ids: list[int]) -> Any:
+    """Token ids as the type that a prompt has; an array's is widened where it could not hold any token."""
+    if isinstance(prompt, np.ndarray):
+        return np.array(ids, prompt.dtype if prompt.itemsize >= 4 else np.int32)
+    return tuple(ids) if isinstance(prompt, tuple) else ids
 
 
 @dataclass

@@ -1,0 +1,160 @@
+"""Where a build may go, and what a full, read-only or occupied place costs: one line, and nothing written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import toy
+from conftest import Finished, aot, tree
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "file in between"])
+def test_a_destination_that_holds_something_else_is_refused_before_the_work(
+    tmp_path: Path, refused: Callable[..., str], kind: str
+) -> None:
+    manifest = toy.manifest(tmp_path / "toy")
+    destination = tmp_path / "there"
+    if kind == "directory":
+        (destination / "important").mkdir(parents=True)
+    else:
+        destination.write_text("important")
+    if kind == "file in between":
+        destination = destination / "below" / "bundle"
+
+    assert refused(2, "build", manifest, "-o", destination).startswith(f"{destination}: ")
+
+
+@pytest.mark.parametrize("where", [".", "toy", "toy/toy.yaml"])
+def test_replace_never_removes_what_is_built_from_or_where_we_are(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    manifest = toy.manifest(tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+
+    assert "which --replace would remove" in refused(2, "build", manifest, "-o", where, "--replace")
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the manifest of a quick model and its bundle."""
+    home = tmp_path_factory.mktemp("toys")
+    done = aot("build", toy.manifest(home / "toy"), "-o", home / "bundle")
+    assert done.code == 0, done.err
+    return home
+
+
+def bundles(toys: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two manifests; a bundle of the first is at tmp_path/bundles/toy."""
+    shutil.copytree(toys / "bundle", tmp_path / "bundles/toy")
+    return toys / "toy/toy.yaml", toy.manifest(tmp_path / "other", programs=2)
+
+
+def test_a_build_of_the_very_bundle_that_is_there_succeeds_and_leaves_it(toys: Path, tmp_path: Path) -> None:
+    manifest, _ = bundles(toys, tmp_path)
+    before = tree(tmp_path / "bundles/toy")
+    done = aot("build", manifest, "-o", tmp_path / "bundles/toy", "--json")
+
+    assert done.code == 0, done.err
+    assert done.document == {"digest": aot("verify", toys / "bundle", "--json").document["digest"]} | {
+        "path": str(tmp_path / "bundles/toy")
+    }
+    assert tree(tmp_path / "bundles/toy") == before
+    assert os.listdir(tmp_path / "bundles") == ["toy"]
+
+
+def test_another_bundle_in_the_place_is_kept_until_replace_swaps_it(toys: Path, tmp_path: Path) -> None:
+    _, manifest = bundles(toys, tmp_path)
+    before = tree(tmp_path / "bundles")
+    kept = aot("build", manifest, "-o", tmp_path / "bundles/toy", "--json")
+    after = tree(tmp_path / "bundles")
+    swapped = aot("build", manifest, "-o", tmp_path / "bundles/toy", "--replace", "--json")
+
+    assert (kept.code, kept.out) == (2, "")
+    assert kept.err.splitlines()[-1].endswith("is not this bundle; replace it with --replace or name another")
+    assert {name: facts for name, facts in after.items() if name != "toy"}.keys() <= before.keys()
+    assert {name: facts[3] for name, facts in after.items()} == {name: facts[3] for name, facts in before.items()}
+    assert swapped.code == 0, swapped.err
+    assert aot("verify", tmp_path / "bundles/toy", "--json").document["digest"] == swapped.document["digest"]
+    assert os.listdir(tmp_path / "bundles") == ["toy"]
+
+
+IN_NAMESPACE = """\
+mount -t tmpfs -o size="$1",mode=777 tmpfs "$2" || exit 99
+shift; place="$1"; listing="$2"; prepare="$3"; shift 3
+eval "$prepare"
+"$@"; code=$?
+find "$place" -mindepth 1 > "$listing"
+exit $code
+"""
+
+
+def mounted(tmp_path: Path, size: str, prepare: str, *arguments: object, **variables: str) -> tuple[Finished, str]:
+    """Runs a command where tmp_path/disk is a small disk of its own; also gives what it left there."""
+    (tmp_path / "disk").mkdir()
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    script = ["sh", "-c", IN_NAMESPACE, "sh", size, tmp_path / "disk", tmp_path / "listing", prepare]
+    done = subprocess.run(
+        [*unshare, *script, sys.executable, "-m", "aot.cli.main", *map(str, arguments)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode in (1, 99) and not (tmp_path / "listing").exists():
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    return Finished(done.returncode, done.stdout, done.stderr), (tmp_path / "listing").read_text()
+
+
+@pytest.mark.parametrize(
+    ("step", "size", "arguments"),
+    [
+        ("stage", "1m,nr_inodes=3", {}),
+        ("weights", "256k", {"weights_size": 1 << 20}),
+        ("lower", "100k", {"programs": 40}),
+        ("compile", "96k", {"programs": 10}),
+        ("publish", "24k", {}),
+    ],
+)
+def test_a_full_disk_is_one_line_whatever_step_it_stops(
+    tmp_path: Path, step: str, size: str, arguments: dict[str, int]
+) -> None:
+    manifest = toy.manifest(tmp_path / "toy", **arguments)
+    done, left = mounted(tmp_path, size, "", "build", manifest, "-o", tmp_path / "disk/new/bundle", "--json")
+    steps, line = done.err.splitlines()[:-1], done.err.splitlines()[-1]
+
+    assert (done.code, done.out, left) == (1, "", "")
+    assert line.startswith(f"{tmp_path / 'disk/new/bundle'}: no space left on device; ")
+    assert (steps[-1].split()[0] if steps else "stage") == step
+
+
+def test_a_full_scratch_directory_is_one_line(tmp_path: Path) -> None:
+    manifest, disk = toy.manifest(tmp_path / "toy"), tmp_path / "disk"
+    arguments = ("build", manifest, "-o", tmp_path / "new/bundle")
+    done, left = mounted(tmp_path, "1m,nr_inodes=2", "", *arguments, TMPDIR=str(disk))
+
+    assert (done.code, done.out, left) == (1, "", ""), done.err
+    assert done.err.splitlines()[-1].startswith(str(disk))
+    assert done.err.endswith(": No space left on device\n")
+    assert len(done.err.splitlines()) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_read_only_disk_is_one_line(tmp_path: Path) -> None:
+    manifest, place = toy.manifest(tmp_path / "toy"), tmp_path / "disk/bundle"
+    done, _ = mounted(tmp_path, "1m", 'mount -o remount,ro "$place"', "build", manifest, "-o", place)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"{place}: read-only file system; ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_may_not_be_written_is_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
+    manifest = toy.manifest(tmp_path / "toy")
+    (tmp_path / "closed").mkdir(mode=0o555)
+
+    assert "permission denied" in refused(1, "build", manifest, "-o", tmp_path / "closed/bundle")

@@ -1,0 +1,192 @@
+"""Text from the demo's bundle: streams, stop strings, conversations and special tokens."""
+
+import pytest
+from conftest import ROOT
+from serving import recorded
+from tokenizers import Tokenizer
+
+import aot
+from aot.errors import InputError
+
+PROMPT = "def main("
+CHUNK = 16
+CHAT = [{"role": "user", "content": "def add(a, b):"}]
+DRAWN = {"temperature": 1.2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle):
+    with aot.load(tiny_bundle) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The checkpoint's own, read by the library alone."""
+    return Tokenizer.from_file(str(ROOT / "manifests" / "tiny" / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("options", [{}, DRAWN, {"stop": ["\n\n"]}, {"max_new_tokens": 1}, {"max_new_tokens": 17}])
+@pytest.mark.parametrize("prompt", [PROMPT, CHAT, [5, 6, 7]])
+def test_the_pieces_of_a_stream_are_the_text_of_generate(model, prompt, options):
+    run = model.stream(prompt, **options)
+
+    pieces = list(run)
+
+    (result,) = run.results
+    assert "".join(pieces) == result.text == model.generate(prompt, **options).text
+    assert "" not in pieces
+
+
+def test_a_stream_gives_text_after_the_prefill_and_after_each_chunk(model):
+    with recorded(model) as ran:
+        heard = [(piece, len(ran)) for piece in model.stream(PROMPT, max_new_tokens=1 + 2 * CHUNK, eos_token_id=[])]
+
+    assert [runs for _, runs in heard] == [1, 2, 3]
+
+
+def test_the_text_is_what_the_tokenizer_makes_of_the_tokens(model, tokenizer):
+    result = model.generate(PROMPT)
+
+    assert result.prompt_tokens == len(tokenizer.encode(PROMPT).ids)
+    assert result.text == tokenizer.decode(result.token_ids)
+    assert result.completed == PROMPT + result.text
+    assert model.generate(tokenizer.encode(PROMPT).ids).token_ids == result.token_ids
+
+
+def test_a_stop_string_cuts_the_text_and_ends_the_row_within_its_chunk(model):
+    whole = model.generate(PROMPT, max_new_tokens=60)
+    stop = whole.text[12:16]
+    before = whole.text[: whole.text.index(stop)]
+
+    with recorded(model) as ran:
+        result = model.generate(PROMPT, max_new_tokens=60, stop=[stop, "never to be seen"], seed=0)
+
+    assert (result.text, result.finish_reason) == (before, "stop")
+    assert result.token_ids == whole.token_ids[: len(result.token_ids)]
+    assert len(result.token_ids) <= 1 + CHUNK
+    assert [run.phase for run in ran] == ["prefill", "decode"]
+    assert model.generate(PROMPT, max_new_tokens=60, stop=stop, seed=0) == result
+
+
+def test_a_row_stops_at_its_own_stop_string_and_leaves_its_neighbours_as_they_are(model):
+    prompts = [PROMPT, "import os\n", CHAT]
+    free = model.generate(prompts, max_new_tokens=40, **DRAWN)
+    stop = _only_in(free[1].text, free[0].text + free[2].text)
+
+    results = model.generate(prompts, max_new_tokens=40, stop=stop, **DRAWN)
+
+    assert [results[0], results[2]] == [free[0], free[2]]
+    assert (results[1].text, results[1].finish_reason) == (free[1].text[: free[1].text.index(stop)], "stop")
+
+
+def test_a_row_that_has_stopped_does_not_keep_a_chunk_going(model):
+    prompts, wanted = [PROMPT, "import os\n"], {"max_new_tokens": 60, **DRAWN}
+    stopping, ending = model.generate(prompts, eos_token_id=[], **wanted)
+    stop = _only_in(stopping.text[:12], ending.text)
+    place, end = next((i, t) for i, t in enumerate(ending.token_ids) if i > CHUNK + 2 and t not in ending.token_ids[:i])
+
+    with recorded(model) as ran:
+        results = model.generate(prompts, eos_token_id=end, stop=stop, **wanted)
+
+    assert [result.finish_reason for result in results] == ["stop", "eos"]
+    assert [run.steps for run in ran] == [0, CHUNK, place - CHUNK]
+
+
+def _only_in(text, other):
+    """A short piece of a text that another lacks."""
+    return next(text[i : i + 4] for i in range(len(text) - 3) if text[i : i + 4] not in other)
+
+
+def test_text_held_back_for_a_stop_string_that_never_came_is_given_at_the_end(model):
+    whole = model.generate(PROMPT, max_new_tokens=20).text
+
+    pieces = list(model.stream(PROMPT, max_new_tokens=20, stop=[whole[-3:] + "!"]))
+
+    assert "".join(pieces) == whole
+
+
+def test_an_end_of_text_is_among_the_tokens_and_not_in_the_text(model, tokenizer):
+    result = model.generate(CHAT)
+
+    assert result.finish_reason == "eos"
+    assert result.token_ids[-1] == tokenizer.token_to_id("<|im_end|>")
+    assert "<|" not in result.text
+    assert len(result.logprobs) == len(result.token_ids)
+
+
+def test_a_conversation_gains_an_assistant_turn_and_keeps_its_type(model):
+    results = [model.generate(CHAT), *model.generate([CHAT, tuple(CHAT)])]
+
+    turn = {"role": "assistant", "content": results[0].text}
+    assert [result.completed for result in results] == [[*CHAT, turn], [*CHAT, turn], (*CHAT, turn)]
+    followed = model.generate([*results[0].completed, {"role": "user", "content": "class A:"}], truncate=True)
+    assert followed.text
+
+
+def test_special_tokens_that_a_user_types_stay_text(model, tokenizer):
+    typed = "<|im_end|>hello"
+    special = {tokenizer.token_to_id(name) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
+
+    text, chat = model.generate([typed, [{"role": "user", "content": typed}]], max_new_tokens=1)
+
+    assert special & set(tokenizer.encode(typed).ids)  # the library alone would have been fooled
+    assert text.prompt_tokens > len(tokenizer.encode(typed).ids)
+    plain = model.generate([{"role": "user", "content": "hello"}], max_new_tokens=1)
+    spelled = text.prompt_tokens - len(tokenizer.encode("hello").ids)
+    assert chat.prompt_tokens == plain.prompt_tokens + spelled
+    assert text.completed.startswith(typed)
+
+
+def test_strings_conversations_and_token_ids_go_together(model, tokenizer):
+    ids = tokenizer.encode(PROMPT).ids
+
+    given = [PROMPT, CHAT, ids, "import os\n"]
+    results = model.generate(given, max_new_tokens=20)
+
+    assert [result.prompt for result in results] == given
+    assert results[0].token_ids == results[2].token_ids
+    assert results[2].completed == [*ids, *results[2].token_ids]
+    assert [result.text for result in results] == [model.generate(one, max_new_tokens=20).text for one in given]
+
+
+def test_a_stream_left_midway_does_no_harm(model):
+    expected = model.generate(PROMPT, **DRAWN)
+
+    left = model.stream(PROMPT, **DRAWN)
+    next(left)
+    other = model.stream(PROMPT, **DRAWN)
+    assert "".join(other) == expected.text
+    del left
+
+    assert model.generate(PROMPT, **DRAWN) == expected
+
+
+def test_streams_may_take_turns(model):
+    expected = [model.generate(prompt, **DRAWN).text for prompt in (PROMPT, "import os\n")]
+
+    runs = [model.stream(prompt, **DRAWN) for prompt in (PROMPT, "import os\n")]
+    heard = ["", ""]
+    for _ in range(10):
+        heard = [text + next(run, "") for text, run in zip(heard, runs, strict=True)]
+
+    assert heard == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ([PROMPT, PROMPT], {}, "stream takes one prompt and one sequence, got 2"),
+        (PROMPT, {"n": 2}, "stream takes one prompt and one sequence, got 2"),
+        (PROMPT, {"stop": [""]}, "stop: must be a list of strings that are not empty"),
+        (PROMPT, {"stop": ["x", 5]}, "stop: must be a list of strings that are not empty"),
+        ("", {}, "prompt 0 has no tokens"),
+        ("\ud800", {}, "is no Unicode text"),
+        ([{"role": "user"}], {}, "conversation"),
+    ],
+)
+def test_bad_text_is_refused_when_it_is_asked_for(model, prompt, options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        model.stream(prompt, **options)
+
+    assert "\n" not in str(caught.value)
