@@ -39,6 +39,12 @@ class BundleError(AotError):
     exit_code = 5
 
 
+class DifferenceError(AotError):
+    """What was made anew is not what is stored: not reproduced, or with other results."""
+
+    exit_code = 6
+
+
 class ExpiredError(AotError):
     """A program that would have to be compiled is older than its compatibility window."""
 

@@ -116,7 +116,8 @@ def mounted(tmp_path: Path, size: str, prepare: str, *arguments: object, **varia
         ("weights", "256k", {"weights_size": 1 << 20}),
         ("lower", "100k", {"programs": 40}),
         ("compile", "96k", {"programs": 10}),
-        ("publish", "24k", {}),
+        ("golden", "24k", {}),
+        ("publish", "40k", {}),
     ],
 )
 def test_a_full_disk_is_one_line_whatever_step_it_stops(

@@ -1,6 +1,7 @@
 """The build: from a plan to a published bundle."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from aot import isa, partition
-from aot.builder import compile, releases, tokenizer
+from aot.builder import compile, provenance, releases, tokenizer
 from aot.builder.workers import Worker
 from aot.bundle import decoders, records, store
 from aot.bundle.records import ExecutableRecord, Index, PartitionRecord, ProgramRecord
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from aot.plan import Plan
 
 T = TypeVar("T")
+Target = Mapping[str, Any]
 
 
 class Report(Protocol):
@@ -51,15 +53,34 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     from aot.plan import buildable
 
     buildable(plan)
-    _check_destination(options)
-    _check_machine(plan)
+    check_destination(options)
+    check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
-        weights = _weights(plan, writer, report)  # what is wrong with them is known in seconds
-        lowered = _lowered(plan, writer, report)
-        programs = _compiled(plan, lowered.programs, writer, options.jobs, report)
-        index = _index(plan, replace(lowered, programs=programs), weights, writer)
+        evidence = provenance.Evidence(plan)
+        weights = laid_out(plan, writer, report, evidence)  # what is wrong with them is known in seconds
+        made = lowered(plan, writer, report, evidence=evidence)
+        programs = compiled(plan.targets, made.programs, writer, options.jobs, report)
+        index = indexed(plan, replace(made, programs=programs), weights, writer)
+        attachments = about(plan, index, evidence, writer, report)
         report.step("publish", None)
-        return writer.publish(index, options.replace)
+        return writer.publish(index, options.replace, attachments)
+
+
+def about(
+    plan: "Plan", index: Index, evidence: provenance.Evidence, writer: Writer, report: Report
+) -> dict[str, bytes]:
+    """The attachments of what the writer holds: its provenance, and golden outputs where this machine can run it."""
+    report.step("golden", None)
+    made = {"provenance": provenance.statement(plan, index, writer.seal(index), evidence)}
+    outputs = golden(writer.root, report)
+    return made if outputs is None else {**made, "golden": outputs}
+
+
+def golden(sealed: Path, report: Report) -> bytes | None:
+    """The golden outputs of a whole bundle, run as a user would run it; None where this machine runs none of it."""
+    with Worker() as worker:
+        made: bytes | None = worker.request("golden", report.advance, bundle=str(sealed))
+        return made
 
 
 def count(plan: "Plan") -> Mapping[str, int]:
@@ -69,9 +90,9 @@ def count(plan: "Plan") -> Mapping[str, int]:
         return counted
 
 
-def _check_machine(plan: "Plan") -> None:
-    """XLA compiles for no more than the machine has; less would be called what it is not."""
-    for target in plan.targets:
+def check_machine(targets: Iterable[Target]) -> None:
+    """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
+    for target in targets:
         baseline = isa.baseline(target["cpu"]["isa"])
         if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
             raise MachineError(
@@ -80,7 +101,8 @@ def _check_machine(plan: "Plan") -> None:
             )
 
 
-def _check_destination(options: Options) -> None:
+def check_destination(options: Options) -> None:
+    """Raises InputError where something else than a bundle would be in the way."""
     if options.replace or not options.destination.exists():
         return
     try:
@@ -92,39 +114,43 @@ def _check_destination(options: Options) -> None:
         ) from error
 
 
-def _lowered(plan: "Plan", writer: Writer, report: Report) -> "Lowered":
+def lowered(
+    plan: "Plan", writer: Writer, report: Report, key: str | None = None, evidence: provenance.Evidence | None = None
+) -> "Lowered":
+    """The programs of a plan, in the writer; with a key those of its combo alone."""
     from aot.builder.lower import Lowered
 
     report.step("lower", None)
     with Worker() as worker:
-        raw = worker.request("lower", report.advance, plan=plan.to_json(), staging=str(writer.root))
-    lowered = _decoded(Lowered, raw)
-    writer.include(records.BlobRecord(program.digest, program.bytes) for program in lowered.programs)
-    return lowered
+        raw = worker.request("lower", report.advance, plan=plan.to_json(), staging=str(writer.root), key=key)
+        if evidence is not None:
+            evidence.collect(worker)
+    made = decoded(Lowered, raw)
+    writer.include(records.BlobRecord(program.digest, program.bytes) for program in made.programs)
+    return made
 
 
-def _compiled(
-    plan: "Plan", programs: tuple[ProgramRecord, ...], writer: Writer, jobs: int, report: Report
+def compiled(
+    targets: Sequence[Target], programs: tuple[ProgramRecord, ...], writer: Writer, jobs: int, report: Report
 ) -> tuple[ProgramRecord, ...]:
-    """The programs with an executable for each target of their platform."""
-    work = [(i, t) for t, target in enumerate(plan.targets) for i, p in enumerate(programs) if p.platform in target]
+    """The programs of the writer with an executable for each target of their platform."""
+    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if p.platform in target]
     report.step("compile", len(work))
     made: dict[tuple[int, int], ExecutableRecord] = {}
-    for t, target in enumerate(plan.targets):
+    for t, target in enumerate(targets):
         wanted = [i for i, of in work if of == t]
 
-        def compiled(worker: Worker, i: int, target: Mapping[str, Any] = target) -> ExecutableRecord:
+        def compile_one(worker: Worker, i: int, target: Target = target) -> ExecutableRecord:
             task = {"program": programs[i].digest, "target": dict(target), "staging": str(writer.root)}
-            record = _decoded(ExecutableRecord, worker.request("compile", lambda _: None, **task))
+            record = decoded(ExecutableRecord, worker.request("compile", lambda _: None, **task))
             report.advance(programs[i].name)
             return record
 
-        executables = _pooled(compiled, wanted, jobs, compile.environment(target))
+        executables = _pooled(compile_one, wanted, jobs, compile.environment(target))
         made |= {(i, t): record for i, record in zip(wanted, executables, strict=True)}
     writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.values())
-    targets = range(len(plan.targets))
     return tuple(
-        replace(program, executables=tuple(made[i, t] for t in targets if (i, t) in made))
+        replace(program, executables=tuple(made[i, t] for t in range(len(targets)) if (i, t) in made))
         for i, program in enumerate(programs)
     )
 
@@ -136,8 +162,8 @@ def _pooled(
     items = list(items)
     with ExitStack() as stack:
         idle: SimpleQueue[Worker] = SimpleQueue()
-        for _ in range(min(jobs, len(items))):
-            idle.put(stack.enter_context(Worker(variables)))
+        for number in range(min(jobs, len(items))):
+            idle.put(stack.enter_context(Worker({**variables, compile.CORE: str(os.getpid() + number)})))
 
         def run(item: int) -> ExecutableRecord:
             worker = idle.get()
@@ -154,16 +180,22 @@ def _pooled(
             pool.shutdown(cancel_futures=True)
 
 
-def _weights(plan: "Plan", writer: Writer, report: Report) -> records.WeightsRecord:
+def laid_out(
+    plan: "Plan", writer: Writer, report: Report, evidence: provenance.Evidence | None = None
+) -> records.WeightsRecord:
+    """The weights of a plan's model, in the writer."""
     report.step("weights", None)
     with Worker() as worker:
         raw = worker.request("weights", report.advance, plan=plan.to_json(), staging=str(writer.root))
-    weights = _decoded(records.WeightsRecord, raw)
+        if evidence is not None:
+            evidence.collect(worker)
+    weights = decoded(records.WeightsRecord, raw)
     writer.include(weights.blobs)
     return weights
 
 
-def _index(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
+def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
+    """The index of all that was made; tokenizer files go into the writer."""
     rules = partition.ONE_DEVICE
     return Index(
         format=records.FORMAT,
@@ -199,7 +231,8 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     return records.GenerationRecord(**{**vars(made), "sampling": vars(made.sampling)})
 
 
-def _decoded(cls: type[T], raw: Any) -> T:
+def decoded(cls: type[T], raw: Any) -> T:
+    """A record as a worker gave it."""
     (record,) = decoders.of(cast(Hashable, cls))([raw])
     made: T = record
     return made

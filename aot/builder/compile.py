@@ -1,5 +1,6 @@
 """Compiling: one stored program to one executable, in canonical bytes, in a worker started for its target."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,9 @@ from aot import isa
 from aot.builder import canonical, instructions, pin, settings
 from aot.bundle.records import ExecutableRecord
 from aot.bundle.writer import Writer
+
+CORE = "AOT_CORE"
+"""Variable of a worker: a number by which workers of one build take different cores."""
 
 
 def environment(target: Mapping[str, Any]) -> dict[str, str]:
@@ -29,6 +33,7 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
     from jax import export
 
     settings.apply()
+    _hide_cores()
     baseline = isa.baseline(target["cpu"]["isa"])
     exported = export.deserialize(bytearray(writer.read(program)))
     specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
@@ -49,6 +54,16 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
         requires={"machine": baseline.machine, "features": baseline.kernel},
         memory=_memory(compiled.memory_analysis()),
     )
+
+
+def _hide_cores() -> None:
+    """Leaves this process one core, before XLA starts in it, so that XLA sees as many on every machine.
+
+    NPROC sets the threads that code is made for, but XLA's ParallelTaskAssignment also splits a kernel bound by memory
+    into at most the square root of the cores that the process may use.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ.get(CORE, 0)) % len(cores)]})
 
 
 def _memory(analysis: Any) -> dict[str, int]:

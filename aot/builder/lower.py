@@ -34,8 +34,11 @@ class Lowered:
     settings: Mapping[str, Any]
 
 
-def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> Lowered:
-    """Lowers every program of a plan into blobs. Raises InputError for a model that cannot be lowered."""
+def write(plan: "Plan", writer: Writer, progress: Callable[[str], None], key: str | None = None) -> Lowered:
+    """Lowers every program of a plan, or of one of its combos, into blobs.
+
+    Raises InputError for a model that cannot be lowered.
+    """
     import jax
     import jaxlib
 
@@ -43,7 +46,7 @@ def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> Lowe
     tables, model = Tables(), sources.model(plan)
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
     states: dict[tuple[int, str], dict[str, chain.Array]] = {}
-    for position, combo, platform, phase, made in _chains(plan, model):
+    for position, combo, platform, phase, made in _chains(plan, model, key):
         progress(f"{phase} for {platform}, combo {combo.key[:12]}")
         calls = []
         for call in made.calls:
@@ -73,8 +76,12 @@ def count(plan: "Plan") -> dict[str, int]:
     return {"programs": len(programs), "compiles": compiled}
 
 
-def _chains(plan: "Plan", model: "Model") -> Iterator[tuple[int, "Combo", str, str, chain.Chain]]:
+def _chains(
+    plan: "Plan", model: "Model", key: str | None = None
+) -> Iterator[tuple[int, "Combo", str, str, chain.Chain]]:
     for position, combo in enumerate(plan.combos):
+        if key not in (None, combo.key):
+            continue
         for platform in plan.platforms:
             for phase, made in model.chains(combo, platform, {}).items():
                 yield position, combo, platform, phase, made

@@ -16,7 +16,7 @@ def valid_until(version: str) -> str:
 
     Raises InputError for a release that is not in the table.
     """
-    dates = json.loads(resources.files(__package__).joinpath("releases.json").read_text())["jax"]
+    dates = table()
     if version not in dates:
         raise InputError(
             f"jax {version}: its release date is unknown, this aot knows {', '.join(dates)}; install one of these"
@@ -27,3 +27,9 @@ def valid_until(version: str) -> str:
     return released.replace(
         year=year, month=month, day=min(released.day, calendar.monthrange(year, month)[1])
     ).isoformat()
+
+
+def table() -> dict[str, str]:
+    """The day on which each known release of jax was published; the file names its source."""
+    dates: dict[str, str] = json.loads(resources.files(__package__).joinpath("releases.json").read_text())["jax"]
+    return dates

@@ -69,10 +69,16 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
         os._exit(code)
 
 
-def _lower(progress: Progress, plan: str, staging: str) -> Any:
+def _lower(progress: Progress, plan: str, staging: str, key: str | None = None) -> Any:
     from aot.builder import lower
 
-    return lower.write(_plan(plan), Writer.join(Path(staging)), progress)
+    return lower.write(_plan(plan), Writer.join(Path(staging)), progress, key)
+
+
+def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], staging: str) -> Any:
+    from aot.builder import reexport
+
+    return reexport.write(programs, waivers, Writer.join(Path(staging)), progress)
 
 
 def _compile(progress: Progress, program: str, target: dict[str, Any], staging: str) -> Any:
@@ -81,10 +87,23 @@ def _compile(progress: Progress, program: str, target: dict[str, Any], staging: 
     return compile.cpu(program, target, Writer.join(Path(staging)))
 
 
+def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:
+    from aot.bundle import store
+    from aot.runtime import golden as goldens
+
+    return goldens.replay(store.open(Path(bundle)), golden)
+
+
 def _weights(progress: Progress, plan: str, staging: str) -> Any:
     from aot.builder import weights
 
     return weights.write(_plan(plan), Writer.join(Path(staging)), progress)
+
+
+def _measure(progress: Progress, plan: str) -> Any:
+    from aot.builder import weights
+
+    return weights.measure(_plan(plan), progress)
 
 
 def _count(progress: Progress, plan: str) -> Any:
@@ -93,13 +112,36 @@ def _count(progress: Progress, plan: str) -> Any:
     return lower.count(_plan(plan))
 
 
+def _imported(progress: Progress, plan: str) -> Any:
+    from aot.builder import provenance
+
+    return provenance.imported(_plan(plan))
+
+
+def _golden(progress: Progress, bundle: str) -> Any:
+    from aot.bundle import store
+    from aot.runtime import golden
+
+    return golden.record(store.open(Path(bundle)), progress)
+
+
 def _plan(text: str) -> Any:
     from aot.plan import Plan
 
     return Plan.from_json(text)
 
 
-_TASKS: dict[str, Callable[..., Any]] = {"lower": _lower, "compile": _compile, "weights": _weights, "count": _count}
+_TASKS: dict[str, Callable[..., Any]] = {
+    "lower": _lower,
+    "reexport": _reexport,
+    "replay": _replay,
+    "compile": _compile,
+    "weights": _weights,
+    "measure": _measure,
+    "count": _count,
+    "imported": _imported,
+    "golden": _golden,
+}
 _APART = {"compile"}
 
 if __name__ == "__main__":

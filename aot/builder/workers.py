@@ -87,7 +87,7 @@ class Worker:
                 self._log.truncate()
                 return content
             if kind == "error":
-                raise _error(*content)
+                raise raised(*content)
             progress(content)
         raise self._death(task)
 
@@ -100,7 +100,8 @@ class Worker:
         return AotError(f"build: a worker ended during {task!r} with status {code}: {cause}")
 
 
-def _error(name: str, message: str) -> AotError:
+def raised(name: str, message: str) -> AotError:
+    """The error that another process told by its class and message."""
     if name == "ManifestError":
         return errors.ManifestError(*message.splitlines())
     made: AotError = getattr(errors, name)(message)

@@ -13,7 +13,7 @@ def attach(path: Path, kind: str, data: bytes) -> None:
     """
     bundle = store.open(path)
     kept = {name: bundle.read(layer.digest, layer.size) for name, layer in bundle.attachments.items()}
-    with Writer.stage(path) as writer:
+    with Writer.stage(path.resolve()) as writer:  # a link to a bundle stays one
         writer.adopt(bundle)
         writer.seal(bundle.index, {**kept, kind: data})
         writer.swap()

@@ -16,12 +16,16 @@ from aot.errors import AotError, BundleError, InputError
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
+Admit = Callable[[Path, oci.Manifest, bytes | None], None]
+"""Called with a bundle's path, its image manifest and the signature, None where it has none, before its index is
+parsed. Raises BundleError for one that is not to be trusted."""
 
 BLOBS = Path("blobs", "sha256")
 _ADVICE = "fetch it again or rebuild"
 _JSON_LIMIT = 1 << 20
 _MANIFEST_LIMIT = 1 << 24
 _INDEX_LIMIT = 1 << 28
+_SIGNATURE_LIMIT = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,22 @@ class Bundle:
         _match(self.path, name, found)
 
 
-def open(path: Path) -> Bundle:
+def open(path: Path, admit: Admit | None = None) -> Bundle:
     """Opens a bundle: reads its index and sees that each blob is there in its size, but not what is in them.
 
-    Raises InputError where there is no bundle, BundleError for a broken one, MachineError for a newer format.
+    Raises InputError where there is no bundle, BundleError for a broken one or one that is not admitted, MachineError
+    for a newer format.
     """
-    return _open(path)[0]
+    return _open(path, admit)[0]
 
 
-def verify(path: Path, progress: Progress | None = None) -> int:
+def verify(path: Path, progress: Progress | None = None, admit: Admit | None = None) -> int:
     """Hashes every blob of a bundle and gives their number, the index and the image manifest among them.
 
     Raises as `open`, and BundleError for the first blob that is damaged, for weights that are not as the index says
     and for files that do not belong to the bundle.
     """
-    bundle, manifest = _open(path)
+    bundle, manifest = _open(path, admit)
     layers = (*oci.layers(bundle.index), *bundle.attachments.values())
     names = {layer.digest for layer in layers} | {bundle.digest, manifest}
     _check_surplus(path, {digest.hex_of(name) for name in names})
@@ -86,7 +91,7 @@ def verify(path: Path, progress: Progress | None = None) -> int:
     return len(names)
 
 
-def _open(path: Path) -> tuple[Bundle, str]:
+def _open(path: Path, admit: Admit | None = None) -> tuple[Bundle, str]:
     """The bundle, and the digest of its image manifest."""
     place = f"bundle {path}"
     _find(path)
@@ -94,12 +99,22 @@ def _open(path: Path) -> tuple[Bundle, str]:
     entry = oci.read_index(_read(path / "index.json", f"{place}: index.json"), f"{place}: index.json")
     _limit(place, "image manifest", entry.size, _MANIFEST_LIMIT)
     manifest = oci.read_manifest(_read_blob(path, entry.digest, entry.size), f"{place}: image manifest")
+    if admit:
+        admit(path, manifest, _signature(path, manifest))
     _limit(place, "index", manifest.config.size, _INDEX_LIMIT)
     data = _read_blob(path, manifest.config.digest, manifest.config.size)
     index = codec.decode(data, f"{place}: index")
     bundle = Bundle(path, index, manifest.config.digest, manifest.attachments)
     _check_layers(bundle, manifest)
     return bundle, entry.digest
+
+
+def _signature(path: Path, manifest: oci.Manifest) -> bytes | None:
+    found = manifest.attachments.get("signature")
+    if found is None:
+        return None
+    _limit(f"bundle {path}", "signature", found.size, _SIGNATURE_LIMIT)
+    return _read_blob(path, found.digest, found.size)
 
 
 def _find(path: Path) -> None:

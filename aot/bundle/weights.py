@@ -19,7 +19,7 @@ from aot.errors import BundleError, InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from aot.bundle.writer import Writer
+    from aot.bundle.writer import Nowhere, Writer
 
 ALIGNMENT = 64
 _DTYPES = {  # ours -> safetensors', bytes of an element
@@ -89,7 +89,7 @@ def plan(arrays: Mapping[str, tuple[str, Shape]], limit: int = 2 << 30) -> tuple
 
 
 def write(
-    writer: "Writer", shards: Iterable[Shard], tensors: Iterable[tuple[str, "np.ndarray[Any, Any]"]]
+    writer: "Writer | Nowhere", shards: Iterable[Shard], tensors: Iterable[tuple[str, "np.ndarray[Any, Any]"]]
 ) -> WeightsRecord:
     """Streams tensors, which come in the order of the plan, into blobs, holding one at a time.
 

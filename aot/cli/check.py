@@ -6,8 +6,8 @@ import click
 
 from aot.bundle import store
 from aot.cli import output
-from aot.errors import MachineError
-from aot.runtime import entries
+from aot.errors import ExpiredError, MachineError
+from aot.runtime import entries, expiry
 
 
 @click.command("check", epilog=output.examples("aot check dist/tiny"))
@@ -16,7 +16,8 @@ from aot.runtime import entries
 def command(bundle: Path, as_json: bool) -> int:
     """Say for every entry of BUNDLE whether this machine runs it as built, would compile it, or cannot run it.
 
-    Read off the index alone. Exit code 4 when an entry is not ready.
+    Read off the index alone. Exit code 4 when an entry is not ready, 7 when the bundle has expired; that it soon will
+    is said on stderr, eight weeks before.
     """
     index = store.open(bundle).index
     verdicts = [entries.verdict(entry, entries.PLATFORM) for entry in entries.of(index, entries.PLATFORM)]
@@ -28,4 +29,8 @@ def command(bundle: Path, as_json: bool) -> int:
         for v in verdicts:
             table.add_row(v.entry.key[:12], v.entry.phase, v.verdict, v.cause)
         output.console().print(table)
+    if notice := expiry.notice(bundle, index):
+        click.echo(notice, err=True)
+    if expiry.expired(index):
+        return ExpiredError.exit_code
     return 0 if all(v.verdict == "ready" for v in verdicts) else MachineError.exit_code

@@ -1,5 +1,6 @@
 """`aot inspect`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +8,36 @@ import click
 from rich.table import Table
 
 from aot import precompile
-from aot.bundle import store
+from aot.bundle import store, strict_json
 from aot.bundle.records import EntryRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.cli import output
+from aot.errors import BundleError, InputError
 
 
-@click.command("inspect", epilog=output.examples("aot inspect dist/tiny"))
+@click.command("inspect", epilog=output.examples("aot inspect dist/tiny", "aot inspect dist/tiny --provenance"))
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--provenance", is_flag=True, help="Print what it was built from and by: an in-toto statement.")
 @output.as_json
-def command(bundle: Path, as_json: bool) -> None:
+def command(bundle: Path, provenance: bool, as_json: bool) -> None:
     """Show combos, programs, executables, sizes and memory needs of BUNDLE, from its index alone."""
     opened = store.open(bundle)
-    if as_json:
+    if provenance:
+        click.echo(json.dumps(_provenance(opened), ensure_ascii=False, indent=None if as_json else 2))
+    elif as_json:
         output.document(_document(opened))
     else:
         _print(opened)
+
+
+def _provenance(bundle: Bundle) -> Any:
+    data = bundle.attachment("provenance")
+    if data is None:
+        raise InputError(f"bundle {bundle.path}: has no provenance; one that is built anew has")
+    try:
+        return strict_json.parse(data)
+    except ValueError as error:
+        raise BundleError(f"bundle {bundle.path}: provenance: {error}; fetch it again or rebuild") from error
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:

@@ -17,9 +17,14 @@ _COMMANDS = {
     "plan": "Show every combo that a manifest expands to, and what building it takes.",
     "build": "Build a bundle from a manifest.",
     "inspect": "Show what is in a bundle.",
+    "sign": "Sign a bundle with a private key.",
     "verify": "Check every byte of a bundle against its digest.",
     "check": "Say for every entry whether this machine runs it as built.",
     "run": "Generate text from a bundle.",
+    "audit": "Build a bundle again, elsewhere, and compare.",
+    "diff": "Say which factors made two bundles differ.",
+    "explain": "List the factors behind a bundle, a key, a program or an executable.",
+    "refresh": "Renew a bundle with the installed jax.",
 }
 INTERRUPTED = 130
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -62,11 +62,12 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="What to do where no executable fits this machine: fail, or compile.",
 )
+@click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
 @click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
 @output.as_json
 def command(
     bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], policy: str,
-    stream: bool, logprobs: bool, as_json: bool, **options: Any,
+    key: Path | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Generate from BUNDLE: continue texts, answer conversations.
 
@@ -81,15 +82,15 @@ def command(
         raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
     chosen = {name: value for name, value in options.items() if value is not None}
     if stream:
-        _stream(bundle, given[0], policy, chosen, logprobs)
+        _stream(bundle, given[0], {"policy": policy, "key": key}, chosen, logprobs)
     else:
-        _generate(bundle, given, policy, chosen, logprobs=logprobs, as_json=as_json)
+        _generate(bundle, given, {"policy": policy, "key": key}, chosen, logprobs=logprobs, as_json=as_json)
 
 
-def _stream(bundle: Path, prompt: Any, policy: str, options: dict[str, Any], logprobs: bool) -> None:
+def _stream(bundle: Path, prompt: Any, how: dict[str, Any], options: dict[str, Any], logprobs: bool) -> None:
     import aot
 
-    with aot.load(bundle, policy=policy) as model:
+    with aot.load(bundle, **how) as model:
         run = model.stream(prompt, **options)
         for piece in run:
             click.echo(piece, nl=False)
@@ -99,13 +100,13 @@ def _stream(bundle: Path, prompt: Any, policy: str, options: dict[str, Any], log
 
 
 def _generate(
-    bundle: Path, prompts: list[Any], policy: str, options: dict[str, Any], *, logprobs: bool, as_json: bool
+    bundle: Path, prompts: list[Any], how: dict[str, Any], options: dict[str, Any], *, logprobs: bool, as_json: bool
 ) -> None:
     begin = time.perf_counter()
     import aot
     from aot.runtime import client
 
-    with aot.load(bundle, policy=policy) as model:
+    with aot.load(bundle, **how) as model:
         loaded = time.perf_counter()
         results = model.generate(prompts, **options)
     timings = {"load_seconds": loaded - begin, "generate_seconds": time.perf_counter() - loaded}

@@ -1,22 +1,102 @@
 """`aot verify`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aot.bundle import store
+from aot.bundle.store import Bundle
 from aot.cli import output
+from aot.errors import DifferenceError, MachineError
+
+if TYPE_CHECKING:
+    from aot.runtime.golden import Replayed
+
+_CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_code}
 
 
-@click.command("verify", epilog=output.examples("aot verify dist/tiny"))
+@click.command(
+    "verify",
+    epilog=output.examples(
+        "aot verify dist/tiny", "aot verify dist/tiny --run", "aot verify dist/tiny --key public.pem"
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
+@click.option(
+    "--certificate-chain",
+    "chain",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Demand a signature by a certificate that leads to this one; may be repeated.",
+)
+@click.option("--run", is_flag=True, help="Run its golden inputs here, and compare with the outputs recorded.")
 @output.as_json
-def command(bundle: Path, as_json: bool) -> None:
-    """Check every byte of BUNDLE against the digests in its index, and print its own."""
-    blobs = store.verify(bundle)
-    digest = store.open(bundle).digest
+def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, as_json: bool) -> int:
+    """Check every byte of BUNDLE against the digests in its index, and print its own.
+
+    With --run exit code 6 when an entry gives other outputs than recorded, else 4 when one does not run here.
+    """
+    admit = _admit(key, chain)
+    blobs = store.verify(bundle, admit=admit)
+    opened = store.open(bundle, admit)
+    replayed = _replayed(opened) if run else ()
     if as_json:
-        output.document({"digest": digest, "blobs": blobs})
+        golden = {"golden": _golden(replayed)} if run else {}
+        output.document({"digest": opened.digest, "blobs": blobs, **golden})
     else:
+        if admit:
+            click.echo("the signature holds")
+        if run:
+            _print(replayed)
         click.echo(f"{blobs} blobs as built")
-        click.echo(digest)
+        click.echo(opened.digest)
+    verdicts = {entry.verdict for entry in replayed}
+    return next((code for verdict, code in _CODES.items() if verdict in verdicts), 0)
+
+
+def _replayed(bundle: Bundle) -> tuple["Replayed", ...]:
+    from aot.runtime import golden
+
+    return golden.replay(bundle)
+
+
+def _golden(replayed: tuple["Replayed", ...]) -> dict[str, Any]:
+    entries = [
+        {
+            "key": entry.key,
+            "phase": entry.phase,
+            "verdict": entry.verdict,
+            "cause": entry.cause,
+            "difference": entry.difference,
+            "tolerance": entry.tolerance,
+        }
+        for entry in replayed
+    ]
+    return {"entries": entries, "largest_difference": _largest(replayed)}
+
+
+def _print(replayed: tuple["Replayed", ...]) -> None:
+    table = output.table("entry", "phase", "verdict", "difference", "tolerance", "cause")
+    for entry in replayed:
+        shown = ("" if number is None else f"{number:.2g}" for number in (entry.difference, entry.tolerance))
+        table.add_row(entry.key[:12], entry.phase, entry.verdict, *shown, entry.cause)
+    output.console().print(table)
+    ran = sum(entry.verdict in ("reproduced", "differs") for entry in replayed)
+    largest = _largest(replayed)
+    click.echo(f"entries run here: {ran}" + ("" if largest is None else f", largest difference {largest:.2g}"))
+
+
+def _largest(replayed: tuple["Replayed", ...]) -> float | None:
+    return max((entry.difference for entry in replayed if entry.difference is not None), default=None)
+
+
+def _admit(key: Path | None, chain: tuple[Path, ...]) -> store.Admit | None:
+    if key is not None and chain:
+        raise click.UsageError("--key and --certificate-chain are two ways to sign: give one of them")
+    if key is None and not chain:
+        return None
+    from aot.bundle import sign
+
+    return sign.by_certificate(chain) if key is None else sign.by_key(key)

@@ -68,6 +68,12 @@ def tensors(
     return _stream(stored, decoder, dtype)
 
 
+def files(directory: Path) -> tuple[str, ...]:
+    """The names of the weight files, the list of shards among them. Raises InputError where they do not open."""
+    found = {tensor.file.name for tensor in _stored(directory).values()}
+    return tuple(sorted(found if SINGLE in found or not found else {*found, SHARDED}))
+
+
 def _stream(
     stored: dict[str, Stored], decoder: DecoderConfig, dtype: str
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from aot.bundle.records import ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.runtime import entries, placing
+from aot.runtime import entries, expiry, placing
 from aot.runtime.client import Buffer, Client, Executable, dtype
 from aot.runtime.entries import Entry
 
@@ -63,7 +63,8 @@ class Executor:
     def executable(self, program: ProgramRecord) -> Executable:
         """The program, ready to run; loaded at its first use.
 
-        Raises MachineError where no executable fits this machine and the policy does not allow compiling.
+        Where no executable fits this machine, raises ExpiredError for an expired program, and MachineError for
+        another if the policy does not allow compiling.
         """
         with self._lock:
             if program.digest not in self._executables:
@@ -75,6 +76,7 @@ class Executor:
         if record is not None:
             return self._client.load(self._bundle.read(record.digest, record.bytes), program)
         cause = entries.misfit(program)
+        expiry.check(self._bundle, program.name, cause)
         if self._policy != "compile":
             raise MachineError(
                 f"bundle {self._bundle.path}: no executable for this machine: program {program.name}: {cause}; "

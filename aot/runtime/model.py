@@ -14,7 +14,7 @@ from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
 from aot.precompile import Combo
-from aot.runtime import call, entries, requests
+from aot.runtime import call, entries, expiry, requests
 from aot.runtime.client import Client
 from aot.runtime.execute import Executor, State
 from aot.runtime.generation import Generation, Pieces, Request
@@ -27,18 +27,21 @@ POLICIES = ("strict", "compile")
 VERIFY = ("always", "never")
 
 
-def load(path: str | Path, *, policy: str = "strict", verify: str = "always") -> "Model":
+def load(path: str | Path, *, policy: str = "strict", verify: str = "always", key: str | Path | None = None) -> "Model":
     """Opens a bundle and places its weights.
 
     With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
     when it is needed. `compile` compiles it then, and logs that it does. `verify` says whether weights are checked
-    against their digests; the index, programs and executables always are.
+    against their digests; the index, programs and executables always are. Of an expired bundle it is logged that it is;
+    what fits this machine runs on, and a program that would have to be compiled is an ExpiredError then.
+    `key` names a public key: a bundle not signed with its private one is refused before its index is parsed.
     Raises InputError, BundleError or MachineError.
     """
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, VERIFY)):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
-    bundle = store.open(Path(path))
+    bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
+    expiry.warn(bundle)
     if verify == "always":
         for blob in bundle.index.weights.blobs:
             bundle.check(blob.digest)
@@ -185,6 +188,12 @@ class Run(Iterator[str]):
     def results(self) -> list[Result]:
         """A Result for each sequence, in the order of the prompts."""
         return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
+
+
+def _signed_with(public_key: Path) -> store.Admit:
+    from aot.bundle import sign
+
+    return sign.by_key(public_key)
 
 
 def _eos_room(record: GenerationRecord) -> int:

@@ -1,0 +1,177 @@
+"""The audit: a bundle is made again in fresh processes, each in another environment, and compared entry by entry."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from aot import plan as plans
+from aot.audit import compare, environments
+from aot.audit.compare import Verdict
+from aot.audit.environments import Environment
+from aot.audit.rebuild import Request
+from aot.audit.refresh import WHOLE, Part
+from aot.builder import build, workers
+from aot.bundle import records, store
+from aot.bundle.records import Index
+from aot.bundle.store import Bundle
+from aot.errors import AotError, InputError
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found, a list of verdicts for each environment."""
+
+    environments: tuple[Environment, ...]
+    verdicts: tuple[tuple[Verdict, ...], ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether all of it was reproduced."""
+        return all(verdict.same for verdicts in self.verdicts for verdict in verdicts)
+
+    @property
+    def entries(self) -> int:
+        """How many entries were compared, in each environment."""
+        return len({(v.key, v.phase) for verdicts in self.verdicts for v in verdicts if v.key is not None})
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        rows = [
+            {
+                "round": environment.round,
+                "key": v.key,
+                "phase": v.phase,
+                "kind": v.kind,
+                "verdict": "same" if v.same else "differs",
+                "cause": v.cause,
+            }
+            for environment, verdicts in zip(self.environments, self.verdicts, strict=True)
+            for v in verdicts
+        ]
+        return {"same": self.same, "environments": [e.plain() for e in self.environments], "entries": rows}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared, and how often."""
+
+    part: Part = WHOLE
+    rounds: int = 1
+    origin: Path | None = None
+    """For a refreshed bundle: the one that it was made from."""
+
+
+def audit(path: Path, manifest: Path, options: Options, report: build.Report) -> Audit:
+    """Makes the bundle again from its manifest, once for each round, and compares.
+
+    Raises InputError for a manifest that cannot be built and for a refreshed bundle without the one that it was made
+    from, BundleError for a damaged one. No build cache is read or written.
+    """
+    bundle = store.open(path)
+    _check_key(bundle, options.part)
+    _check_origin(bundle, options.origin)
+    plans.buildable(plans.resolve(plans.read(manifest)))
+    _check_bytes(bundle, options.part)
+    tried = tuple(environments.of(number) for number in range(1, options.rounds + 1))
+    verdicts = []
+    for environment in tried:
+        report.step(f"round {environment.round}", None)
+        made = _rebuilt(bundle, manifest, options, environment, report)
+        verdicts.append(compare.compare(bundle.index, made, options.part))
+    return Audit(tried, tuple(verdicts))
+
+
+def _check_key(bundle: Bundle, part: Part) -> None:
+    keys = [combo.key for combo in bundle.index.combos]
+    if part.key is not None and part.key not in keys:
+        raise InputError(f"bundle {bundle.path}: has no key {part.key!r}; it has {', '.join(keys[:4])}")
+
+
+def _check_origin(bundle: Bundle, origin: Path | None) -> None:
+    recorded = bundle.index.origin
+    if recorded is None and origin is not None:
+        raise InputError(f"bundle {bundle.path}: was built, not refreshed; leave out --from {origin}")
+    if recorded is not None and origin is None:
+        raise InputError(f"bundle {bundle.path}: was refreshed from {recorded}; name that bundle with --from OLD")
+    if origin is not None and (found := store.open(origin)).digest != recorded:
+        raise InputError(
+            f"--from {origin}: is {found.digest}, and {bundle.path} was refreshed from {recorded}; name that"
+        )
+    if origin is not None:
+        store.verify(origin)
+
+
+def _check_bytes(bundle: Bundle, part: Part) -> None:
+    """A digest in the index speaks for bytes only if the blob has it."""
+    if part == WHOLE:
+        store.verify(bundle.path)
+        return
+    left_out = {role for role, kept in (("weights", part.weights), ("executable", part.executables)) if not kept}
+    for name in {name for _, role, name, _ in records.stored(bundle.index) if role not in left_out}:
+        bundle.check(name)
+
+
+def _rebuilt(bundle: Bundle, manifest: Path, options: Options, environment: Environment, report: build.Report) -> Index:
+    with tempfile.TemporaryDirectory(prefix=f"aot-audit-{environment.round}-") as scratch:
+        home = Path(scratch)
+        (home / "inputs").mkdir()
+        for path in manifest.parent.resolve().iterdir():
+            (home / "inputs" / path.name).symlink_to(path)
+        part = options.part
+        request = Request(
+            manifest=str(manifest.absolute()),
+            inputs=str(home / "inputs"),
+            bundle=str(bundle.path.resolve()),
+            origin=None if options.origin is None else str(options.origin.resolve()),
+            key=part.key,
+            platform=part.platform,
+            executables=part.executables,
+            jobs=environment.jobs,
+            cores=environment.cores,
+            staging=str(home / "bundle"),
+        )
+        process = environment.start(home, "aot.audit.rebuild", [request.to_json()])
+        with _ending(process):
+            return _answer(process, (home / "inputs", manifest.parent), report)
+
+
+@contextlib.contextmanager
+def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Lets a process clean up if we leave before it is done: its workers end with it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        raise
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait()
+
+
+def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], report: build.Report) -> Index:
+    """The index that the process tells in the end. Raises the AotError that it raised."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        kind, content = json.loads(line)
+        if kind == "index":
+            return build.decoded(Index, msgpack.unpackb(bytes.fromhex(content), use_list=False))
+        if kind == "error":
+            name, message = content
+            raise workers.raised(name, message.replace(*map(str, inputs)))
+        if kind == "step":
+            report.step(*content)
+        else:
+            report.advance(content)
+    raise AotError(f"audit: the rebuild ended with status {process.wait()}; its last words are above")

@@ -1,0 +1,151 @@
+"""A stored index against one made again, entry by entry."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from aot.audit.refresh import WHOLE, Part
+from aot.bundle import codec
+from aot.bundle.records import BindingRecord, ExecutableRecord, Index, ProgramRecord
+
+_TABLES = ("programs", "bindings", "entries", "phases", "weights", "tokenizer")
+_SHOWN = 80  # characters of a value in a cause
+
+Entry = tuple[str, str]  # key and phase
+Call = tuple[str, ProgramRecord, BindingRecord]  # platform and mesh in words, the program, its slots
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one kind of thing in one entry was reproduced. Without key and phase it belongs to the whole bundle."""
+
+    kind: str
+    """`program`, `executable`, `weights`, `tokenizer` or `index`."""
+    key: str | None
+    phase: str | None
+    cause: str
+    """Empty where it is the same."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it was reproduced."""
+        return not self.cause
+
+
+def compare(stored: Index, made: Index, part: Part) -> tuple[Verdict, ...]:
+    """A verdict for each kind of each entry in either, then those of the whole bundle."""
+    verdicts = [*_entries(stored, made, part)]
+    if part.weights:
+        verdicts.append(Verdict("weights", None, None, _weights(stored, made)))
+    verdicts.append(Verdict("tokenizer", None, None, _tokenizer(stored, made)))
+    cause = _index(stored, made, part)
+    if part == WHOLE and not cause and all(v.same for v in verdicts) and codec.encode(stored) != codec.encode(made):
+        cause = "the same records are in another order"
+    return (*verdicts, Verdict("index", None, None, cause))
+
+
+def _entries(stored: Index, made: Index, part: Part) -> Iterator[Verdict]:
+    olds, news = _calls(stored, part), _calls(made, part)
+    for entry in dict.fromkeys((*olds, *news)):
+        old, new = olds.get(entry), news.get(entry)
+        if old is None or new is None:
+            lacking = "the bundle does not have this entry" if old is None else "the rebuild does not give this entry"
+            yield Verdict("program", *entry, lacking)
+            continue
+        yield Verdict("program", *entry, _programs(old, new))
+        if part.executables and (_executables(old, part) or _executables(new, part)):
+            yield Verdict("executable", *entry, _unlike(_executables(old, part), _executables(new, part)))
+
+
+def _calls(index: Index, part: Part) -> dict[Entry, tuple[Call, ...]]:
+    found: dict[Entry, tuple[Call, ...]] = {}
+    for entry in index.entries:
+        key = index.combos[entry.combo].key
+        if part.key in (None, key):
+            found[key, entry.phase] = tuple(
+                (" ".join([chain.platform, *(f"{a}={n}" for a, n in chain.mesh.items())]), index.programs[p], slots)
+                for chain in entry.chains
+                for p, slots in ((p, index.bindings[b]) for p, b in chain.calls)
+            )
+    return found
+
+
+def _programs(old: tuple[Call, ...], new: tuple[Call, ...]) -> str:
+    if len(old) != len(new):
+        return f"a chain of {len(old)} calls, now of {len(new)}"
+    for (platform, a, slots), (_, b, others) in zip(old, new, strict=True):
+        if a.digest != b.digest:
+            return f"program {a.name} for {platform}: {_short(a.digest)}, now {_short(b.digest)}"
+        if replace(a, executables=()) != replace(b, executables=()) or slots != others:
+            return f"program {a.name} for {platform}: the same bytes with another calling contract"
+    return ""
+
+
+def _executables(calls: tuple[Call, ...], part: Part) -> dict[str, ExecutableRecord]:
+    """By program name and digest and target, in words."""
+    return {
+        f"{program.name} {_short(program.digest)} for {_shown(e.target)}": e
+        for _, program, _ in calls
+        for e in program.executables
+        if part.platform in (None, *e.target)
+    }
+
+
+def _unlike(old: Mapping[str, ExecutableRecord], new: Mapping[str, ExecutableRecord]) -> str:
+    for name in dict.fromkeys((*old, *new)):
+        if name not in new:
+            return f"executable of {name}: the rebuild does not give it"
+        if name not in old:
+            return f"executable of {name}: the bundle does not have it"
+        for field in ("digest", *(f.name for f in fields(ExecutableRecord))):
+            a, b = getattr(old[name], field), getattr(new[name], field)
+            if a != b:
+                return f"executable of {name}: {field} {_shown(a)}, now {_shown(b)}"
+    return ""
+
+
+def _weights(stored: Index, made: Index) -> str:
+    old, new = stored.weights, made.weights
+    if odd := sorted(path for path in {*old.arrays, *new.arrays} if old.arrays.get(path) != new.arrays.get(path)):
+        return f"array {odd[0]!r}{_more(odd)}: {_array(old.arrays.get(odd[0]))}, now {_array(new.arrays.get(odd[0]))}"
+    for a, b in zip(old.blobs, new.blobs, strict=True):  # as many, by the arrays
+        if a != b:
+            return f"blob {_short(a.digest)} of {a.bytes} bytes, now {_short(b.digest)} of {b.bytes}"
+    return ""
+
+
+def _tokenizer(stored: Index, made: Index) -> str:
+    old, new = stored.tokenizer, made.tokenizer
+    odd = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    if not odd:
+        return ""
+    a, b = (_short(held[odd[0]].digest) if odd[0] in held else "absent" for held in (old, new))
+    return f"file {odd[0]!r}{_more(odd)}: {a}, now {b}"
+
+
+def _index(stored: Index, made: Index, part: Part) -> str:
+    """The first field of the whole bundle that differs; of phases those that the part has."""
+    for field in fields(Index):
+        old, new = getattr(stored, field.name), getattr(made, field.name)
+        if field.name not in _TABLES and old != new:
+            return f"{field.name}: {_shown(old)}, now {_shown(new)}"
+    phases = made.phases.keys() if part.key else {*stored.phases, *made.phases}
+    odd = sorted(name for name in phases if stored.phases.get(name) != made.phases.get(name))
+    return f"phases: {odd[0]!r} takes or gives something else" if odd else ""
+
+
+def _array(record: Any) -> str:
+    return "absent" if record is None else f"{record.dtype} {list(record.shape)} in blob {record.blob}"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(codec.plain(value))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _short(name: str) -> str:
+    return f"{name[:19]}…"

@@ -1,0 +1,135 @@
+"""The process of an audit that builds again: one request in, the index of what it built out.
+
+Started by `aot.audit.audit` alone, in an environment of `aot.audit.environments`. It takes the part of the bundle that
+is not asked for from the bundle itself, so that the index is whole; what was asked for it makes.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from aot import plan as plans
+from aot.audit import environments, refresh
+from aot.audit.refresh import Part
+from aot.builder import build
+from aot.builder.lower import Lowered
+from aot.bundle import codec, store
+from aot.bundle.records import Index
+from aot.bundle.writer import Writer
+from aot.errors import AotError
+from aot.plan import Plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make again; paths are absolute."""
+
+    manifest: str
+    inputs: str
+    """A directory with links to all that lies beside the manifest, in whose place it is used."""
+    bundle: str
+    origin: str | None
+    """The bundle that it was refreshed from."""
+    key: str | None
+    platform: str | None
+    executables: bool
+    jobs: int
+    cores: tuple[int, ...]
+    staging: str
+    """A path in a directory of the process's own; nothing is left there."""
+
+    def to_json(self) -> str:
+        """As one argument of a command line."""
+        return json.dumps(asdict(self))
+
+
+class Told:
+    """A `Report` that the audit hears, a line of JSON each."""
+
+    def step(self, name: str, total: int | None) -> None:
+        """A step begins."""
+        tell("step", [name, total])
+
+    def advance(self, detail: str) -> None:
+        """A part of the step is done."""
+        tell("advance", detail)
+
+
+def tell(kind: str, content: Any) -> None:
+    """One line to the audit."""
+    sys.stdout.write(json.dumps([kind, content]) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Answers the request in the first argument."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which the audit ends us; a shell may have it ignored
+    try:
+        request = Request(**json.loads(sys.argv[1]))
+        environments.restrict(request.cores)
+        tell("index", codec.encode(rebuilt(request)).hex())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except AotError as error:
+        tell("error", [type(error).__name__, str(error)])
+    except OSError as error:
+        tell("error", ["AotError", f"audit: {error.filename or 'the rebuild'}: {error.strerror or error}"])
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def rebuilt(request: Request) -> Index:
+    """The index of a bundle made again. Raises what building raises."""
+    manifest = Path(request.manifest)
+    plan = _moved(plans.resolve(plans.read(manifest)), manifest.parent.resolve(), Path(request.inputs))
+    part = Part(request.key, request.platform, request.executables)
+    report = Told()
+    with Writer.stage(Path(request.staging)) as writer:
+        stored = store.open(Path(request.bundle)).index.weights
+        weights = build.laid_out(plan, writer, report) if part.weights else stored
+        make = _built if request.origin is None else _refreshed
+        return replace(
+            build.indexed(plan, make(plan, request, writer, report, part), weights, writer), origin=_digest(request)
+        )
+
+
+def _moved(plan: Plan, old: Path, new: Path) -> Plan:
+    """The plan with what lies in one directory found in another."""
+    model = plan.model
+    paths = {"directory": model.directory, "checkpoint": model.checkpoint, "tokenizer": model.tokenizer}
+    moved: dict[str, Any] = {
+        name: new / path.relative_to(old)
+        for name, path in paths.items()
+        if path is not None and path.is_relative_to(old)
+    }
+    return replace(plan, model=replace(model, **moved))
+
+
+def _built(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
+    """As `aot build` does it."""
+    targets = part.targets(plan.targets)
+    build.check_machine(targets)
+    made = build.lowered(plan, writer, report, part.key)
+    return replace(made, programs=build.compiled(targets, made.programs, writer, request.jobs, report))
+
+
+def _refreshed(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
+    """As `aot refresh` does it."""
+    assert request.origin is not None
+    made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part)
+    return Lowered(**{field.name: getattr(made, field.name) for field in fields(Lowered)})
+
+
+def _digest(request: Request) -> str | None:
+    return None if request.origin is None else store.open(Path(request.origin)).digest
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Renewing a bundle: its programs exported anew by the installed jax, its executables compiled anew from those.
+
+Weights, tokenizer and all that was planned stay as they are, so a bundle is enough for it, as long as the installed
+jax still takes its programs. Where it does not, the manifest is lowered again, onto the weights of the bundle.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aot import digest
+from aot.builder import build, reexport, releases, settings
+from aot.builder.workers import Worker
+from aot.bundle import records, store
+from aot.bundle.records import Index, ProgramRecord
+from aot.bundle.store import Bundle
+from aot.bundle.writer import Writer
+from aot.errors import DifferenceError, InputError
+
+if TYPE_CHECKING:
+    from aot.builder.lower import Lowered
+    from aot.plan import Plan
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What `refresh` made."""
+
+    digest: str
+    source: str
+    """What the programs were exported from: `bundle` or `manifest`."""
+    valid_until: str
+    compared: int
+    """Entries whose golden outputs were compared: those that the old bundle has and this machine runs as built."""
+    largest_difference: float | None
+    """Between golden outputs and those of the new programs, as `aot verify --run` has it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a bundle is made: all of it, or programs and executables of one key, executables of one platform."""
+
+    key: str | None = None
+    platform: str | None = None
+    executables: bool = True
+
+    @property
+    def weights(self) -> bool:
+        """Whether weights are made, which no key and no program has to itself."""
+        return self.executables and self.key is None
+
+    def targets(self, given: Iterable[build.Target]) -> tuple[build.Target, ...]:
+        """Those targets for which executables are made."""
+        return tuple(t for t in given if self.executables and self.platform in (None, *t))
+
+
+WHOLE = Part()
+
+
+def refresh(path: Path, plan: "Plan | None", options: build.Options, report: build.Report) -> Refreshed:
+    """Publishes a bundle with the programs of another, exported by the installed jax, and gives its digest.
+
+    Raises InputError where that jax refuses one and there is no manifest, DifferenceError where golden inputs give
+    other results than were recorded; nothing is written then.
+    """
+    build.check_destination(options)
+    old = store.open(path)
+    with Writer.stage(options.destination) as writer:
+        index, source = indexed(old, plan, writer, options.jobs, report)
+        golden = old.attachment("golden")
+        kept = {} if golden is None else {"golden": golden}
+        made = writer.seal(index, kept)
+        differences = _differences(writer, golden, report)
+        report.step("publish", None)
+        writer.show(made, options.replace)
+    return Refreshed(made, source, index.valid_until, len(differences), max(differences, default=None))
+
+
+def indexed(
+    old: Bundle, plan: "Plan | None", writer: Writer, jobs: int, report: build.Report, part: Part = WHOLE
+) -> tuple[Index, str]:
+    """The index of a refreshed bundle, its blobs in the writer; and what its programs were exported from."""
+    targets = part.targets(targets_of(old.index))
+    build.check_machine(targets)
+    writer.adopt(old)
+    base, source = _exported(old, plan, writer, report, part)
+    programs = build.compiled(targets, base.programs, writer, jobs, report)
+    return replace(base, programs=programs), source
+
+
+def _differences(writer: Writer, golden: bytes | None, report: build.Report) -> list[float]:
+    """Between golden outputs of the old bundle and what the new one gives. Raises DifferenceError beyond tolerance."""
+    if golden is None:
+        return []
+    report.step("golden", None)
+    with Worker() as worker:
+        replayed = worker.request("replay", report.advance, bundle=str(writer.root), golden=golden)
+    if wrong := [entry for entry in replayed if entry["verdict"] == "differs"]:
+        key, phase, cause = (wrong[0][name] for name in ("key", "phase", "cause"))
+        raise DifferenceError(
+            f"refresh: {len(wrong)} of {len(replayed)} entries give other results than were recorded, first "
+            f"{phase} of {key[:12]}…: {cause}; nothing was written; report it"
+        )
+    return [entry["difference"] for entry in replayed if entry["difference"] is not None]
+
+
+def targets_of(index: Index) -> tuple[build.Target, ...]:
+    """The targets for which a bundle has executables."""
+    found = {digest.canonical_json(e.target): e.target for program in index.programs for e in program.executables}
+    return tuple(found.values())
+
+
+def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: build.Report, part: Part) -> tuple[Index, str]:
+    """The index with new programs and without executables."""
+    wanted = _wanted(old.index, part)
+    made = reexport.programs([old.index.programs[i] for i in wanted], old.index.waivers, writer, report)
+    base = replace(old.index, origin=old.digest, valid_until=releases.valid_until(made.versions["jax"]))
+    if made.refused is None:
+        return _exchanged(base, dict(zip(wanted, made.programs, strict=True)), made.versions, part), "bundle"
+    if plan is None:
+        raise InputError(
+            f"bundle {old.path}: jax {made.versions['jax']} does not take {made.refused}; give its manifest, to lower "
+            "it again: --manifest M"
+        )
+    return _lowered(base, build.lowered(plan, writer, report, part.key), plan, old), "manifest"
+
+
+def _wanted(index: Index, part: Part) -> list[int]:
+    """Positions of the programs of a key, or of all."""
+    entries = [e for e in index.entries if part.key in (None, index.combos[e.combo].key)]
+    return sorted({position for entry in entries for chain in entry.chains for position, _ in chain.calls})
+
+
+def _exchanged(base: Index, made: Mapping[int, ProgramRecord], versions: Mapping[str, str], part: Part) -> Index:
+    """The index with other programs, and of the entries those of the part."""
+    place = {old: new for new, old in enumerate(made)}
+    entries = []
+    for entry in base.entries:
+        if part.key in (None, base.combos[entry.combo].key):
+            chains = tuple(
+                replace(chain, calls=tuple((place[program], binding) for program, binding in chain.calls))
+                for chain in entry.chains
+            )
+            entries.append(replace(entry, chains=chains))
+    return replace(
+        base, programs=tuple(made.values()), entries=tuple(entries), versions=versions, settings=settings.LOWERING
+    )
+
+
+def _lowered(base: Index, made: "Lowered", plan: "Plan", old: Bundle) -> Index:
+    """The index with the programs of the manifest, which must be that of the bundle."""
+    combos = tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos)
+    if combos != base.combos:
+        raise InputError(
+            f"bundle {old.path}: the manifest {plan.name!r} has other combos; give the one it was built from"
+        )
+    fields = ("programs", "bindings", "phases", "entries", "versions", "settings")
+    return replace(base, **{name: getattr(made, name) for name in fields})

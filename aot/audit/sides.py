@@ -1,0 +1,100 @@
+"""The two things that are compared: a bundle, or what a build of a plan would make, found without compiling."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aot import digest, isa
+from aot.builder import build, compile
+from aot.builder.weights import Measured
+from aot.builder.workers import Worker
+from aot.bundle import weights
+from aot.bundle.records import ExecutableRecord, Index, ProgramRecord
+from aot.bundle.store import Bundle
+from aot.bundle.writer import Writer
+
+if TYPE_CHECKING:
+    from aot.plan import Plan
+
+UNKNOWN = ""
+"""The digest of an executable that was not compiled."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two things that are compared."""
+
+    index: Index
+    digest: str | None
+    """Of the bundle; None for one that is not built."""
+    program: Callable[[ProgramRecord], bytes]
+    weight: Callable[[str], str]
+    """The digest of a weight's own bytes, by path."""
+    provenance: Mapping[str, Any] | None = None
+    """The statement that is attached to the bundle, if one is."""
+
+    @cached_property
+    def evidence(self) -> dict[str, str]:
+        """Digests of source files and versions of wheels: what may lie behind a difference in a factor."""
+        definition = ((self.provenance or {}).get("predicate") or {}).get("buildDefinition") or {}
+        found: dict[str, str] = {}
+        for item in definition.get("resolvedDependencies") or ():
+            files = (item.get("annotations") or {}).get("files")
+            if files is not None:
+                found |= {f"{item['name']}/{name}": value for name, value in files.items()}
+            elif str(item.get("uri")).startswith("pkg:"):
+                found[item["name"]] = f"{item['uri']} {item['digest']}"
+        return found
+
+
+def of_bundle(bundle: Bundle) -> Side:
+    """A bundle; its blobs are read when they are asked for."""
+    statement = bundle.attachment("provenance")
+    return Side(
+        bundle.index,
+        bundle.digest,
+        lambda record: bundle.read(record.digest, record.bytes),
+        lambda path: _weight(bundle, path),
+        None if statement is None else json.loads(statement),
+    )
+
+
+@contextlib.contextmanager
+def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
+    """What a build of the plan would make: weights are hashed, programs lowered into a directory that does not stay."""
+    with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
+        report.step("weights", None)
+        with Worker() as worker:
+            measured = build.decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
+        lowered = build.lowered(plan, writer, report)
+        programs = tuple(_with_targets(program, plan) for program in lowered.programs)
+        index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer)
+        yield Side(index, None, lambda record: writer.read(record.digest), measured.digests.__getitem__)
+
+
+def _with_targets(program: ProgramRecord, plan: "Plan") -> ProgramRecord:
+    targets = [target for target in plan.targets if program.platform in target]
+    return replace(program, executables=tuple(map(_uncompiled, targets)))
+
+
+def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
+    """All that is known of an executable before it is there."""
+    import jaxlib.version
+
+    baseline = isa.baseline(target["cpu"]["isa"])
+    requires = {"machine": baseline.machine, "features": baseline.kernel}
+    compiler = {"jaxlib": jaxlib.version.__version__}
+    return ExecutableRecord(target, UNKNOWN, 0, compile.flags(target), compiler, requires, {})
+
+
+def _weight(bundle: Bundle, path: str) -> str:
+    record = bundle.index.weights.arrays[path]
+    blob = bundle.index.weights.blobs[record.blob]
+    view = bundle.map(blob.digest, blob.bytes)
+    tensor = weights.Tensor(path, *weights.table(view, f"bundle {bundle.path}: weights")[path])
+    return digest.of(view[tensor.offset : tensor.offset + tensor.size])

@@ -1,0 +1,39 @@
+"""The text of a portable program, and where two of them part."""
+
+import re
+from itertools import zip_longest
+
+_LOCATION = re.compile(r"\s*\bloc\((?:[^()\"]|\"[^\"]*\"|\((?:[^()\"]|\"[^\"]*\")*\))*\)")
+_LONGEST = 200  # characters of an operation that are shown; constants may be long
+
+
+def text(program: bytes) -> list[str]:
+    """The lines of a program's StableHLO, without locations. Raises ValueError for what this jax does not read."""
+    from jax import export
+
+    try:
+        lines = export.deserialize(bytearray(program)).mlir_module().splitlines()
+    except Exception as error:  # of flatbuffers, struct, MLIR or jax, by what is wrong
+        raise ValueError(f"the installed jax does not read it ({type(error).__name__})") from error
+    bare = (_LOCATION.sub("", line).strip() for line in lines if not line.startswith("#loc"))
+    return [line for line in bare if line]
+
+
+def first_difference(a: list[str], b: list[str]) -> tuple[str, str] | None:
+    """The first operation of each text that is not the other's; None where the texts are equal."""
+    for ours, theirs in zip_longest(a, b, fillvalue="the end"):
+        if ours != theirs:
+            return _around(ours, theirs)
+    return None
+
+
+def _around(a: str, b: str) -> tuple[str, str]:
+    """Both lines; where they are long, the part in which they begin to differ."""
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - _LONGEST // 2) if max(len(a), len(b)) > _LONGEST else 0
+    return _cut(a, start), _cut(b, start)
+
+
+def _cut(line: str, start: int) -> str:
+    shown = line[start : start + _LONGEST]
+    return ("…" if start else "") + shown + ("…" if start + _LONGEST < len(line) else "")

@@ -1,0 +1,170 @@
+"""What a bundle was built from and by what: an in-toto statement (v1) with a SLSA provenance predicate (v1).
+
+It holds no clock, host, user or absolute path: two builds of the same inputs by the same tools give the same bytes.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aot
+from aot import digest
+from aot.builder import tokenizer
+from aot.builder.workers import Worker
+from aot.bundle.records import Index
+
+if TYPE_CHECKING:
+    from aot.plan import Plan
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILDER = "pkg:pypi/jax-aot"
+BUILD_TYPE = f"{BUILDER}#build/v1"
+
+WHEELS = ("flax", "jax", "jaxlib", "ml_dtypes", "numpy", "orbax-checkpoint", "safetensors", "tensorstore")
+WHERE_USED = ("transformers",)
+"""Only recorded where a user's model imported it."""
+
+_LOCAL = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_cache.json"}
+"""What installers write of their own."""
+_PATHS = ("checkpoint", "tokenizer", "directory")
+_CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+
+Resource = dict[str, Any]
+
+
+class Evidence:
+    """What the workers of a build had imported: a user's model source, and wheels that are recorded where used."""
+
+    def __init__(self, plan: "Plan") -> None:
+        self._plan = plan
+        self.sources: dict[str, str] = {}
+        self.wheels: set[str] = set()
+
+    def collect(self, worker: Worker) -> None:
+        """Asks a worker after it has done its task."""
+        found = worker.request("imported", plan=self._plan.to_json())
+        self.sources |= found["sources"]
+        self.wheels |= set(found["wheels"])
+
+
+def imported(plan: "Plan") -> dict[str, Any]:
+    """In a worker: digests of the user's modules among all that are imported, by path, and wheels in use."""
+    wheels = [name for name in WHERE_USED if name in sys.modules]
+    if plan.model.factory is None:
+        return {"sources": {}, "wheels": wheels}
+    package, directory = plan.model.factory.partition(":")[0].partition(".")[0], plan.model.directory.resolve()
+    files = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or not file.endswith(".py"):
+            continue
+        relative = name.replace(".", "/") + ("/__init__.py" if Path(file).name == "__init__.py" else ".py")
+        if Path(file).resolve() == directory / relative or name.partition(".")[0] == package:
+            files[relative] = digest.of_file(Path(file))
+    return {"sources": files, "wheels": wheels}
+
+
+def statement(plan: "Plan", index: Index, name: str, evidence: Evidence) -> bytes:
+    """The statement about the bundle of this digest, as canonical JSON."""
+    keys = [{"name": "key", "digest": {"sha256": combo.key}} for combo in index.combos]
+    return digest.canonical_json(
+        {
+            "_type": STATEMENT,
+            "subject": [{"name": "bundle", "digest": {"sha256": digest.hex_of(name)}}, *keys],
+            "predicateType": PREDICATE,
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {"manifest": _manifest(plan)},
+                    "internalParameters": {"settings": index.settings, "flags": _flags(index)},
+                    "resolvedDependencies": list(_dependencies(plan, evidence)),
+                },
+                "runDetails": {"builder": {"id": BUILDER}},
+            },
+        }
+    )
+
+
+def wheel(name: str) -> Resource | None:
+    """An installed distribution by version, and the digest of those of its files that are the same on every machine."""
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+    rows = {
+        str(file): base64.urlsafe_b64decode(file.hash.value + "=").hex()
+        for file in found.files or ()
+        if file.hash is not None and file.hash.mode == "sha256" and _is_shared(str(file))
+    }
+    return {"name": name, "uri": f"pkg:pypi/{name}@{found.version}", "digest": {"dirHash": dir_hash(rows)}}
+
+
+def dir_hash(rows: Mapping[str, str]) -> str:
+    """in-toto's dirHash, Go's Hash1 in hex: over the lines that `sha256sum` prints of files, sorted by path."""
+    lines = (f"{rows[path].removeprefix('sha256:')}  {path}\n" for path in sorted(rows))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _is_shared(path: str) -> bool:
+    """Whether a row of RECORD is of the wheel: scripts and what is compiled or noted at installation are not."""
+    return not (path.startswith(("..", "/")) or path.endswith(".pyc") or Path(path).name in _LOCAL)
+
+
+def _manifest(plan: "Plan") -> dict[str, Any]:
+    """The plan as canonical JSON has it, without the places where its files lie."""
+    plain = json.loads(plan.to_json())
+    model = {name: value for name, value in plain["model"].items() if name not in _PATHS}
+    return {**plain, "model": model}
+
+
+def _flags(index: Index) -> list[str]:
+    """XLA's options of all executables."""
+    return sorted({flag for program in index.programs for e in program.executables for flag in e.flags})
+
+
+def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
+    yield {"uri": BUILDER, **_sources("aot", _own())}
+    yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels})))
+    if plan.model.factory is not None:
+        yield _sources("model", evidence.sources)
+    for place, files in (("checkpoint", _checkpoint(plan)), ("tokenizer", _tokenizer(plan))):
+        for name, path in files:
+            yield {"name": f"{place}/{name}", "digest": {"sha256": digest.hex_of(digest.of_file(path))}}
+
+
+def _sources(name: str, files: Mapping[str, str]) -> Resource:
+    return {"name": name, "digest": {"dirHash": dir_hash(files)}, "annotations": {"files": files}}
+
+
+def _own() -> dict[str, str]:
+    """Our source and data files, by path from the package's parent."""
+    root = Path(aot.__file__).resolve().parent
+    files = (path for path in root.rglob("*") if path.suffix in (".py", ".json"))
+    return {path.relative_to(root.parent).as_posix(): digest.of_file(path) for path in files}
+
+
+def _checkpoint(plan: "Plan") -> Iterable[tuple[str, Path]]:
+    """The files that a checkpoint consists of; what else lies beside them is not read."""
+    from aot.models import checkpoint
+
+    directory = plan.model.checkpoint
+    if directory is None:
+        return
+    if checkpoint.kind(directory) == "orbax":
+        found = (Path(folder, name) for folder, _, names in os.walk(directory, followlinks=True) for name in names)
+    else:
+        weights = checkpoint.files(directory)
+        found = (directory / name for name in (*_CONFIGS, *weights))
+    yield from sorted((path.relative_to(directory).as_posix(), path) for path in found if path.is_file())
+
+
+def _tokenizer(plan: "Plan") -> Iterable[tuple[str, Path]]:
+    directory = plan.model.tokenizer
+    return [] if directory is None else [(name, directory / name) for name in tokenizer.files(directory)]

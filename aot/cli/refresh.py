@@ -1,0 +1,51 @@
+"""`aot refresh`."""
+
+from pathlib import Path
+
+import click
+
+from aot import plan as plans
+from aot.audit import refresh
+from aot.builder import build
+from aot.cli import output
+from aot.cli.progress import Display
+
+
+@click.command(
+    "refresh",
+    epilog=output.examples(
+        "aot refresh dist/tiny -o dist/new", "aot refresh dist/tiny --manifest manifests/tiny.yaml -o dist/new"
+    ),
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="What the bundle was built from; needed where the installed jax refuses its programs.",
+)
+@click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="The new bundle.")
+@click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
+@output.as_json
+def command(
+    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, as_json: bool
+) -> None:  # fmt: skip
+    """Renew BUNDLE with the installed jax: export its programs anew, compile its executables anew.
+
+    Weights and tokenizer stay as they are. The new bundle records the digest of the old one.
+    """
+    plan = None if manifest is None else plans.resolve(plans.read(manifest))
+    with Display() as display:
+        made = refresh.refresh(bundle, plan, build.Options(destination, replace, jobs), display)
+    if as_json:
+        document = {"digest": made.digest, "path": str(destination), "programs_from": made.source}
+        golden = {"entries": made.compared, "largest_difference": made.largest_difference}
+        output.document({**document, "valid_until": made.valid_until, "golden": golden})
+        return
+    click.echo(f"programs from the {made.source}, valid until {made.valid_until}")
+    if made.largest_difference is None:
+        click.echo("no golden outputs to compare")
+    else:
+        click.echo(f"golden outputs of {made.compared} entries: largest difference {made.largest_difference:.2g}")
+    click.echo(f"bundle {destination}")
+    click.echo(made.digest)

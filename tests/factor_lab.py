@@ -1,0 +1,157 @@
+"""Makes the four kinds of digests of many plans, in one process: `python factor_lab.py JOBS RESULTS`.
+
+Each plan is lowered, and each program compiled, in a fork of a process that has imported jax and done nothing with it,
+as the builder's workers do. A job may patch what it runs on, as another version of a tool would differ.
+"""
+
+import json
+import os
+import pickle
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy
+import jaxlib
+from jax._src.lib.mlir.dialects import hlo
+
+from aot import digest, partition
+from aot.builder import build, compile, lower, pin, releases, settings, weights
+from aot.bundle import codec, records
+from aot.bundle.writer import Writer
+from aot.plan import Plan
+
+
+def another_jax() -> None:
+    """One that spells tanh in another way."""
+    jax.__version__ = "0.11.0"
+    jax.numpy.tanh = lambda x: 1 - 2 / (jax.numpy.exp(2 * x) + 1)
+
+
+def another_jaxlib() -> None:
+    """One whose bindings give constants another sign."""
+    jaxlib.__version__ = "0.11.0"
+    original = hlo.constant
+
+    def constant(value: Any, **options: Any) -> Any:
+        return hlo.negate(original(value, **options))
+
+    hlo.constant = constant
+
+
+def another_compiler() -> None:
+    jaxlib.__version__ = "0.11.0"
+    another_code()
+
+
+def another_code() -> None:
+    """A compiler that optimizes otherwise, and does not say so."""
+    original = pin.compile
+
+    class Lowered:
+        def __init__(self, lowered: Any) -> None:
+            self._lowered = lowered
+
+        def compile(self, options: Any = None) -> Any:
+            return self._lowered.compile({"xla_backend_optimization_level": 0})
+
+    pin.compile = lambda lowered, baseline: original(Lowered(lowered), baseline)
+
+
+def another_flag() -> None:
+    original = compile.flags
+    compile.flags = lambda target: (*original(target), "--xla_backend_optimization_level=0")
+
+
+def another_setting() -> None:
+    settings.LOWERING = {**settings.LOWERING, "jax_default_matmul_precision": "highest"}
+
+
+def another_rule() -> None:
+    partition.ONE_DEVICE = (("weight", (None, None)), *partition.ONE_DEVICE)
+
+
+def another_window() -> None:
+    releases.valid_until = lambda version: "2030-01-01"
+
+
+LOWERING: dict[str, Callable[[], None]] = {
+    "jax": another_jax,
+    "jaxlib": another_jaxlib,
+    "settings": another_setting,
+    "partition rules": another_rule,
+    "validity": another_window,
+}
+COMPILING: dict[str, Callable[[], None]] = {
+    "compiler": another_compiler,
+    "flags": another_flag,
+    "executables": another_code,
+}
+RECORDS: dict[str, dict[str, Any]] = {"format": {"format": 2}, "origin": {"origin": digest.of(b"another bundle")}}
+
+
+def forked(task: Callable[[], Any]) -> Any:
+    """What a task gives in a child process."""
+    with tempfile.NamedTemporaryFile() as file:
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                Path(file.name).write_bytes(pickle.dumps(task()))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            raise SystemExit("a job failed")
+        return pickle.loads(Path(file.name).read_bytes())
+
+
+def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
+    LOWERING.get(job["patch"], lambda: None)()
+    plan = Plan.from_json(job["plan"])
+    made = lower.write(plan, writer, lambda _: None)
+    measured = weights.measure(plan, lambda _: None).record if job["weights"] else records.WeightsRecord((), {})
+    index = build.indexed(plan, made, measured, writer)
+    return replace(index, **RECORDS.get(job["patch"], {}))
+
+
+def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str, Any]) -> records.ExecutableRecord:
+    COMPILING.get(job["patch"], lambda: None)()
+    os.environ.update(compile.environment(target))
+    os.chdir(writer.root)
+    return compile.cpu(program, target, writer)
+
+
+def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home, Writer.stage(Path(home, "bundle")) as writer:
+        index = forked(lambda: lowered(job, writer))
+        targets = Plan.from_json(job["plan"]).targets
+        programs = []
+        for program in index.programs:
+            executables = []
+            for target in [target for target in targets if program.platform in target]:
+                # The compile key: an unpatched compiler is asked once for the same.
+                key = (program.digest, str(target), job["patch"] if job["patch"] in COMPILING else "")
+                if key not in known:
+                    known[key] = forked(lambda p=program, t=target: compiled(job, writer, p.digest, dict(t)))
+                executables.append(known[key])
+            programs.append(replace(program, executables=tuple(executables)))
+        index = replace(index, programs=tuple(programs))
+    return {
+        "key": sorted(combo.key for combo in index.combos),
+        "program": sorted(program.digest for program in index.programs),
+        "executable": sorted({e.digest for program in index.programs for e in program.executables}),
+        "bundle": digest.of(codec.encode(index)),
+    }
+
+
+if __name__ == "__main__":
+    jobs, known = json.loads(Path(sys.argv[1]).read_text()), {}
+    Path(sys.argv[2]).write_text(json.dumps([digests(job, known) for job in jobs]))
