@@ -1,6 +1,5 @@
 """A loaded bundle: what `aot.load` gives."""
 
-import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from aot import buckets
 from aot.bundle import store
 from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
-from aot.errors import InputError
+from aot.errors import InputError, MachineError
 from aot.precompile import Combo
 from aot.runtime import call, entries, requests
 from aot.runtime.client import Client
@@ -31,18 +30,34 @@ def load(path: str | Path, *, policy: str = "strict", verify: str = "always") ->
     """Opens a bundle and places its weights.
 
     With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
-    when it is needed. `compile` compiles it then, and logs that it does. `verify` says whether weights are checked
-    against their digests; the index, programs and executables always are.
+    when it is needed, or at once where that is so for every entry. `compile` compiles it then, and logs that it does.
+    `verify` says whether weights are checked against their digests; the index, programs and executables always are.
     Raises InputError, BundleError or MachineError.
     """
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, VERIFY)):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     bundle = store.open(Path(path))
+    _check_machine(bundle, policy)
     if verify == "always":
         for blob in bundle.index.weights.blobs:
             bundle.check(blob.digest)
     return Model(bundle, Client(), policy)
+
+
+def _check_machine(bundle: Bundle, policy: str) -> None:
+    """Refuses a bundle of which this machine can run nothing, before its weights are read."""
+    usable = ("ready",) if policy == "strict" else ("ready", "compiles")
+    first = None
+    for entry in entries.of(bundle.index, entries.PLATFORM):
+        found = entries.verdict(entry, entries.PLATFORM)
+        if found.verdict in usable:
+            return
+        first = first or found
+    if first is not None:
+        hint = ", or load with policy='compile'" if first.verdict == "compiles" else ""
+        place = f"bundle {bundle.path}: no executable for this machine"
+        raise MachineError(f"{place}: {first.cause}; rebuild for this target{hint}")
 
 
 class Model:
@@ -52,7 +67,6 @@ class Model:
         self._bundle = bundle
         self._executor: Executor | None = Executor(bundle, client, policy)
         self._entries = {(e.combo, e.phase): e for e in entries.of(bundle.index, client.platform)}
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "Model":
         return self
