@@ -120,8 +120,9 @@ def test_ctrl_c_ends_a_build_and_its_workers_and_leaves_nothing(step: str, start
 def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(start: Callable[[str], Build]) -> None:
     build = start("compile")
     build.reach("compile")
-    os.killpg(build.process.pid, signal.SIGINT)
-    time.sleep(0.02)
+    for _ in range(100):  # one of them comes while the first is being answered
+        os.killpg(build.process.pid, signal.SIGINT)
+        time.sleep(0.002)
     code, _, said = build.end(signal.SIGINT)
 
     assert (code, said) == (130, ["interrupted"])
@@ -135,7 +136,7 @@ def test_a_build_that_is_told_to_end_cleans_up(number: int, start: Callable[[str
     workers = build.reach("lower")
     code, out, said = build.end(number)
 
-    assert (code, out, said) == (128 + number, "", [])
+    assert (code, out, said) == (128 + number, "", ["interrupted"])
     assert not alive(workers)
     assert not build.destination.parent.exists()
     assert list(build.scratch.iterdir()) == []

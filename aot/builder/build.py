@@ -1,5 +1,6 @@
 """The build: from a plan to a published bundle."""
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -81,7 +82,7 @@ def _check_machine(plan: "Plan") -> None:
 
 
 def _check_destination(options: Options) -> None:
-    if options.replace or not options.destination.exists():
+    if options.replace or not os.path.lexists(options.destination):
         return
     try:
         store.open(options.destination)  # may turn out to be the same bundle
