@@ -191,3 +191,16 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
         return said[0]
 
     return check
+
+
+@pytest.fixture
+def document(capfd: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """Runs a command with --json and gives its document, which is all of stdout."""
+
+    def get(*arguments: object, code: int = 0) -> dict:
+        found = main.run([*map(str, arguments), "--json"])
+        out, err = capfd.readouterr()
+        assert (found, out.count("\n")) == (code, 1), err
+        return json.loads(out)
+
+    return get

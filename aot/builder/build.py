@@ -103,7 +103,7 @@ def check_machine(targets: Iterable[Target]) -> None:
 
 def check_destination(options: Options) -> None:
     """Raises InputError where something else than a bundle would be in the way."""
-    if options.replace or not options.destination.exists():
+    if options.replace or not os.path.lexists(options.destination):
         return
     try:
         store.open(options.destination)  # may turn out to be the same bundle

@@ -8,6 +8,7 @@ from aot import isa
 from aot.builder import canonical, instructions, pin, settings
 from aot.bundle.records import ExecutableRecord
 from aot.bundle.writer import Writer
+from aot.errors import MachineError
 
 CORE = "AOT_CORE"
 """Variable of a worker: a number by which workers of one build take different cores."""
@@ -33,7 +34,7 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
     from jax import export
 
     settings.apply()
-    _hide_cores()
+    _show_two_cores()
     baseline = isa.baseline(target["cpu"]["isa"])
     exported = export.deserialize(bytearray(writer.read(program)))
     specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
@@ -56,14 +57,20 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
     )
 
 
-def _hide_cores() -> None:
-    """Leaves this process one core, before XLA starts in it, so that XLA sees as many on every machine.
+def _show_two_cores() -> None:
+    """Leaves this process two cores, before XLA starts in it, so that XLA sees as many on every machine.
 
     NPROC sets the threads that code is made for, but XLA's ParallelTaskAssignment also splits a kernel bound by memory
-    into at most the square root of the cores that the process may use.
+    into at most the square root, rounded up, of the cores that the process may use: two for two, three or four cores.
     """
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(os.environ.get(CORE, 0)) % len(cores)]})
+    if len(cores) < 2:  # a builder may have been held to one core of a machine that has more
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise MachineError("build: this machine lets a process use one core, and code is made for two; build elsewhere")
+    first = 2 * int(os.environ.get(CORE, 0))
+    os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in (0, 1)})
 
 
 def _memory(analysis: Any) -> dict[str, int]:

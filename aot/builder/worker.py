@@ -6,7 +6,10 @@ A task that compiles runs in a child of its own, forked from a process that has 
 XLA numbers the modules of a process and stores the number, so what was compiled before would show in the bytes.
 """
 
+import contextlib
+import ctypes
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,11 +22,14 @@ from aot.bundle import codec
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
 Progress = Callable[[str], None]
 Answer = Callable[[str, Any], None]
 
 
 def main() -> None:
+    _die_with_parent()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
@@ -35,6 +41,12 @@ def main() -> None:
             _apart(request, answer)
         else:
             _perform(request, answer)
+
+
+def _die_with_parent() -> None:
+    """A killed builder cannot end its workers, and one that is busy would not see it go: on Linux the kernel tells."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _perform(request: dict[str, Any], answer: Answer) -> None:
@@ -56,6 +68,7 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
     if (child := os.fork()) == 0:
         status = 1
         try:
+            _die_with_parent()
             _perform(request, answer)
             status = 0
         except BaseException:

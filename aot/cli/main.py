@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             signal.signal(number, _end)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except _Ended as ended:
+        os._exit(_fail("interrupted", 128 + ended.number))  # all is cleaned up, and a further signal would show
     try:
         _flush()
     except OSError:  # said already; what the stream still holds would be refused, and reported, once more
@@ -94,13 +97,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.name or error}: is not installed; install it with: pip install 'jax-aot[build]'", 1)
 
 
+class _Ended(BaseException):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def _end(number: int, _: object) -> NoReturn:
     """Lets what is under way clean up, undisturbed by a second signal."""
     for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
+        signal.signal(each, lambda *_: None)  # SIG_IGN would make Python speak of one that has come already
+    raise _Ended(number)
 
 
 def _flush() -> None:

@@ -87,6 +87,8 @@ class Phases:
         kept = [path for path in here if path not in steps.DRAWN]
         calls = (self._take(path, there[path], here[path]) for path in kept)
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
+        if self.options.logits == "last":
+            outputs["logits"] = (*BATCH, None)
         return Chain((*calls, self._first(sizes)), {"rows": BATCH, **_axes(self._request(sizes))}, outputs)
 
     def _embed(self, sizes: Sizes) -> Call:

@@ -44,11 +44,11 @@ def warn(bundle: Bundle) -> None:
         log.warning("bundle %s: %s", bundle.path, _expired(bundle.path, bundle.index))
 
 
-def check(bundle: Bundle, program: str, cause: str) -> None:
+def check(bundle: Bundle, cause: str) -> None:
     """Raises ExpiredError where a program that has no executable for this machine would be compiled too late."""
     if expired(bundle.index):
         raise ExpiredError(
-            f"bundle {bundle.path}: program {program} would have to be compiled ({cause}), and "
+            f"bundle {bundle.path}: a program would have to be compiled ({cause}), and "
             f"{_expired(bundle.path, bundle.index)}"
         )
 

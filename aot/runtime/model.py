@@ -1,6 +1,5 @@
 """A loaded bundle: what `aot.load` gives."""
 
-import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from aot import buckets
 from aot.bundle import store
 from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
-from aot.errors import InputError
+from aot.errors import InputError, MachineError
 from aot.precompile import Combo
 from aot.runtime import call, entries, expiry, requests
 from aot.runtime.client import Client
@@ -31,10 +30,11 @@ def load(path: str | Path, *, policy: str = "strict", verify: str = "always", ke
     """Opens a bundle and places its weights.
 
     With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
-    when it is needed. `compile` compiles it then, and logs that it does. `verify` says whether weights are checked
-    against their digests; the index, programs and executables always are. Of an expired bundle it is logged that it is;
-    what fits this machine runs on, and a program that would have to be compiled is an ExpiredError then.
-    `key` names a public key: a bundle not signed with its private one is refused before its index is parsed.
+    when it is needed, or at once where that is so for every entry. `compile` compiles it then, and logs that it does.
+    `verify` says whether weights are checked against their digests; the index, programs and executables always are.
+    Of an expired bundle it is logged that it is; what fits this machine runs on, and a program that would have to be
+    compiled is an ExpiredError then. `key` names a public key: a bundle not signed with its private one is refused
+    before its index is parsed.
     Raises InputError, BundleError or MachineError.
     """
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, VERIFY)):
@@ -42,10 +42,28 @@ def load(path: str | Path, *, policy: str = "strict", verify: str = "always", ke
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn(bundle)
+    _check_machine(bundle, policy)
     if verify == "always":
         for blob in bundle.index.weights.blobs:
             bundle.check(blob.digest)
     return Model(bundle, Client(), policy)
+
+
+def _check_machine(bundle: Bundle, policy: str) -> None:
+    """Refuses a bundle of which this machine can run nothing, before its weights are read."""
+    usable = ("ready",) if policy == "strict" else ("ready", "compiles")
+    first = None
+    for entry in entries.of(bundle.index, entries.PLATFORM):
+        found = entries.verdict(entry, entries.PLATFORM)
+        if found.verdict in usable:
+            return
+        first = first or found
+    if first is not None:
+        if first.verdict == "compiles":
+            expiry.check(bundle, first.cause)
+        hint = ", or load with policy='compile'" if first.verdict == "compiles" else ""
+        place = f"bundle {bundle.path}: no executable for this machine"
+        raise MachineError(f"{place}: {first.cause}; rebuild for this target{hint}")
 
 
 class Model:
@@ -55,7 +73,6 @@ class Model:
         self._bundle = bundle
         self._executor: Executor | None = Executor(bundle, client, policy)
         self._entries = {(e.combo, e.phase): e for e in entries.of(bundle.index, client.platform)}
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "Model":
         return self

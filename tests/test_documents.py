@@ -1,0 +1,177 @@
+"""The documents that commands print with --json, and what `aot plan` counts against what a build then stores."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Family, aot, small_manifest
+
+from aot import precompile
+from aot.cli import main
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def test_plan_prints_combos_programs_and_compiles(document: Callable[..., dict]) -> None:
+    plan = document("plan", TINY)
+
+    assert list(plan) == ["combos", "programs", "compiles"]
+    assert all(list(combo) == ["key", *precompile.FIELDS] for combo in plan["combos"])
+    assert all(KEY.fullmatch(combo["key"]) for combo in plan["combos"])
+    sizes = [(combo["batch_size"], combo["prefill_length"], combo["max_length"]) for combo in plan["combos"]]
+    assert sizes == [(1, 32, 96), (1, 64, 128), (4, 32, 96), (4, 64, 128)]
+
+
+def stored(inspected: dict) -> dict[str, int]:
+    """Distinct programs of a bundle, and distinct (program, target) pairs."""
+    entries = inspected["entries"]
+    programs = {call for entry in entries for chain in entry["programs"] for call in chain["calls"]}
+    executables = [made for entry in entries for made in entry["executables"]]
+    return {"programs": len(programs), "compiles": len({(e["program"], json.dumps(e["target"])) for e in executables})}
+
+
+def counted(plan: dict) -> dict[str, int]:
+    return {"programs": plan["programs"], "compiles": plan["compiles"]}
+
+
+def test_plan_counts_what_a_build_of_several_platforms_stores(tiny_bundle: Path, document: Callable[..., dict]) -> None:
+    assert counted(document("plan", TINY)) == stored(document("inspect", tiny_bundle))
+
+
+def test_plan_counts_what_a_build_for_several_targets_stores(
+    small_bundle: Path, tmp_path: Path, document: Callable[..., dict]
+) -> None:
+    made = stored(document("inspect", small_bundle))
+
+    assert made["compiles"] == 2 * made["programs"]
+    assert counted(document("plan", small_manifest(tmp_path))) == made
+
+
+def test_plan_counts_layers_that_differ_as_a_build_stores_them(
+    family: Callable[[str], Family], document: Callable[..., dict]
+) -> None:
+    mixed = family("qwen2")  # two kinds of layer: with a sliding window and without
+
+    manifest = mixed.checkpoint.parent / "manifest.yaml"
+    assert counted(document("plan", manifest)) == stored(document("inspect", mixed.bundle))
+
+
+UNBUILDABLE = """\
+name: later
+model: {{checkpoint: {checkpoint}, dtype: float32{quantization}}}
+precompile: {{expand: product, prefill_length: [8, 64]{vision}}}
+generation: {{max_new_tokens: 8}}
+platforms: [cpu, cuda]
+targets: [{{cpu: {{}}}}{targets}]
+{partition}
+"""
+VISION = ", vision_included: [false, true], vision_height: 224, vision_width: 224"
+PARTITION = 'partition: {mesh: {model: 2}, rules: [[".*", []]], axes: {}}'
+PLAIN = {"quantization": "", "vision": "", "targets": "", "partition": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "remark", "not_counted", "combos", "factors"),
+    [
+        ({"vision": VISION}, "precompile.vision_included: true cannot be built", "2 of 4 combos", 4, (1, 1)),
+        ({"targets": ", {cuda: {device: h200}}"}, "targets[1]: cuda executables cannot be built", None, 2, (1, 2)),
+        ({"targets": ", {cpu: {devices: 2}}"}, "targets[1].cpu.devices: cannot", "1 of 2 targets", 2, (1, 1)),
+        ({"quantization": ", quantization: int8"}, "model.quantization: 'int8' cannot", "quantized", 2, (0, 0)),
+        ({"partition": PARTITION}, "partition: cannot be built", "partitioned", 2, (0, 0)),
+    ],
+    ids=["vision", "accelerator", "devices", "quantization", "partition"],
+)
+def test_plan_counts_the_part_it_can_build_and_remarks_on_the_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: Callable[..., str],
+    change: dict[str, str], remark: str, not_counted: str | None, combos: int, factors: tuple[int, int],
+) -> None:  # fmt: skip
+    plans = []
+    for name, fields in (("plain", PLAIN), ("changed", PLAIN | change)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(UNBUILDABLE.format(checkpoint=TINY.parent / "tiny", **fields))
+        assert main.run(["plan", str(file), "--json"]) == 0
+        out, err = capfd.readouterr()
+        plans.append((json.loads(out), err))
+    (plain, _), (changed, remarks) = plans
+
+    assert len(changed["combos"]) == combos
+    assert counted(changed) == {
+        "programs": factors[0] * plain["programs"],
+        "compiles": factors[1] * plain["compiles"],
+    }
+    assert f"remark: {remark}" in remarks
+    assert ("not counted: " in remarks) == (not_counted is not None)
+    assert (not_counted or "") in remarks
+    assert remark in refused(2, "build", tmp_path / "changed.yaml")
+
+
+def test_plan_for_people_shows_keys_counts_and_remarks(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(UNBUILDABLE.format(checkpoint=TINY.parent / "tiny", **PLAIN))
+    done = aot("plan", file)
+    lines = done.out.splitlines()
+
+    assert (done.code, done.err) == (0, "")
+    assert lines[0].split() == ["key", "batch_size", "prefill_length", "max_length"]
+    assert [KEY.match(line) is not None for line in lines[1:3]] == [True, True]
+    assert re.fullmatch(r"2 combos, \d+ programs, \d+ compiles \(cpu avx2, 32 threads\)", lines[3])
+    assert lines[4].startswith("remark: prefill_length: requests of 9 to 31 tokens are padded to 64, more than 2x")
+
+
+def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Callable[..., dict]) -> None:
+    found = document("inspect", tiny_bundle)
+
+    assert list(found) == ["digest", "valid_until", "combos", "entries", "weights"]
+    assert found["digest"] == document("verify", tiny_bundle)["digest"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["valid_until"])
+    assert found["combos"] == document("plan", TINY)["combos"]
+    keys = {combo["key"] for combo in found["combos"]}
+    for entry in found["entries"]:
+        assert list(entry) == ["key", "phase", "programs", "executables"]
+        assert entry["key"] in keys
+        assert [chain["platform"] for chain in entry["programs"]] == ["cpu", "cuda", "tpu"]
+        for chain in entry["programs"]:
+            assert list(chain) == ["platform", "mesh", "calls"]
+            assert all(DIGEST.fullmatch(call) for call in chain["calls"])
+        on_cpu = set(entry["programs"][0]["calls"])
+        assert {made["program"] for made in entry["executables"]} == on_cpu
+        for made in entry["executables"]:
+            assert list(made) == ["program", "target", "digest", "bytes"]
+            assert made["target"] == {"cpu": {"isa": "avx2", "threads": 32}}
+            blob = tiny_bundle / "blobs/sha256" / made["digest"].removeprefix("sha256:")
+            assert blob.stat().st_size == made["bytes"]
+
+
+def test_verify_counts_every_blob(tiny_bundle: Path, document: Callable[..., dict]) -> None:
+    found = document("verify", tiny_bundle)
+
+    assert list(found) == ["digest", "blobs"]
+    assert DIGEST.fullmatch(found["digest"])
+    assert found["blobs"] == len(os.listdir(tiny_bundle / "blobs/sha256"))
+
+
+def test_check_gives_a_verdict_for_every_entry(tiny_bundle: Path, document: Callable[..., dict]) -> None:
+    found = document("check", tiny_bundle)
+    inspected = document("inspect", tiny_bundle)
+
+    assert list(found) == ["entries"]
+    assert [(e["key"], e["phase"]) for e in found["entries"]] == [(e["key"], e["phase"]) for e in inspected["entries"]]
+    assert all(list(entry) == ["key", "phase", "verdict", "cause"] for entry in found["entries"])
+    assert {entry["verdict"] for entry in found["entries"]} == {"ready"}
+
+
+def test_run_prints_a_result_for_each_sequence(tiny_bundle: Path, document: Callable[..., dict]) -> None:
+    options = ("--max-new-tokens", "3", "--n", "2", "--seed", "7", "--temperature", "1")
+    found = document("run", tiny_bundle, "--prompt", "import ", "--prompt-ids", "5,6", *options)
+    fields = {"text", "completed", "token_ids", "logprobs", "finish_reason", "prompt_tokens", "entry"}
+
+    assert set(found) == {"results", "compilations", "timings"}
+    assert type(found["compilations"]) is int
+    assert [set(result) >= fields for result in found["results"]] == [True] * 4
+    first, *_, last = found["results"]
+    assert first["completed"] == "import " + first["text"]
+    assert last["completed"] == [5, 6, *last["token_ids"]]
