@@ -19,6 +19,7 @@ from aot import plan as plans
 from aot.builder.workers import Worker
 from aot.bundle import store
 from aot.bundle.writer import Writer
+from aot.cli import main
 from aot.errors import InputError, NoEntryError
 from aot.models import protocol
 from aot.runtime import client
@@ -73,7 +74,7 @@ def test_an_entry_for_each_batch_and_a_program_for_each_platform(bundle: Path) -
     assert sorted((p.platform, p.arguments[0].shape) for p in index.programs) == [
         ("cpu", (1, 16)), ("cpu", (4, 16)), ("tpu", (1, 16)), ("tpu", (4, 16)),
     ]  # fmt: skip
-    assert aot("check", bundle).code == 0
+    assert main.run(["check", str(bundle)]) == 0
 
 
 def test_what_does_not_fit_is_refused_by_name(bundle: Path) -> None:
