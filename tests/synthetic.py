@@ -125,12 +125,13 @@ def blob_file(root: Path, name: str) -> Path:
 
 
 def rewire(root: Path, data: bytes) -> None:
-    """Gives a bundle another index, its digests in order, so that a fault in it is the only one."""
+    """Gives a bundle another index, its digests in order, so that a fault in it is the only one; no attachments."""
     blob_file(root, digest.of(data)).write_bytes(data)
     old = oci.read_manifest(manifest_of(root).read_bytes(), "manifest")
     config = oci.Descriptor(digest.of(data), len(data), oci.CONFIG)
-    blob_file(root, old.config.digest).unlink()
-    reseal(root, oci.write_manifest(config, old.layers))
+    for gone in (old.config, *old.attachments.values()):
+        blob_file(root, gone.digest).unlink()
+    reseal(root, oci.write_manifest(config, (layer for layer in old.layers if layer.subject is None)))
 
 
 def reseal(root: Path, manifest: bytes) -> None:

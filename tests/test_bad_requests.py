@@ -148,11 +148,13 @@ def test_a_path_without_a_bundle_is_named(tmp_path: Path, refused: Callable[...,
 
 
 def reindex(root: Path, index: Index) -> None:
-    """Gives a bundle another index; blobs that it no longer names go."""
+    """Gives a bundle another index; blobs that it no longer names go, and attachments."""
     old = store.open(root)
     data = codec.encode(index)
     layers = oci.layers(index)
-    for gone in {layer.digest for layer in oci.layers(old.index)} - {layer.digest for layer in layers} | {old.digest}:
+    about = {layer.digest for layer in old.attachments.values()}
+    named = {layer.digest for layer in oci.layers(old.index)} - {layer.digest for layer in layers}
+    for gone in named | about | {old.digest}:
         synthetic.blob_file(root, gone).unlink()
     synthetic.blob_file(root, digest.of(data)).write_bytes(data)
     synthetic.reseal(root, oci.write_manifest(oci.Descriptor(digest.of(data), len(data), oci.CONFIG), layers))
