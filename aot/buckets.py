@@ -68,9 +68,9 @@ def refusal(need: Need, combos: Sequence[Combo]) -> NoEntryError:
             "add them to precompile.required_props and rebuild"
         )
     for words, field, needed, _ in _short(need, close):
-        largest = max(getattr(combo, field) for combo in alike)
-        if largest < needed:
-            return NoEntryError(_too_much(need, words, field, needed, largest, close))
+        sizes = [getattr(combo, field) for combo in alike]  # None holds any number
+        if None not in sizes and max(sizes) < needed:
+            return NoEntryError(_too_much(need, words, field, needed, max(sizes), close))
     fields = ", ".join(f"{field} {size} of {needed}" for _, field, needed, size in _short(need, close))
     return NoEntryError(
         f"request: no entry holds {_spelled(need)} together; the nearest, {_named(close)}, has {fields}; "

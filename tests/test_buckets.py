@@ -112,6 +112,13 @@ def test_partition_is_the_best_of_all_set_partitions(combos, tokens, budget):
         assert list(group.rows) == sorted(group.rows)
 
 
+def test_a_refusal_counts_a_dimension_that_a_combo_lacks_as_no_limit():
+    combos = [Combo(batch_size=1, max_length=7), combo(1, 4, 9)]
+
+    with pytest.raises(NoEntryError, match="no entry holds 1 row of 5 prompt tokens and 9 tokens"):
+        buckets.partition([5], 4, combos)
+
+
 def test_four_rows_that_only_the_narrow_combo_holds_take_four_groups():
     combos = [combo(1, 64), combo(4, 32)]
 
