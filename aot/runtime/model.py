@@ -105,7 +105,8 @@ class Model:
         run = self.start(prompt, Options.of(options))
         if len(run.sequences) != 1:
             raise InputError(f"request: stream takes one prompt and one sequence, got {len(run.sequences)}")
-        self._text_of("stream")
+        if self._text is None:
+            raise InputError("stream: this bundle has no tokenizer; use generate and read token_ids")
         return run
 
     def call(
@@ -136,7 +137,7 @@ class Model:
         combos = [combo for combo, phase in self._entries if phase == "decode"]
         sequences = []
         for position, (prompt, seed) in enumerate(zip(given, options.seeds(len(given)), strict=True)):
-            text = None if requests.is_tokens(prompt) and not self._has_text else self._text
+            text = self._text
             ids = requests.tokens(prompt, position, text, record.vocab_size)
             if options.truncate:
                 ids = ids[-max(1, buckets.longest(limit, combos, options.props)) :]
@@ -153,21 +154,12 @@ class Model:
             raise InputError(f"bundle {self._bundle.path}: the model was closed; load it again")
         return self._executor
 
-    @property
-    def _has_text(self) -> bool:
-        return "tokenizer.json" in self._bundle.index.tokenizer
-
     @cached_property
     def _text(self) -> Text | None:
-        if not self._has_text:
+        if "tokenizer.json" not in self._bundle.index.tokenizer:
             return None
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in self._bundle.index.tokenizer.items()}
         return Text.from_files(files, f"bundle {self._bundle.path}")
-
-    def _text_of(self, what: str) -> Text:
-        if self._text is None:
-            raise InputError(f"{what}: this bundle has no tokenizer; use generate and read token_ids")
-        return self._text
 
     def _sequences_each(self, need: buckets.Need, combos: list[Combo]) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
