@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from aot import digest
@@ -28,77 +29,97 @@ class Group:
     rows: tuple[int, ...]
 
 
+_REMEMBERED = 1 << 14  # needs whose combos a table keeps in mind
+
 # What a need calls it, the dimension that must hold it, and the words for n of it.
 SIDES = (("rows", "batch_size", "rows"), ("tokens", "prefill_length", "tokens"), ("total", "max_length", "tokens"))
 
 
-def choose(need: Need, combos: Sequence[Combo]) -> Combo | None:
-    """The combo that holds the need with the least padded work, the product of its dimensions; None if none does."""
-    return min((combo for combo in _alike(need.props, combos) if _holds(combo, need)), key=_rank, default=None)
+class Table:
+    """The combos of a bundle, ranked once, so that choosing costs microseconds however many there are."""
 
+    def __init__(self, combos: Sequence[Combo]) -> None:
+        assert combos, "a bundle has a combo"
+        self.combos = sorted(combos, key=_rank)
+        self._ranked: dict[bytes, list[Combo]] = {}
+        for combo in self.combos:
+            self._ranked.setdefault(_spelling(combo.required_props), []).append(combo)
+        self._widths = lru_cache(_REMEMBERED)(self._widening)
 
-def longest(budget: int, combos: Sequence[Combo], props: Mapping[str, Any] | None = None) -> int:
-    """The most prompt tokens that some combo holds beside `budget` new ones; 0 where none holds any."""
-    sides = (
-        [size for size in (c.prefill_length, c.max_length and c.max_length - budget) if size is not None]
-        for c in _alike(props, combos)
-    )
-    return max((max(0, min(side)) for side in sides if side), default=0)
+    def choose(self, need: Need) -> Combo | None:
+        """The combo that holds the need with the least padded work, the product of its dimensions, or None."""
+        widening = self._widths(need.tokens, need.total, _spelling(need.props))
+        return next((combo for combo in widening if combo.batch_size >= need.rows), None)
 
-
-def nearest(need: Need, combos: Sequence[Combo]) -> Combo:
-    """The combo that misses the need by least: equal props, then the fewest dimensions too small, then the ratio."""
-    assert combos, "a bundle has a combo"
-
-    def miss(combo: Combo) -> tuple[Any, ...]:
-        short = _short(need, combo)
-        return len(short), math.prod(needed / size for _, _, needed, size in short), _rank(combo)
-
-    return min(_alike(need.props, combos) or combos, key=miss)
-
-
-def refusal(need: Need, combos: Sequence[Combo]) -> NoEntryError:
-    """The error for a need that no combo holds: what fails, the nearest combo and what to add."""
-    alike = _alike(need.props, combos)
-    close = nearest(need, combos)
-    if not alike:
-        props = None if need.props is None else dict(need.props)
-        return NoEntryError(
-            f"request: no entry has the props {props!r}; the nearest has {close.required_props!r}; "
-            "add them to precompile.required_props and rebuild"
+    def longest(self, budget: int, props: Mapping[str, Any] | None = None) -> int:
+        """The most prompt tokens that some combo holds beside `budget` new ones; 0 where none holds any."""
+        sides = (
+            [size for size in (c.prefill_length, c.max_length and c.max_length - budget) if size is not None]
+            for c in self._alike(props)
         )
-    for words, field, needed, _ in _short(need, close):
-        sizes = [getattr(combo, field) for combo in alike]  # None holds any number
-        if None not in sizes and max(sizes) < needed:
-            return NoEntryError(_too_much(need, words, field, needed, max(sizes), close))
-    fields = ", ".join(f"{field} {size} of {needed}" for _, field, needed, size in _short(need, close))
-    return NoEntryError(
-        f"request: no entry holds {_spelled(need)} together; the nearest, {_named(close)}, has {fields}; "
-        "add such a combo to precompile and rebuild"
-    )
+        return max((max(0, min(side)) for side in sides if side), default=0)
 
+    def nearest(self, need: Need) -> Combo:
+        """The combo that misses the need by least: equal props, then the fewest sides too small, then the ratio."""
 
-def partition(
-    tokens: Sequence[int], budget: int, combos: Sequence[Combo], props: Mapping[str, Any] | None = None
-) -> tuple[Group, ...]:
-    """The fewest groups of rows that combos hold, with the least padded work among those; rows of `tokens` prompt
-    tokens and `budget` new ones each.
+        def miss(combo: Combo) -> tuple[Any, ...]:
+            short = _short(need, combo)
+            return len(short), math.prod(needed / size for _, _, needed, size in short), _rank(combo)
 
-    Exact: a row needs at least what a shorter one needs, so the groups of any partition, sorted by their longest row,
-    can take the rows in sorted order instead; and a group takes as many rows as it holds, for fewer left are never
-    worse. That leaves rows times batch sizes to try. Raises NoEntryError for a row that fits no combo alone.
-    """
-    ranked = sorted(_alike(props, combos), key=_rank)
-    order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
-    best = [_Option(0, 0, 0, None)]  # for the last n rows of the order
-    for left, row in enumerate(reversed(order), start=1):
-        need = Need(1, tokens[row], tokens[row] + budget, props)
-        held = _widths(need, ranked)
-        if not held:
-            raise refusal(need, combos)
-        options = (_option(best, left, combo) for combo in held)
-        best.append(min(options, key=lambda option: (option.groups, option.work)))
-    return tuple(sorted(_groups(order, best), key=lambda group: group.rows))
+        return min(self._alike(need.props) or self.combos, key=miss)
+
+    def refusal(self, need: Need) -> NoEntryError:
+        """The error for a need that no combo holds: what fails, the nearest combo and what to add."""
+        alike = self._alike(need.props)
+        close = self.nearest(need)
+        if not alike:
+            props = None if need.props is None else dict(need.props)
+            return NoEntryError(
+                f"request: no entry has the props {props!r}; the nearest has {close.required_props!r}; "
+                "add them to precompile.required_props and rebuild"
+            )
+        for words, field, needed, _ in _short(need, close):
+            sizes = [getattr(combo, field) for combo in alike]  # None holds any number
+            if None not in sizes and max(sizes) < needed:
+                return NoEntryError(_too_much(need, words, field, needed, max(sizes), close))
+        fields = ", ".join(f"{field} {size} of {needed}" for _, field, needed, size in _short(need, close))
+        return NoEntryError(
+            f"request: no entry holds {_spelled(need)} together; the nearest, {_named(close)}, has {fields}; "
+            "add such a combo to precompile and rebuild"
+        )
+
+    def partition(
+        self, tokens: Sequence[int], budget: int, props: Mapping[str, Any] | None = None
+    ) -> tuple[Group, ...]:
+        """The fewest groups of rows that combos hold, with the least padded work among those; rows of `tokens` prompt
+        tokens and `budget` new ones each.
+
+        Exact: a row needs at least what a shorter one needs, so the groups of any partition, sorted by their longest
+        row, can take the rows in sorted order instead; and a group takes as many rows as it holds, for fewer left are
+        never worse. That leaves rows times batch sizes to try. Raises NoEntryError for a row that fits no combo alone.
+        """
+        order, spelling = sorted(range(len(tokens)), key=lambda row: -tokens[row]), _spelling(props)
+        best = [_Option(0, 0, 0, None)]  # for the last n rows of the order
+        for left, row in enumerate(reversed(order), start=1):
+            total = tokens[row] + budget
+            held = self._widths(tokens[row], total, spelling)
+            if not held:
+                raise self.refusal(Need(1, tokens[row], total, props))
+            options = (_option(best, left, combo) for combo in held)
+            best.append(min(options, key=lambda option: (option.groups, option.work)))
+        return tuple(sorted(_groups(order, best), key=lambda group: group.rows))
+
+    def _widening(self, tokens: int | None, total: int | None, spelling: bytes) -> tuple[Combo, ...]:
+        """The combos that hold a row, without those that have more work than another and are no wider."""
+        widest, found = 0, []
+        for combo in self._ranked.get(spelling, ()):
+            if combo.batch_size > widest and _holds(combo, tokens, total):
+                widest = combo.batch_size
+                found.append(combo)
+        return tuple(found)
+
+    def _alike(self, props: Mapping[str, Any] | None) -> list[Combo]:
+        return self._ranked.get(_spelling(props), [])
 
 
 class _Option(NamedTuple):
@@ -117,16 +138,6 @@ def _option(best: Sequence[_Option], left: int, combo: Combo) -> _Option:
     return _Option(rest.groups + 1, rest.work + _work(combo), taken, combo)
 
 
-def _widths(need: Need, ranked: Sequence[Combo]) -> list[Combo]:
-    """The combos that hold a row, without those that have more work than another and are no wider."""
-    widest, found = 0, []
-    for combo in ranked:
-        if combo.batch_size > widest and _holds(combo, need):
-            widest = combo.batch_size
-            found.append(combo)
-    return found
-
-
 def _groups(order: Sequence[int], best: Sequence[_Option]) -> Iterator[Group]:
     start = 0
     while start < len(order):
@@ -136,12 +147,10 @@ def _groups(order: Sequence[int], best: Sequence[_Option]) -> Iterator[Group]:
         start += option.taken
 
 
-def _holds(combo: Combo, need: Need) -> bool:
-    tokens, total, prefill, capacity = need.tokens, need.total, combo.prefill_length, combo.max_length
-    return (
-        combo.batch_size >= need.rows
-        and (tokens is None or prefill is None or prefill >= tokens)
-        and (total is None or capacity is None or capacity >= total)
+def _holds(combo: Combo, tokens: int | None, total: int | None) -> bool:
+    prefill, capacity = combo.prefill_length, combo.max_length
+    return (tokens is None or prefill is None or prefill >= tokens) and (
+        total is None or capacity is None or capacity >= total
     )
 
 
@@ -151,13 +160,9 @@ def _short(need: Need, combo: Combo) -> list[tuple[str, str, int, int]]:
     return [side for side in sides if side[2] is not None and side[3] is not None and side[3] < side[2]]
 
 
-def _alike(props: Mapping[str, Any] | None, combos: Sequence[Combo]) -> list[Combo]:
-    wanted = digest.canonical_json(props or None)
-    return [
-        combo
-        for combo in combos
-        if combo.required_props is props or digest.canonical_json(combo.required_props) == wanted
-    ]
+def _spelling(props: Mapping[str, Any] | None) -> bytes:
+    """Equal for equal props; an empty mapping is none."""
+    return digest.canonical_json(props) if props else b""
 
 
 def _work(combo: Combo) -> int:

@@ -23,10 +23,12 @@ def only(model, *shapes) -> Iterator[None]:
     entries = model._entries
     model._entries = {at: e for at, e in entries.items() if (at[0].batch_size, at[0].prefill_length) in shapes}
     assert model._entries, shapes
+    model.__dict__.pop("_combos", None)
     try:
         yield
     finally:
         model._entries = entries
+        del model.__dict__["_combos"]
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot import buckets
-from aot.buckets import Group, Need
+from aot.buckets import Group, Need, Table
 from aot.errors import NoEntryError
 from aot.precompile import Combo, PreCompileConfig
 
@@ -61,7 +60,7 @@ def least(tokens: list[int], budget: int, combos: list[Combo]) -> tuple[int, int
 def test_choice_holds_the_need_with_the_least_padded_work(combos, rows, tokens, total):
     need = Need(rows, tokens, total)
 
-    chosen = buckets.choose(need, combos)
+    chosen = Table(combos).choose(need)
 
     fitting = [one for one in combos if holds(one, need)]
     assert (chosen is None) == (not fitting)
@@ -72,25 +71,25 @@ def test_choice_holds_the_need_with_the_least_padded_work(combos, rows, tokens, 
 def test_choice_does_not_depend_on_the_order_of_combos(combos, rows, random):
     shuffled = random.sample(combos, len(combos))
 
-    assert buckets.choose(Need(rows), shuffled) == buckets.choose(Need(rows), combos)
+    assert Table(shuffled).choose(Need(rows)) == Table(combos).choose(Need(rows))
 
 
 def test_equal_work_is_decided_by_the_dimensions_in_order():
     combos = [combo(4, 16), combo(1, 64), combo(2, 32)]
 
-    assert buckets.choose(Need(1, 10), combos) == combo(1, 64)
+    assert Table(combos).choose(Need(1, 10)) == combo(1, 64)
 
 
 def test_props_are_equal_with_their_types():
     combos = [combo(1, 8, required_props={"a": 1}), combo(4, 8, required_props={"a": True}), combo(8, 8)]
 
-    assert buckets.choose(Need(1, 1, props={"a": True}), combos) == combos[1]
-    assert buckets.choose(Need(1, 1, props={}), combos) == combos[2]
-    assert buckets.choose(Need(1, 1, props={"a": 1.0}), combos) is None
+    assert Table(combos).choose(Need(1, 1, props={"a": True})) == combos[1]
+    assert Table(combos).choose(Need(1, 1, props={})) == combos[2]
+    assert Table(combos).choose(Need(1, 1, props={"a": 1.0})) is None
 
 
 def test_a_dimension_that_combos_lack_holds_any_size():
-    assert buckets.choose(Need(1, 10**6, 10**6), [combo(2)]) == combo(2)
+    assert Table([combo(2)]).choose(Need(1, 10**6, 10**6)) == combo(2)
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,16 +98,16 @@ def test_partition_is_the_best_of_all_set_partitions(combos, tokens, budget):
     expected = least(tokens, budget, combos)
     if expected is None:
         with pytest.raises(NoEntryError):
-            buckets.partition(tokens, budget, combos)
+            Table(combos).partition(tokens, budget)
         return
 
-    groups = buckets.partition(tokens, budget, combos)
+    groups = Table(combos).partition(tokens, budget)
 
     assert (len(groups), sum(work(group.combo) for group in groups)) == expected
     assert sorted(row for group in groups for row in group.rows) == list(range(len(tokens)))
     for group in groups:
         most = max(tokens[row] for row in group.rows)
-        assert group.combo == buckets.choose(Need(len(group.rows), most, most + budget), combos)
+        assert group.combo == Table(combos).choose(Need(len(group.rows), most, most + budget))
         assert list(group.rows) == sorted(group.rows)
 
 
@@ -116,19 +115,19 @@ def test_a_refusal_counts_a_dimension_that_a_combo_lacks_as_no_limit():
     combos = [Combo(batch_size=1, max_length=7), combo(1, 4, 9)]
 
     with pytest.raises(NoEntryError, match="no entry holds 1 row of 5 prompt tokens and 9 tokens"):
-        buckets.partition([5], 4, combos)
+        Table(combos).partition([5], 4)
 
 
 def test_four_rows_that_only_the_narrow_combo_holds_take_four_groups():
     combos = [combo(1, 64), combo(4, 32)]
 
-    groups = buckets.partition([60] * 4, 0, combos)
+    groups = Table(combos).partition([60] * 4, 0)
 
     assert groups == tuple(Group(combo(1, 64), (row,)) for row in range(4))
 
 
 def test_partition_keeps_equal_rows_in_their_order():
-    groups = buckets.partition([5] * 8, 0, [combo(4, 8)])
+    groups = Table([combo(4, 8)]).partition([5] * 8, 0)
 
     assert [group.rows for group in groups] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
@@ -136,7 +135,7 @@ def test_partition_keeps_equal_rows_in_their_order():
 def test_zip_example_serves_by_the_least_combo():
     combos = PreCompileConfig(batch_size=[1, 1, 8], prefill_length=[64, 4096, 64]).get_standalones()
 
-    groups = buckets.partition([60, 3000, 50], 0, combos)
+    groups = Table(combos).partition([60, 3000, 50], 0)
 
     assert [(group.combo.batch_size, group.combo.prefill_length, group.rows) for group in groups] == [
         (8, 64, (0, 2)),
@@ -150,7 +149,7 @@ def test_a_thousand_rows_over_64_combos_are_grouped_fast():
     tokens = [1 + 37 * row % 8191 for row in range(1000)]
     start = time.process_time()
 
-    groups = buckets.partition(tokens, 0, combos)
+    groups = Table(combos).partition(tokens, 0)
 
     assert len(groups) == 8
     assert time.process_time() - start < 0.5
@@ -178,7 +177,7 @@ def test_a_thousand_rows_over_64_combos_are_grouped_fast():
 def test_refusal_names_the_dimension_that_fails(need, message):
     combos = [combo(1, 256, 320), combo(4, 64, 128)]
 
-    error = buckets.refusal(need, combos)
+    error = Table(combos).refusal(need)
 
     assert str(error).startswith("request: ")
     assert message in str(error)
@@ -189,10 +188,10 @@ def test_refusal_of_one_row_names_the_nearest_combo():
     combos = [combo(1, 64, 128), combo(8, 64, 128), combo(1, 512, 576)]
 
     with pytest.raises(NoEntryError, match="nearest entry has batch_size 1, prefill_length 512, max_length 576"):
-        buckets.partition([10, 600], 10, combos)
+        Table(combos).partition([10, 600], 10)
 
 
 def test_nearest_misses_by_the_least_ratio():
     combos = [combo(1, 64), combo(1, 512), combo(1, 256)]
 
-    assert buckets.nearest(Need(1, 600), combos) == combo(1, 512)
+    assert Table(combos).nearest(Need(1, 600)) == combo(1, 512)

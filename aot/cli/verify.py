@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aot.bundle import store
+from aot.bundle import store, verified
 from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.errors import DifferenceError, MachineError
@@ -41,6 +41,7 @@ def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, 
     admit = _admit(key, chain)
     blobs = store.verify(bundle, admit=admit)
     opened = store.open(bundle, admit)
+    verified.remember(bundle, opened.index.weights)
     replayed = _replayed(opened) if run else ()
     if as_json:
         golden = {"golden": _golden(replayed)} if run else {}

@@ -1,6 +1,6 @@
 """Calls any phase of any model: pads along the bucketed axes, runs the entry, cuts the outputs back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,22 +25,54 @@ class Outputs(dict[str, "np.ndarray[Any, Any]"]):
         self.state = state
 
 
+class Candidates:
+    """The entries of one phase, from which each call takes the least padded that will do."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.combo: entry for entry in entries}
+        self._tables: dict[tuple[Combo | None, Combo | None], buckets.Table | None] = {}
+        self.first = next(iter(self._entries.values()))
+
+    def choose(self, rows: int, tokens: int | None, state: State | None, source: State | None) -> Entry:
+        """The entry for so many rows of so many tokens that continues the states. Raises NoEntryError."""
+        held = (state.entry.combo if state else None, source.entry.combo if source else None)
+        if held not in self._tables:
+            self._tables[held] = self._table(*held)
+        if (table := self._tables[held]) is None:
+            key = next(combo.key for combo in held if combo is not None)
+            raise NoEntryError(f"request: no entry of this phase continues a state of entry {key[:12]}…")
+        need = buckets.Need(rows, tokens, props=table.combos[0].required_props)
+        combo = table.choose(need)
+        if combo is None:
+            raise table.refusal(need)
+        return self._entries[combo]
+
+    def _table(self, state: Combo | None, source: Combo | None) -> buckets.Table | None:
+        alike = [
+            combo
+            for combo in self._entries
+            if all(held is None or _alike(combo, held) for held in (state, source))
+            and (state is None or combo.batch_size == state.batch_size)
+        ]
+        return buckets.Table(alike) if alike else None
+
+
 def call(
     executor: Executor,
-    candidates: list[Entry],
+    candidates: Candidates,
     inputs: Mapping[str, Any],
     state: State | None,
     source: State | None,
     defaults: Callable[[int], Arrays],
 ) -> Outputs:
-    """Runs the least padded of the candidate entries, all of one phase; `defaults` gives inputs for so many rows.
+    """Runs the least padded of the candidate entries; `defaults` gives inputs for so many rows.
 
     Raises InputError for inputs of other names, ranks or sizes, NoEntryError where none is large enough.
     """
-    name = candidates[0].phase
-    phase = candidates[0].index.phases[name]
+    name = candidates.first.phase
+    phase = candidates.first.index.phases[name]
     for place, held in (("state", state), ("source", source)):
-        _check_state(held, candidates[0], f"phase {name}: {place}")
+        _check_state(held, candidates.first, f"phase {name}: {place}")
     arrays = {key: _array(value, f"phase {name}: input {key}") for key, value in inputs.items()}
     sizes = _sizes(phase, arrays, name)
     rows = sizes.get(_ROWS, 1 if state is None else state.rows)
@@ -48,7 +80,7 @@ def call(
         raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {state.rows}")
     arrays = {key: value for key, value in defaults(rows).items() if key in phase.inputs} | arrays
     sizes = _sizes(phase, arrays, name)
-    entry = _chosen(candidates, sizes, state, source)
+    entry = candidates.choose(sizes.get(_ROWS, 1), sizes.get(_TOKENS), state, source)
     padded = {key: _padded(array, _extents(phase.inputs[key], entry.combo)) for key, array in arrays.items()}
     outputs, buffers = executor.run(entry, checked(entry, padded), state, source)
     cut = {key: _cut(array, phase.outputs[key], sizes) for key, array in outputs.items()}
@@ -86,21 +118,6 @@ def _sizes(phase: PhaseRecord, arrays: Arrays, name: str) -> dict[str, int]:
                     f"phase {name}: input {key} has {size} for {dimension}, another has {sizes[dimension]}"
                 )
     return sizes
-
-
-def _chosen(candidates: list[Entry], sizes: Mapping[str, int], state: State | None, source: State | None) -> Entry:
-    for held in (held for held in (state, source) if held is not None):
-        candidates = [e for e in candidates if _alike(e.combo, held.entry.combo)]
-        if held is state:
-            candidates = [e for e in candidates if e.combo.batch_size == held.entry.combo.batch_size]
-        if not candidates:
-            raise NoEntryError(f"request: no entry of this phase continues a state of entry {held.entry.key[:12]}…")
-    combos = [entry.combo for entry in candidates]
-    need = buckets.Need(sizes.get(_ROWS, 1), sizes.get(_TOKENS), props=combos[0].required_props)
-    combo = buckets.choose(need, combos)
-    if combo is None:
-        raise buckets.refusal(need, combos)
-    return next(entry for entry in candidates if entry.combo == combo)
 
 
 def _alike(a: Combo, b: Combo) -> bool:

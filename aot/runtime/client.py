@@ -1,30 +1,120 @@
-"""The device as the runtime sees it: places arrays, loads executables, runs them. All of jax and jaxlib is in here."""
+"""The device as the runtime sees it: places arrays, loads executables, runs them.
 
-import threading
-from collections.abc import Sequence
-from typing import Any
+Two implementations stand behind it: `jaxlib_client`, which needs no jax and is ready in a tenth of a second, and
+`jax_client`, which imports jax, and can compile.
+"""
 
-import jax
-import jax.monitoring
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any, Protocol
+
 import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
-from jaxlib import xla_client
 
 from aot.bundle.records import ArgumentRecord, ProgramRecord
-from aot.errors import MachineError
+from aot.errors import InputError, MachineError
+
+log = logging.getLogger("aot")
 
 Buffer = Any  # an array on the device
+Executable = Callable[[Sequence[Buffer]], list[Buffer]]
+"""A loaded executable: arrays in the contract's order in, arrays out. Donated ones are gone afterwards."""
+
+VARIABLE = "AOT_CLIENT"
+"""Environment variable that names the implementation to use: jaxlib or jax."""
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-class _Compilations:
-    """Counts the backend compiles of the process from the time it is first asked for."""
+class Client(Protocol):
+    """One device of this process."""
+
+    platform: str
+
+    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+        """A host array on the device; on CPU in place where its memory allows, so it must not change afterwards."""
+
+    def zeros(self, record: ArgumentRecord) -> Buffer:
+        """An array of zeros as the contract describes it."""
+
+    def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
+        """An array of the device on the host, once it is computed; on CPU in place, and so read-only."""
+
+    def load(self, data: bytes, program: ProgramRecord) -> Executable:
+        """Stored bytes of an executable, made ready to run; the caller has checked their digest.
+
+        Raises MachineError where the compiler's loader refuses them.
+        """
+
+    def compile(self, data: bytes) -> Executable:
+        """A stored program, compiled here and now."""
+
+
+def open(*, compiling: bool) -> Client:
+    """The client for this process: without jax where nothing has to be compiled and jaxlib is one that we know.
+
+    Raises InputError for an unknown name in the environment.
+    """
+    asked = os.environ.get(VARIABLE) or "jaxlib"
+    if asked not in ("jaxlib", "jax"):
+        raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
+    if asked == "jaxlib" and not compiling:
+        from aot.runtime import jaxlib_client
+
+        try:
+            return jaxlib_client.Client()
+        except jaxlib_client.UnknownError as unknown:
+            log.warning("taking the slower way through jax: %s", unknown)
+    from aot.runtime import jax_client
+
+    return jax_client.Client()
+
+
+def refused(program: ProgramRecord, error: Exception) -> MachineError:
+    """The error for an executable that the compiler's loader does not take."""
+    cause = str(error).partition("\n")[0]
+    return MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it")
+
+
+def dtype(name: str) -> "np.dtype[Any]":
+    """The numpy dtype of a record's name, bfloat16 included."""
+    return _DTYPES.get(name) or np.dtype(name)
+
+
+class _Compilations(MetaPathFinder):
+    """Counts the backend compiles of the process, which jax alone can cause: it listens as soon as jax is imported."""
 
     def __init__(self) -> None:
         self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        if "jax" in sys.modules:
+            self._listen(importlib.import_module("jax.monitoring"))
+        else:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
+        """Nothing, but for jax's own monitoring a loader that has us listen from its first moment."""
+        if name != "jax.monitoring":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._listen(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+    def _listen(self, monitoring: Any) -> None:
+        monitoring.register_event_duration_secs_listener(self._heard)
 
     def _heard(self, event: str, duration: float, **_: Any) -> None:
         self.count += event == _COMPILE_EVENT
@@ -36,62 +126,3 @@ _compilations = _Compilations()
 def compilations() -> int:
     """Backend compiles of this process since `aot.runtime.client` was imported."""
     return _compilations.count
-
-
-def dtype(name: str) -> "np.dtype[Any]":
-    """The numpy dtype of a record's name, bfloat16 included."""
-    return _DTYPES.get(name) or np.dtype(name)
-
-
-class Executable:
-    """A loaded executable: arrays in the contract's order in, arrays out. Donated ones are gone afterwards."""
-
-    def __init__(self, loaded: Any) -> None:
-        self._loaded = loaded
-
-    def __call__(self, arguments: Sequence[Buffer]) -> list[Buffer]:
-        results = self._loaded.execute_sharded(list(arguments)).disassemble_into_single_device_arrays()
-        return [shards[0] for shards in results]
-
-
-class Client:
-    """One device of this process."""
-
-    def __init__(self, platform: str = "cpu") -> None:
-        self.platform = platform
-        self._device = jax.devices(platform)[0]
-        self._lock = threading.Lock()
-
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
-        """A host array on the device; on CPU in place where its memory allows."""
-        return jax.device_put(array, self._device)
-
-    def zeros(self, record: ArgumentRecord) -> Buffer:
-        """An array of zeros as the contract describes it."""
-        return self.put(np.zeros(record.shape, dtype(record.dtype)))
-
-    def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        """Stored bytes of an executable, made ready to run; the caller has checked their digest.
-
-        Raises MachineError where the compiler's loader refuses them.
-        """
-        try:
-            with self._lock:
-                devices = xla_client.DeviceList((self._device,))
-                return Executable(self._device.client.deserialize_executable(data, executable_devices=devices))
-        except Exception as error:  # jaxlib raises several types of its own
-            cause = str(error).splitlines()[0]
-            raise MachineError(
-                f"program {program.name}: its executable does not load here: {cause}; rebuild it"
-            ) from error
-
-    def compile(self, data: bytes) -> Executable:
-        """A stored program, compiled here and now."""
-        from jax import export
-
-        exported = export.deserialize(bytearray(data))
-        here = jax.sharding.SingleDeviceSharding(self._device)
-        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=here) for aval in exported.in_avals]
-        arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-        jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
-        return Executable(jitted.lower(*arguments).compile().runtime_executable())

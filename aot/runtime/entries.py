@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import metadata
 from typing import Any
 
 from aot import isa
@@ -110,7 +109,9 @@ def _cause(executable: ExecutableRecord, platform: str) -> str | None:
 @cache
 def jaxlib() -> str:
     """The version of the jaxlib that is installed."""
-    return metadata.version("jaxlib")
+    import jaxlib
+
+    return str(jaxlib.__version__)
 
 
 def _spelled(kind: str, options: Mapping[str, Any]) -> str:

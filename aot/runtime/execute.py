@@ -1,22 +1,22 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
-import logging
-import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from aot.bundle.records import ProgramRecord
+from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
-from aot.errors import InputError, MachineError
-from aot.runtime import entries, expiry, placing
-from aot.runtime.client import Buffer, Client, Executable, dtype
+from aot.errors import InputError
+from aot.runtime import client, placing
+from aot.runtime.client import Buffer, dtype
 from aot.runtime.entries import Entry
-
-log = logging.getLogger("aot")
+from aot.runtime.executables import Executables
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Inputs = Mapping[str, Any]
+"""Host arrays, or what `Executor.put` made of them."""
 
 
 class State:
@@ -42,59 +42,101 @@ class State:
 class Executor:
     """Loaded programs and placed weights of one bundle on one device."""
 
-    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
-        self._bundle, self._client, self._policy = bundle, client, policy
-        self._weights = placing.weights(bundle, client)
-        self._executables: dict[str, Executable] = {}
-        self._lock = threading.Lock()
+    def __init__(self, bundle: Bundle, policy: str, *, compiling: bool = False) -> None:
+        views = placing.maps(bundle)  # whose pages come while the client starts
+        self.client = client.open(compiling=compiling)
+        self.executables = Executables(bundle, self.client, policy)
+        self._weights = placing.weights(bundle, views, self.client)
+        self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     def run(
-        self, entry: Entry, inputs: Arrays, state: State | None = None, source: State | None = None
+        self, entry: Entry, inputs: Inputs, state: State | None = None, source: State | None = None
     ) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, Buffer]]:
         """Outputs by name, and the state's buffers by path. Inputs have the entry's exact shapes."""
-        slots = self._start(entry, inputs, state, source)
-        for program, binding in entry.calls:
-            executable = self.executable(program)
-            arguments = [slots[slot] if slot in slots else self._weights[slot] for slot in binding.takes]
-            slots.update(zip(binding.gives, executable(arguments), strict=True))
-        outputs = {name: np.asarray(slots[f"output/{name}"]) for name in entry.index.phases[entry.phase].outputs}
-        return outputs, _under(slots, "state/")
+        self.prepare(entry)
+        prepared = self._of(entry)
+        slots = self._start(prepared, inputs, state, source)
+        for call in prepared.calls:
+            results = self.executables.of(call.program)(call.arguments(slots))
+            slots.update(zip(call.gives, results, strict=True))
+        outputs = {name: self.client.read(slots[slot]) for name, slot in prepared.outputs}
+        return outputs, {path: slots[slot] for path, slot in prepared.state if slot in slots}
 
-    def executable(self, program: ProgramRecord) -> Executable:
-        """The program, ready to run; loaded at its first use.
+    def prepare(self, entry: Entry) -> None:
+        """Has the executables of an entry loaded in the order of its calls, while other things are done."""
+        if (entry.key, entry.phase) not in self._prepared:
+            self.executables.ahead([call.program for call in self._of(entry).calls])
 
-        Where no executable fits this machine, raises ExpiredError for an expired program, and MachineError for
-        another if the policy does not allow compiling.
-        """
-        with self._lock:
-            if program.digest not in self._executables:
-                self._executables[program.digest] = self._made(program)
-            return self._executables[program.digest]
+    def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
+        """Inputs on the device, for calls that have them in common."""
+        return {name: self.client.put(array) for name, array in inputs.items()}
 
-    def _made(self, program: ProgramRecord) -> Executable:
-        record = entries.fitting(program)
-        if record is not None:
-            return self._client.load(self._bundle.read(record.digest, record.bytes), program)
-        cause = entries.misfit(program)
-        expiry.check(self._bundle, f"program {program.name}: {cause}")
-        if self._policy != "compile":
-            raise MachineError(
-                f"bundle {self._bundle.path}: no executable for this machine: program {program.name}: {cause}; "
-                "rebuild for this target, or load with policy='compile'"
-            )
-        log.warning("compiling program %s (%s): %s", program.name, program.digest, cause)
-        return self._client.compile(self._bundle.read(program.digest, program.bytes))
+    def _of(self, entry: Entry) -> "_Prepared":
+        name = entry.key, entry.phase
+        if name not in self._prepared:
+            self._prepared[name] = _Prepared.of(entry, self._weights)
+        return self._prepared[name]
 
-    def _start(self, entry: Entry, inputs: Arrays, state: State | None, source: State | None) -> dict[str, Buffer]:
-        slots = {f"input/{name}": self._client.put(array) for name, array in inputs.items()}
+    def _start(
+        self, prepared: "_Prepared", inputs: Inputs, state: State | None, source: State | None
+    ) -> dict[str, Buffer]:
+        put = self.client.put
+        slots = {
+            f"input/{name}": put(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()
+        }
         if source is not None:
             slots |= {f"source/{path}": buffer for path, buffer in source.peek().items()}
         if state is not None:
             slots |= {f"state/{path}": buffer for path, buffer in state.take().items()}
-        for slot, argument in entry.taken.items():
-            if slot not in slots and slot.startswith("state/"):
-                slots[slot] = self._client.zeros(argument)
+        for slot, argument in prepared.carried:
+            if slot not in slots:
+                slots[slot] = self.client.zeros(argument)
         return slots
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A program with its weights in their places; the other arguments come by slot."""
+
+    program: ProgramRecord
+    template: tuple[Buffer | None, ...]
+    takes: tuple[tuple[int, str], ...]
+    gives: tuple[str, ...]
+
+    def arguments(self, slots: Mapping[str, Buffer]) -> list[Buffer]:
+        """All arguments in the contract's order."""
+        filled = list(self.template)
+        for place, slot in self.takes:
+            filled[place] = slots[slot]
+        return filled
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What running an entry takes, looked up once: dispatching a call must cost microseconds."""
+
+    calls: tuple[_Call, ...]
+    outputs: tuple[tuple[str, str], ...]
+    """Name and slot."""
+    state: tuple[tuple[str, str], ...]
+    """Path and slot of all that may be carried on."""
+    carried: tuple[tuple[str, ArgumentRecord], ...]
+    """Slots of state that must be there before, with the argument that takes them."""
+
+    @classmethod
+    def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
+        calls = tuple(_call(program, binding, weights) for program, binding in entry.calls)
+        outputs = tuple((name, f"output/{name}") for name in entry.index.phases[entry.phase].outputs)
+        named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
+        state = tuple((slot.removeprefix("state/"), slot) for slot in dict.fromkeys(named) if slot.startswith("state/"))
+        carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
+        return cls(calls, outputs, state, carried)
+
+
+def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:
+    template = tuple(weights.get(slot) for slot in binding.takes)
+    takes = tuple((place, slot) for place, slot in enumerate(binding.takes) if slot not in weights)
+    return _Call(program, template, takes, binding.gives)
 
 
 def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
@@ -124,7 +166,3 @@ def _cast(value: Any, wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, A
     if wanted.kind in whole and not np.array_equal(made, array):
         raise InputError(f"{place} has a value beyond {wanted}")
     return made
-
-
-def _under(slots: Mapping[str, Buffer], prefix: str) -> dict[str, Buffer]:
-    return {slot.removeprefix(prefix): buffer for slot, buffer in slots.items() if slot.startswith(prefix)}

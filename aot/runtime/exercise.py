@@ -11,7 +11,7 @@ from aot.bundle.records import ArgumentRecord, GenerationRecord
 from aot.bundle.store import Bundle
 from aot.precompile import Combo
 from aot.runtime import entries, execute
-from aot.runtime.client import Client, dtype
+from aot.runtime.client import dtype
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.generation import Request
@@ -87,11 +87,11 @@ class Exercise:
                 part = ids[start : start + width]
                 made["tokens"][row, : len(part)], made["lengths"][row] = part, len(part)
             state = State(source, self._executor.run(source, execute.checked(source, made), state)[1], len(given))
-        return np.array(state.peek()["logits"])
+        return self._executor.client.read(state.peek()["logits"])
 
     @cached_property
     def _executor(self) -> Executor:
-        return Executor(self._bundle, Client(), "strict")
+        return Executor(self._bundle, "strict")
 
     def _begun(self, source: Entry) -> State:
         _, buffers = self._executor.run(source, execute.checked(source, inputs(source)))
@@ -112,7 +112,7 @@ class Exercise:
         taken = {slot.removeprefix("source/"): a for slot, a in entry.taken.items() if slot.startswith("source/")}
         if not taken or begun is not None:
             return begun if taken else None
-        client = Client()
+        client = self._executor.client
         return State(entry, {path: client.zeros(argument) for path, argument in taken.items()}, entry.combo.batch_size)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from aot import buckets
 from aot.precompile import Combo
 from aot.runtime.entries import Entry
-from aot.runtime.execute import Executor, State
+from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.sequence import Sequence
 from aot.sampling import SamplingParams
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+Batch = list[Sequence | None]
+"""The rows of a call; those without a sequence are padding."""
 Pieces = list[tuple[Sequence, str]]
 """Text that has become final, with the sequence it belongs to."""
 
@@ -33,7 +35,7 @@ class Request:
     props: Mapping[str, Any] | None = None
     """The `required_props` of the entries to use."""
 
-    def inputs(self, rows: list[Sequence | None]) -> Arrays:
+    def inputs(self, rows: Batch) -> Arrays:
         """The request inputs of a batch; rows without a sequence are greedy and never end."""
         shape = len(rows)
         drawn = {
@@ -78,9 +80,9 @@ class Generation:
     """
 
     def __init__(
-        self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], combos: list[Combo], request: Request
+        self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], table: buckets.Table, request: Request
     ) -> None:
-        self._executor, self._entries, self._combos, self._request = executor, entries, combos, request
+        self._executor, self._entries, self._table, self._request = executor, entries, table, request
 
     def run(self, sequences: list[Sequence]) -> Iterator[Pieces]:
         """Runs all to their ends; gives text as it comes, first after each prefill, then after each chunk.
@@ -88,7 +90,7 @@ class Generation:
         Raises NoEntryError for a sequence that fits no entry alone, at once: nothing has run then.
         """
         lengths = [len(sequence.ids) for sequence in sequences]
-        groups = buckets.partition(lengths, sequences[0].limit, self._combos, self._request.props)
+        groups = self._table.partition(lengths, sequences[0].limit, self._request.props)
         filled = [_Filled(group.combo, [sequences[row] for row in group.rows]) for group in groups]
         for group in filled:
             for sequence in group.rows:
@@ -107,10 +109,14 @@ class Generation:
     ) -> Generator[Pieces, None, list[Source]]:
         """Runs the sequences of a group; returns all sources there are then."""
         combo, rows = group.combo, group.rows
-        batch: list[Sequence | None] = [*rows, *[None] * (combo.batch_size - len(rows))]
-        state, outputs, sources = self._begin(group, batch, held, later)
-        yield _taken(batch, outputs["token"][:, None], outputs["logprob"][:, None], 1)
-        entry, request = self._entries[combo, "decode"], self._request.inputs(batch)
+        batch: Batch = [*rows, *[None] * (combo.batch_size - len(rows))]
+        request = self._executor.put(self._request.inputs(batch))
+        state, outputs, sources = self._begin(group, batch, request, held, later)
+        entry = self._entries[combo, "decode"]
+        pieces = _taken(batch, outputs["token"][:, None], outputs["logprob"][:, None], 1)
+        if any(sequence.finish is None for sequence in rows):
+            self._executor.prepare(entry)  # not before there is a first token, from which it would take a core
+        yield pieces
         while any(sequence.finish is None for sequence in rows):
             stop = np.array([sequence is None or sequence.finish is not None for sequence in batch])
             outputs, buffers = self._executor.run(entry, {**request, "stop": stop}, state)
@@ -120,34 +126,34 @@ class Generation:
         return sources
 
     def _begin(
-        self, group: "_Filled", batch: list[Sequence | None], held: list[Source], later: list["_Filled"]
+        self, group: "_Filled", batch: Batch, request: Inputs, held: list[Source], later: list["_Filled"]
     ) -> tuple[State, Arrays, list[Source]]:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
         combo, prompts = group.combo, group.prompts
         ready = {prompt for source in held if source.serves(combo, prompts) for prompt in source.rows}
         after = [other for other in later if _alike(other.combo, combo) and other.prompts.keys() & prompts.keys()]
         if len(prompts) == len(group.rows) and not after and not prompts.keys() & ready:
-            state, outputs = self._prefill(combo, list(prompts.values()), self._request.inputs(batch))
+            state, outputs = self._prefill(combo, list(prompts.values()), request)
             return state, outputs, held
         fresh = [prompt for prompt in prompts if prompt not in ready]
         sources = [*held, *self._sources(group, fresh, after)]
-        return (*self._fork(combo, batch, [s for s in sources if s.serves(combo, prompts)]), sources)
+        return (*self._fork(combo, batch, request, [s for s in sources if s.serves(combo, prompts)]), sources)
 
     def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[Source]:
         """Prefills prompts into states of as few rows as the narrowest group that continues them, for forks widen."""
         for room in range(1, group.combo.batch_size + 1):
             shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prompts) == room]
-            alike = [c for c in self._combos if _alike(c, group.combo) and c.batch_size <= room]
             if not shared:
                 continue
+            alike = [c for c in self._table.combos if _alike(c, group.combo) and c.batch_size <= room]
             lengths = [len(group.prompts[prompt]) for prompt in shared]
-            for part in buckets.partition(lengths, 0, alike, group.combo.required_props):
+            for part in buckets.Table(alike).partition(lengths, 0, group.combo.required_props):
                 placed = [shared[row] for row in part.rows]
                 inputs = self._request.inputs([None] * part.combo.batch_size)
                 state, _ = self._prefill(part.combo, [group.prompts[prompt] for prompt in placed], inputs)
                 yield Source(state, {prompt: row for row, prompt in enumerate(placed)})
 
-    def _prefill(self, combo: Combo, prompts: list[list[int]], request: Arrays) -> tuple[State, Arrays]:
+    def _prefill(self, combo: Combo, prompts: list[list[int]], request: Inputs) -> tuple[State, Arrays]:
         entry = self._entries[combo, "prefill"]
         tokens = np.full((combo.batch_size, combo.prefill_length or 0), self._request.pad, np.int32)
         lengths = np.zeros(combo.batch_size, np.int32)
@@ -156,10 +162,9 @@ class Generation:
         outputs, buffers = self._executor.run(entry, {"tokens": tokens, "lengths": lengths, **request})
         return State(entry, buffers, len(prompts)), outputs
 
-    def _fork(self, combo: Combo, batch: list[Sequence | None], sources: list[Source]) -> tuple[State, Arrays]:
+    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[Source]) -> tuple[State, Arrays]:
         state: State | None = None
         outputs: Arrays = {}
-        request = self._request.inputs(batch)
         for source in sources:
             entry = self._entries[combo, f"fork/{source.state.entry.combo.batch_size}"]
             rows = np.array([-1 if s is None else source.rows.get(s.prompt, -1) for s in batch], np.int32)
@@ -182,7 +187,7 @@ class _Filled:
         return {sequence.prompt: sequence.ids for sequence in self.rows}
 
 
-def _taken(batch: list[Sequence | None], tokens: Any, logprobs: Any, steps: int) -> Pieces:
+def _taken(batch: Batch, tokens: Any, logprobs: Any, steps: int) -> Pieces:
     live = [(row, s) for row, s in enumerate(batch) if s is not None and s.finish is None]
     return [(s, s.take(tokens[row, :steps], logprobs[row, :steps])) for row, s in live]
 

@@ -1,63 +1,66 @@
 """A loaded bundle: what `aot.load` gives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aot import buckets
 from aot.bundle import store
-from aot.bundle.records import GenerationRecord
+from aot.bundle.records import GenerationRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.precompile import Combo
-from aot.runtime import call, entries, expiry, requests
-from aot.runtime.client import Client
+from aot.runtime import call, entries, expiry, requests, verification
+from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.generation import Generation, Pieces, Request
 from aot.runtime.requests import Options, Prompt
 from aot.runtime.sequence import Result, Sequence
-from aot.runtime.text import Text
+from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
+if TYPE_CHECKING:
+    from aot.runtime.text import Text
+
 POLICIES = ("strict", "compile")
-VERIFY = ("always", "never")
 
 
-def load(path: str | Path, *, policy: str = "strict", verify: str = "always", key: str | Path | None = None) -> "Model":
-    """Opens a bundle and places its weights.
+def load(path: str | Path, *, policy: str = "strict", verify: str = "once", key: str | Path | None = None) -> "Model":
+    """Opens a bundle and maps its weights.
 
     With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
     when it is needed, or at once where that is so for every entry. `compile` compiles it then, and logs that it does.
-    `verify` says whether weights are checked against their digests; the index, programs and executables always are.
+    `verify` says when weights are checked against their digests; the index and whatever is run always are. `always`:
+    now. `once`: not where this user has verified these very files on this machine before; else in a thread that starts
+    after the first token, and no call ends well before it has. `never`: not at all.
     Of an expired bundle it is logged that it is; what fits this machine runs on, and a program that would have to be
     compiled is an ExpiredError then. `key` names a public key: a bundle not signed with its private one is refused
     before its index is parsed.
     Raises InputError, BundleError or MachineError.
     """
-    for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, VERIFY)):
+    for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn(bundle)
-    _check_machine(bundle, policy)
-    if verify == "always":
-        for blob in bundle.index.weights.blobs:
-            bundle.check(blob.digest)
-    return Model(bundle, Client(), policy)
+    found = entries.of(bundle.index, entries.PLATFORM)
+    _check_machine(bundle, found, policy)
+    checked = Verification(bundle, verify)
+    compiling = policy == "compile" and not all(map(entries.fitting, _programs(found)))
+    return Model(bundle, found, Executor(bundle, policy, compiling=compiling), checked)
 
 
-def _check_machine(bundle: Bundle, policy: str) -> None:
+def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:
     """Refuses a bundle of which this machine can run nothing, before its weights are read."""
     usable = ("ready",) if policy == "strict" else ("ready", "compiles")
     first = None
-    for entry in entries.of(bundle.index, entries.PLATFORM):
-        found = entries.verdict(entry, entries.PLATFORM)
-        if found.verdict in usable:
+    for entry in found:
+        verdict = entries.verdict(entry, entries.PLATFORM)
+        if verdict.verdict in usable:
             return
-        first = first or found
+        first = first or verdict
     if first is not None:
         if first.verdict == "compiles":
             expiry.check(bundle, first.cause)
@@ -66,13 +69,23 @@ def _check_machine(bundle: Bundle, policy: str) -> None:
         raise MachineError(f"{place}: {first.cause}; rebuild for this target{hint}")
 
 
+def _programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
+    """The programs of entries, in the order in which these call them."""
+    return (program for entry in found if entry.chain for program, _ in entry.calls)
+
+
 class Model:
     """A bundle ready to serve. A context manager; may be called from several threads."""
 
-    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
-        self._bundle = bundle
-        self._executor: Executor | None = Executor(bundle, client, policy)
-        self._entries = {(e.combo, e.phase): e for e in entries.of(bundle.index, client.platform)}
+    def __init__(
+        self, bundle: Bundle, found: tuple[Entry, ...], executor: Executor, verification: Verification
+    ) -> None:
+        self._bundle, self._verification = bundle, verification
+        self._executor: Executor | None = executor
+        self._entries = {(entry.combo, entry.phase): entry for entry in found}
+        names = dict.fromkeys(entry.phase for entry in found)
+        self._phases = {name: call.Candidates(e for e in found if e.phase == name) for name in names}
+        self._settled = False
 
     def __enter__(self) -> "Model":
         return self
@@ -82,6 +95,8 @@ class Model:
 
     def close(self) -> None:
         """Lets go of weights and executables; calls afterwards are InputErrors."""
+        if self._executor is not None:
+            self._executor.executables.close()
         self._executor = None
 
     @property
@@ -102,10 +117,10 @@ class Model:
 
     def stream(self, prompt: Prompt, **options: Any) -> "Run":
         """An iterator over the pieces of the text of one sequence, as they become final; `results` holds at its end."""
-        run = self.start(prompt, Options.of(options))
+        run = self.start(prompt, Options.of(options), streamed=True)
         if len(run.sequences) != 1:
             raise InputError(f"request: stream takes one prompt and one sequence, got {len(run.sequences)}")
-        if self._text is None:
+        if self._text() is None:
             raise InputError("stream: this bundle has no tokenizer; use generate and read token_ids")
         return run
 
@@ -117,14 +132,16 @@ class Model:
         `state` is what an earlier call's outputs carry as `state`, to be continued. Inputs that say how a language
         model draws tokens default to greedy ones. Raises InputError, NoEntryError.
         """
-        candidates = [entry for entry in self._entries.values() if entry.phase == phase]
-        if not candidates:
-            known = ", ".join(sorted({entry.phase for entry in self._entries.values()}))
+        if phase not in self._phases:
+            known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
-        return call.call(self._running, candidates, inputs, state, source, self._defaults)
+        self._verification.refuse()
+        outputs = call.call(self._running, self._phases[phase], inputs, state, source, self._defaults)
+        self._settle()
+        return outputs
 
-    def start(self, prompts: Prompt | list[Prompt], options: Options) -> "Run":
-        """A call of generate that has been checked and runs as it is iterated over."""
+    def start(self, prompts: Prompt | list[Prompt], options: Options, *, streamed: bool = False) -> "Run":
+        """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""
         record = self._bundle.index.generation
         if record is None:
             raise InputError("generate: this bundle holds no language model; use call")
@@ -134,19 +151,35 @@ class Model:
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
-        combos = [combo for combo, phase in self._entries if phase == "decode"]
         sequences = []
         for position, (prompt, seed) in enumerate(zip(given, options.seeds(len(given)), strict=True)):
-            text = self._text
-            ids = requests.tokens(prompt, position, text, record.vocab_size)
+            ids = requests.tokens(prompt, position, self._text, record.vocab_size)
             if options.truncate:
-                ids = ids[-max(1, buckets.longest(limit, combos, options.props)) :]
-            for index in range(
-                options.n or self._sequences_each(buckets.Need(1, len(ids), len(ids) + limit, options.props), combos)
-            ):
-                sequences.append(Sequence(position, index, ids, seed, limit, frozenset(eos), text, options.stops))
-        generation = Generation(self._running, self._entries, combos, request)
-        return Run(given, single, sequences, generation.run(sequences))
+                ids = ids[-max(1, self._combos.longest(limit, options.props)) :]
+            need = buckets.Need(1, len(ids), len(ids) + limit, options.props)
+            for index in range(options.n or self._sequences_each(need)):
+                sequences.append(
+                    Sequence(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
+                )
+        generation = Generation(self._running, self._entries, self._combos, request)
+        return Run(given, single, sequences, self._verified(generation.run(sequences)))
+
+    def _verified(self, steps: Iterator[Pieces]) -> Iterator[Pieces]:
+        """The steps, as long as nothing speaks against the weights; checking them begins after the first."""
+        self._verification.refuse()
+        for pieces in steps:
+            self._verification.begin()
+            yield pieces
+            self._verification.refuse()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Ends a call: no result is whole before the weights are. What it did not need is then loaded ahead."""
+        self._verification.begin()
+        self._verification.settle()
+        if self._executor is not None and not self._settled:
+            self._settled = True
+            self._executor.executables.ahead(_programs(self._entries.values()))
 
     @property
     def _running(self) -> Executor:
@@ -155,19 +188,28 @@ class Model:
         return self._executor
 
     @cached_property
-    def _text(self) -> Text | None:
+    def _combos(self) -> buckets.Table:
+        return buckets.Table([combo for combo, phase in self._entries if phase == "decode"])
+
+    def _text(self) -> "Text | None":
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> "Text | None":
         if "tokenizer.json" not in self._bundle.index.tokenizer:
             return None
+        from aot.runtime.text import Text
+
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in self._bundle.index.tokenizer.items()}
         return Text.from_files(files, f"bundle {self._bundle.path}")
 
-    def _sequences_each(self, need: buckets.Need, combos: list[Combo]) -> int:
+    def _sequences_each(self, need: buckets.Need) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
         record = self._bundle.index.generation
         assert record is not None
         if isinstance(record.num_return_sequences, int):
             return record.num_return_sequences
-        combo = buckets.choose(need, combos)
+        combo = self._combos.choose(need)
         return 1 if combo is None else record.num_return_sequences.get(combo.key, 1)
 
     def _defaults(self, rows: int) -> dict[str, Any]:
@@ -180,15 +222,17 @@ class Model:
 
 
 class Run(Iterator[str]):
-    """A call under way: iterate to run it, over pieces of text. `results` holds once it has run."""
+    """A call under way: iterate to run it, over pieces of text, or over `steps`. `results` holds once it has run."""
 
     def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Sequence], steps: Iterator[Pieces]) -> None:
         self.single = single
         self.sequences = sequences
-        self._prompts, self._steps = prompts, steps
+        self.steps = steps
+        """A prefill or a chunk of decode steps at a time."""
+        self._prompts = prompts
 
     def __next__(self) -> str:
-        for pieces in self._steps:
+        for pieces in self.steps:
             if text := "".join(piece for _, piece in pieces):
                 return text
         raise StopIteration

@@ -1,17 +1,19 @@
 """What a caller asks for, checked and spelled out: prompts as token ids, options with the bundle's defaults."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aot import digest
 from aot.bundle.records import GenerationRecord
 from aot.errors import InputError
-from aot.runtime.text import Text
 from aot.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from aot.runtime.text import Text
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, token ids, or a conversation: messages with role and content."""
@@ -138,11 +140,14 @@ def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     return list(given), False
 
 
-def tokens(prompt: Prompt, position: int, text: Text | None, vocab_size: int) -> list[int]:
-    """A prompt as token ids. Raises InputError for an id out of range, no tokens, or a text without a tokenizer."""
+def tokens(prompt: Prompt, position: int, tokenizer: "Callable[[], Text | None]", vocab_size: int) -> list[int]:
+    """A prompt as token ids; only a text asks for the tokenizer.
+
+    Raises InputError for an id out of range, no tokens, or a text without a tokenizer.
+    """
     if is_tokens(prompt):
         ids = [int(token) for token in prompt]  # type: ignore[arg-type]
-    elif text is None:
+    elif (text := tokenizer()) is None:
         raise InputError(f"request: prompt {position} is text, and this bundle has no tokenizer; give token ids")
     else:
         ids = text.encode(prompt) if isinstance(prompt, str) else text.encode_chat(prompt)  # type: ignore[arg-type]

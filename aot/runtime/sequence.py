@@ -1,14 +1,16 @@
 """One sequence in the making, and the Result that it ends as."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aot.errors import InputError
 from aot.runtime.requests import Prompt
-from aot.runtime.text import Stream, Text
+
+if TYPE_CHECKING:
+    from aot.runtime.text import Stream, Text
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,21 @@ class Sequence:
     limit: int
     """Tokens to generate at most."""
     eos: frozenset[int]
-    text: Text | None
+    text: "Callable[[], Text | None]"
+    """Gives the bundle's tokenizer, where it has one. It takes long to make, so not before it is needed."""
     stop: tuple[str, ...]
+    streamed: bool = False
+    """Whether text is wanted as it becomes final."""
     entry: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
 
     def __post_init__(self) -> None:
-        if self.stop and self.text is None:
+        text = self.text() if self.stop or self.streamed else None
+        if self.stop and text is None:
             raise InputError("request: stop strings need a tokenizer, which this bundle has none of; use eos_token_id")
-        self._stream = None if self.text is None else Stream(self.text, self.stop)
+        self._stream = None if text is None else _stream(text, self.stop)
         self._pieces: list[str] = []
 
     def take(self, tokens: Iterable[int], logprobs: Iterable[float]) -> str:
@@ -121,5 +127,18 @@ class Sequence:
     def result(self, prompt: Prompt) -> Result:
         """What it has become; `prompt` is what the caller gave."""
         assert self.finish is not None, self
-        text = None if self._stream is None else "".join(self._pieces)
+        text = self._whole() if self._stream is None else "".join(self._pieces)
         return Result(self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text)
+
+    def _whole(self) -> str | None:
+        text = self.text()
+        if text is None:
+            return None
+        stream = _stream(text, ())
+        return stream.feed(self.tokens) + stream.flush()
+
+
+def _stream(text: "Text", stop: tuple[str, ...]) -> "Stream":
+    from aot.runtime.text import Stream
+
+    return Stream(text, stop)

@@ -1,0 +1,80 @@
+"""The executables of a bundle, each loaded when it is first needed, or ahead of that in a thread."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+
+from aot.bundle.records import ProgramRecord
+from aot.bundle.store import Bundle
+from aot.errors import AotError, MachineError
+from aot.runtime import entries, expiry
+from aot.runtime.client import Client, Executable
+
+log = logging.getLogger("aot")
+
+
+class Executables:
+    """Ready to be called, by program. May be used from several threads; each program is loaded once."""
+
+    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
+        self._bundle, self._client, self._policy = bundle, client, policy
+        self._made: dict[str, Future[Executable]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def of(self, program: ProgramRecord) -> Executable:
+        """The program, ready to run.
+
+        Where no executable fits this machine, raises ExpiredError for an expired program, and MachineError for
+        another if the policy does not allow compiling.
+        """
+        with self._lock:
+            future = self._made.get(program.digest)
+            first = future is None
+            if future is None:
+                future = self._made[program.digest] = Future()
+        if first:
+            self._make(program, future)
+        return future.result()
+
+    def ahead(self, programs: Iterable[ProgramRecord]) -> None:
+        """Loads what fits this machine, in a thread of its own; faults wait for whoever needs the program."""
+        threading.Thread(target=self._load, args=(programs,), name="aot-load").start()
+
+    def close(self) -> None:
+        """Ends loading ahead."""
+        self._closed = True
+
+    def _load(self, programs: Iterable[ProgramRecord]) -> None:
+        for program in programs:
+            # The interpreter waits for this thread when it ends, as the loader must not lose its client meanwhile.
+            if self._closed or not threading.main_thread().is_alive():
+                return
+            if program.digest not in self._made and entries.fitting(program) is not None:
+                try:
+                    self.of(program)
+                except AotError as error:
+                    log.info("program %s was not loaded ahead: %s", program.name, error)
+
+    def _make(self, program: ProgramRecord, future: "Future[Executable]") -> None:
+        try:
+            future.set_result(self._ready(program))
+        except BaseException as error:
+            with self._lock:
+                del self._made[program.digest]  # to be tried again by the next
+            future.set_exception(error)
+
+    def _ready(self, program: ProgramRecord) -> Executable:
+        record = entries.fitting(program)
+        if record is not None:
+            return self._client.load(self._bundle.read(record.digest, record.bytes), program)
+        cause = entries.misfit(program)
+        expiry.check(self._bundle, f"program {program.name}: {cause}")
+        if self._policy != "compile":
+            raise MachineError(
+                f"bundle {self._bundle.path}: no executable for this machine: program {program.name}: {cause}; "
+                "rebuild for this target, or load with policy='compile'"
+            )
+        log.warning("compiling program %s (%s): %s", program.name, program.digest, cause)
+        return self._client.compile(self._bundle.read(program.digest, program.bytes))

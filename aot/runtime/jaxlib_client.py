@@ -1,0 +1,125 @@
+"""The device through jaxlib's client alone: what jax itself calls, without importing jax, which takes a second.
+
+Nothing of this is public in jaxlib. All names are used in here, and tried when a client is made: a jaxlib in which one
+is missing or gives something else is unknown, and the way through jax is taken instead.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as jax sets it: the client would speak of each device
+
+import numpy as np
+from jaxlib import _jax, xla_client
+
+from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.runtime import client
+from aot.runtime.client import Buffer, Executable
+
+
+class UnknownError(Exception):
+    """A jaxlib whose private names are not those that we know; says which."""
+
+
+class Client:
+    """The CPU of this process. Raises UnknownError where jaxlib is not as we know it."""
+
+    platform = "cpu"
+
+    def __init__(self) -> None:
+        try:
+            self._start()
+            self._try()
+        except UnknownError:
+            raise
+        except Exception as error:  # whatever calling a private name in a wrong way may raise
+            raise UnknownError(f"jaxlib: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+
+    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+        return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
+
+    def zeros(self, record: ArgumentRecord) -> Buffer:
+        return self.put(np.zeros(record.shape, client.dtype(record.dtype)))
+
+    def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
+        try:
+            return np.asarray(memoryview(buffer))
+        except BufferError:  # bfloat16 and its like are no part of Python's buffers; this way imports jax
+            array, _ = buffer._single_device_array_to_np_array_did_copy()
+            return array
+
+    def load(self, data: bytes, program: ProgramRecord) -> Executable:
+        try:
+            loaded = self._client.deserialize_executable(data, executable_devices=self._list)
+        except Exception as error:  # jaxlib raises several types of its own
+            raise client.refused(program, error) from error
+        handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
+
+        def run(arguments: Sequence[Buffer]) -> list[Buffer]:
+            made: list[Buffer] = loaded.execute_sharded(arguments).consume_with_handlers(handlers)
+            return made
+
+        return run
+
+    def compile(self, data: bytes) -> Executable:
+        raise AssertionError("a client that compiles was not asked for")
+
+    def _start(self) -> None:
+        if "jax" not in sys.modules:  # which has set it already
+            _jax.jax_jit.set_enable_x64_state(_jax.config.Config("jax_enable_x64", False))
+        self._client = xla_client.make_cpu_client()
+        self._devices = self._client.devices()[:1]
+        self._list = xla_client.DeviceList(tuple(self._devices))
+        self._sharding = _sharding(self._devices[0], self._list)
+        self._put = xla_client.batched_device_put
+
+    def _try(self) -> None:
+        owners = {
+            _jax.LoadedExecutable: ("execute_sharded",),
+            _jax.ExecuteResults: ("consume_with_handlers",),
+            _jax.Client: ("deserialize_executable",),
+        }
+        for owner, names in owners.items():
+            if missing := [name for name in names if not hasattr(owner, name)]:
+                raise UnknownError(f"jaxlib: {owner.__name__} has no {missing[0]}")
+        given = np.arange(6, dtype=np.int32).reshape(2, 3)
+        self._handler(given.shape, given.dtype)
+        if not np.array_equal(self.read(self.put(given)), given):
+            raise UnknownError("jaxlib: an array comes back changed")
+
+    def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
+        """What makes an array of a raw result; it skips the checks of what we know to be so."""
+        return _jax.array_result_handler(_aval(shape, dtype), self._sharding, True, True)
+
+
+class _Aval:
+    """What jaxlib asks of an abstract value."""
+
+    weak_type = False
+
+    def __init__(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
+        self.shape, self.dtype = shape, dtype
+        self.ndim, self.size = len(shape), math.prod(shape)
+
+
+_aval = cache(_Aval)
+
+
+def _sharding(device: Any, devices: Any) -> Any:
+    """Everything on one device, with the methods that jaxlib calls and jax would add."""
+
+    class Here(xla_client.SingleDeviceSharding):
+        memory_kind = None
+        _internal_device_list = devices
+
+        def _to_xla_hlo_sharding(self, rank: int) -> Any:
+            return xla_client.HloSharding.replicate()
+
+        def devices_indices_map(self, shape: tuple[int, ...]) -> dict[Any, tuple[slice, ...]]:
+            return {device: tuple(slice(None) for _ in shape)}
+
+    return Here(device)
