@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,15 @@ def built(manifest: Path, destination: Path) -> Path:
     done = aot("build", manifest, "-o", destination, "--jobs", 2)
     assert done.code == 0, done.err
     return destination
+
+
+@pytest.fixture(autouse=True, scope="session")
+def build_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The build cache of all builds of the session but those that take `--no-cache`: equal programs compile once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AOT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("AOT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["AOT_CACHE_DIR"])
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,7 @@ def test_plan_counts_layers_that_differ_as_a_build_stores_them(
 
 UNBUILDABLE = """\
 name: later
-model: {{checkpoint: {checkpoint}, dtype: float32{quantization}}}
+model: {{checkpoint: {checkpoint}, dtype: float32}}
 precompile: {{expand: product, prefill_length: [8, 64]{vision}}}
 generation: {{max_new_tokens: 8}}
 platforms: [cpu, cuda]
@@ -71,7 +71,7 @@ targets: [{{cpu: {{}}}}{targets}]
 """
 VISION = ", vision_included: [false, true], vision_height: 224, vision_width: 224"
 PARTITION = 'partition: {mesh: {model: 2}, rules: [[".*", []]], axes: {}}'
-PLAIN = {"quantization": "", "vision": "", "targets": "", "partition": ""}
+PLAIN = {"vision": "", "targets": "", "partition": ""}
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,9 @@ PLAIN = {"quantization": "", "vision": "", "targets": "", "partition": ""}
         ({"vision": VISION}, "precompile.vision_included: true cannot be built", "2 of 4 combos", 4, (1, 1)),
         ({"targets": ", {cuda: {device: h200}}"}, "targets[1]: cuda executables cannot be built", None, 2, (1, 2)),
         ({"targets": ", {cpu: {devices: 2}}"}, "targets[1].cpu.devices: cannot", "1 of 2 targets", 2, (1, 1)),
-        ({"quantization": ", quantization: int8"}, "model.quantization: 'int8' cannot", "quantized", 2, (0, 0)),
         ({"partition": PARTITION}, "partition: cannot be built", "partitioned", 2, (0, 0)),
     ],
-    ids=["vision", "accelerator", "devices", "quantization", "partition"],
+    ids=["vision", "accelerator", "devices", "partition"],
 )
 def test_plan_counts_the_part_it_can_build_and_remarks_on_the_rest(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: Callable[..., str],

@@ -228,7 +228,7 @@ def noisy(directory: Path, names: Iterable[str]) -> dict[str, Any]:
     """The digests of a bundle built by the command, under some noise."""
     manifest = home(directory)
     variables = {variable: value for name in names for variable, value in NOISE[name](manifest).items()}
-    done = aot("build", manifest, "-o", directory / "bundle", **variables)
+    done = aot("build", manifest, "-o", directory / "bundle", "--no-cache", **variables)
     assert done.code == 0, done.err
     index = store.open(directory / "bundle").index
     return {

@@ -28,7 +28,7 @@ class Build:
         self.scratch.mkdir()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "aot.cli.main", "build", manifest, "-o", destination, "--jobs", "2"],
-            env={**os.environ, "TMPDIR": str(self.scratch)},
+            env={**os.environ, "TMPDIR": str(self.scratch), "AOT_CACHE_DIR": str(manifest.parent / "cache")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -278,12 +278,22 @@ def test_what_cannot_be_built_yet_is_named_all_at_once():
         plan.buildable(made)
 
     assert [fault.split(": ")[1] for fault in caught.value.faults] == [
-        "model.quantization",
         "precompile.vision_included",
         "partition",
         "targets[1]",
         "targets[2]",
     ]
+
+
+def test_a_quantized_plan_is_buildable_and_tells_the_bytes_of_its_weights(tiny):
+    made = resolved(tiny, MINIMAL.replace("tiny}", "tiny, dtype: bfloat16, quantization: int8}"))
+    plain = resolved(tiny, MINIMAL.replace("tiny}", "tiny, dtype: bfloat16}"))
+    plan.buildable(made)
+
+    found, wide = plan.stored(made), plan.stored(plain)
+
+    assert (set(found), set(wide)) == ({"int8", "float32", "bfloat16"}, {"bfloat16"})
+    assert 2 * found["int8"] + found["bfloat16"] == wide["bfloat16"]
 
 
 def test_a_plan_for_cpus_is_buildable():

@@ -140,15 +140,15 @@ def demo() -> str:
     """What tools/demo prints on a machine that is set up, where no bundle lies yet."""
     if (ROOT / "dist" / "tiny" / "oci-layout").exists():
         shutil.rmtree(ROOT / "dist" / "tiny")
-    environment = {**os.environ, "AOT_VENV": sys.prefix}
-    printed = subprocess.run(
-        [ROOT / "tools" / "demo"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-    ).stdout
+    with tempfile.TemporaryDirectory() as cache:
+        printed = subprocess.run(
+            [ROOT / "tools" / "demo"],
+            env={**os.environ, "AOT_VENV": sys.prefix, "AOT_CACHE_DIR": cache},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        ).stdout
     return printed.split("$ ", 1)[1].rstrip()
 
 

@@ -22,10 +22,10 @@ X = [1.0, 2.0, 3.0]
 
 
 class Quiet:
-    def step(self, name: str, total: int | None) -> None:
+    def step(self, name: str, total: int | None, kept: int = 0) -> None:
         pass
 
-    def advance(self, detail: str) -> None:
+    def advance(self, detail: str, left: float | None = None) -> None:
         pass
 
 

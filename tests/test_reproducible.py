@@ -34,7 +34,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small bundle once more: other directories, environment, umask and jobs, and every source line shifted."""
+    """The small bundle once more, without the cache: other directories, environment, umask, jobs, lines of source."""
     home = tmp_path_factory.mktemp("elsewhere")
     for name in ("home", "scratch"):
         (home / name).mkdir()
@@ -42,7 +42,16 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module in (home / "source").rglob("*.py"):
         module.write_text("# one line further down\n" * 3 + module.read_text())
     done = subprocess.run(
-        [sys.executable, "-m", "aot.cli.main", "build", small_manifest(home / "manifests"), "-o", home / "bundle"],
+        [
+            sys.executable,
+            "-m",
+            "aot.cli.main",
+            "build",
+            small_manifest(home / "manifests"),
+            "-o",
+            home / "bundle",
+            "--no-cache",
+        ],
         cwd=home / "source",
         env={**os.environ, **HOSTILE, "HOME": str(home / "home"), "TMPDIR": str(home / "scratch")},
         umask=0o077,

@@ -166,12 +166,12 @@ def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], repor
     for line in process.stdout:
         kind, content = json.loads(line)
         if kind == "index":
-            return build.decoded(Index, msgpack.unpackb(bytes.fromhex(content), use_list=False))
+            return workers.decoded(Index, msgpack.unpackb(bytes.fromhex(content), use_list=False))
         if kind == "error":
             name, message = content
             raise workers.raised(name, message.replace(*map(str, inputs)))
         if kind == "step":
             report.step(*content)
         else:
-            report.advance(content)
+            report.advance(*content)
     raise AotError(f"audit: the rebuild ended with status {process.wait()}; its last words are above")

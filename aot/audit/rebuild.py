@@ -16,7 +16,7 @@ from typing import Any
 from aot import plan as plans
 from aot.audit import environments, refresh
 from aot.audit.refresh import Part
-from aot.builder import build
+from aot.builder import build, executables
 from aot.builder.lower import Lowered
 from aot.bundle import codec, store
 from aot.bundle.records import Index
@@ -51,13 +51,13 @@ class Request:
 class Told:
     """A `Report` that the audit hears, a line of JSON each."""
 
-    def step(self, name: str, total: int | None) -> None:
+    def step(self, name: str, total: int | None, kept: int = 0) -> None:
         """A step begins."""
-        tell("step", [name, total])
+        tell("step", [name, total, kept])
 
-    def advance(self, detail: str) -> None:
+    def advance(self, detail: str, left: float | None = None) -> None:
         """A part of the step is done."""
-        tell("advance", detail)
+        tell("advance", [detail, left])
 
 
 def tell(kind: str, content: Any) -> None:
@@ -117,13 +117,13 @@ def _built(plan: Plan, request: Request, writer: Writer, report: build.Report, p
     targets = part.targets(plan.targets)
     build.check_machine(targets)
     made = build.lowered(plan, writer, report, part.key)
-    return replace(made, programs=build.compiled(targets, made.programs, writer, request.jobs, report))
+    return replace(made, programs=executables.compiled(targets, made.programs, writer, request.jobs, report))
 
 
 def _refreshed(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
     """As `aot refresh` does it."""
     assert request.origin is not None
-    made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part)
+    made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)
     return Lowered(**{field.name: getattr(made, field.name) for field in fields(Lowered)})
 
 

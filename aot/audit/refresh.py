@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aot import digest
-from aot.builder import build, reexport, releases, settings
+from aot.builder import build, executables, reexport, releases, settings
+from aot.builder.cache import Cache
 from aot.builder.workers import Worker
 from aot.bundle import records, store
 from aot.bundle.records import Index, ProgramRecord
@@ -67,7 +68,7 @@ def refresh(path: Path, plan: "Plan | None", options: build.Options, report: bui
     build.check_destination(options)
     old = store.open(path)
     with Writer.stage(options.destination) as writer:
-        index, source = indexed(old, plan, writer, options.jobs, report)
+        index, source = indexed(old, plan, writer, options.jobs, report, options.cache)
         golden = old.attachment("golden")
         kept = {} if golden is None else {"golden": golden}
         made = writer.seal(index, kept)
@@ -78,14 +79,20 @@ def refresh(path: Path, plan: "Plan | None", options: build.Options, report: bui
 
 
 def indexed(
-    old: Bundle, plan: "Plan | None", writer: Writer, jobs: int, report: build.Report, part: Part = WHOLE
+    old: Bundle,
+    plan: "Plan | None",
+    writer: Writer,
+    jobs: int,
+    report: build.Report,
+    cache: Cache | None = None,
+    part: Part = WHOLE,
 ) -> tuple[Index, str]:
     """The index of a refreshed bundle, its blobs in the writer; and what its programs were exported from."""
     targets = part.targets(targets_of(old.index))
     build.check_machine(targets)
     writer.adopt(old)
     base, source = _exported(old, plan, writer, report, part)
-    programs = build.compiled(targets, base.programs, writer, jobs, report)
+    programs = executables.compiled(targets, base.programs, writer, jobs, report, cache)
     return replace(base, programs=programs), source
 
 

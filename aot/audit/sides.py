@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aot import digest, isa
 from aot.builder import build, compile
 from aot.builder.weights import Measured
-from aot.builder.workers import Worker
+from aot.builder.workers import Worker, decoded
 from aot.bundle import weights
 from aot.bundle.records import ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
@@ -70,7 +70,7 @@ def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
         report.step("weights", None)
         with Worker() as worker:
-            measured = build.decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
+            measured = decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
         lowered = build.lowered(plan, writer, report)
         programs = tuple(_with_targets(program, plan) for program in lowered.programs)
         index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer)

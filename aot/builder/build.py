@@ -1,19 +1,17 @@
 """The build: from a plan to a published bundle."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aot import isa, partition
-from aot.builder import compile, provenance, releases, tokenizer
-from aot.builder.workers import Worker
-from aot.bundle import decoders, records, store
-from aot.bundle.records import ExecutableRecord, Index, PartitionRecord, ProgramRecord
+from aot.builder import executables, identity, provenance, releases, tokenizer
+from aot.builder.cache import Cache
+from aot.builder.workers import Worker, decoded
+from aot.bundle import records, store, verified
+from aot.bundle.records import Index, PartitionRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 
@@ -21,18 +19,17 @@ if TYPE_CHECKING:
     from aot.builder.lower import Lowered
     from aot.plan import Plan
 
-T = TypeVar("T")
 Target = Mapping[str, Any]
 
 
 class Report(Protocol):
     """Hears how a build goes on."""
 
-    def step(self, name: str, total: int | None) -> None:
-        """A step begins; `total` is the number of its parts, where that is known."""
+    def step(self, name: str, total: int | None, kept: int = 0) -> None:
+        """A step begins; `total` is the number of its parts, where that is known, `kept` come from the cache."""
 
-    def advance(self, detail: str) -> None:
-        """A part of the step is done, or begins where the total is unknown."""
+    def advance(self, detail: str, left: float | None = None) -> None:
+        """A part of the step is done, or begins where the total is unknown; the rest takes `left` seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,8 @@ class Options:
     destination: Path
     replace: bool = False
     jobs: int = 1
+    cache: Cache | None = None
+    """What earlier builds made; without one, all is made anew."""
 
 
 def build(plan: "Plan", options: Options, report: Report) -> str:
@@ -58,29 +57,47 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     with Writer.stage(options.destination) as writer:
         evidence = provenance.Evidence(plan)
         weights = laid_out(plan, writer, report, evidence)  # what is wrong with them is known in seconds
-        made = lowered(plan, writer, report, evidence=evidence)
-        programs = compiled(plan.targets, made.programs, writer, options.jobs, report)
+        made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
+        programs = executables.compiled(
+            plan.targets, made.programs, writer, options.jobs, report, options.cache
+        )  # fmt: skip
         index = indexed(plan, replace(made, programs=programs), weights, writer)
-        attachments = about(plan, index, evidence, writer, report)
+        attachments = about(plan, index, evidence, writer, report, options.cache)
         report.step("publish", None)
-        return writer.publish(index, options.replace, attachments)
+        digest = writer.publish(index, options.replace, attachments)
+    verified.remember(options.destination, weights)
+    return digest
 
 
 def about(
-    plan: "Plan", index: Index, evidence: provenance.Evidence, writer: Writer, report: Report
+    plan: "Plan",
+    index: Index,
+    evidence: provenance.Evidence,
+    writer: Writer,
+    report: Report,
+    cache: Cache | None = None,
 ) -> dict[str, bytes]:
     """The attachments of what the writer holds: its provenance, and golden outputs where this machine can run it."""
     report.step("golden", None)
-    made = {"provenance": provenance.statement(plan, index, writer.seal(index), evidence)}
-    outputs = golden(writer.root, report)
+    name = writer.seal(index)
+    made = {"provenance": provenance.statement(plan, index, name, evidence)}
+    outputs = golden(writer.root, name, report, cache)
     return made if outputs is None else {**made, "golden": outputs}
 
 
-def golden(sealed: Path, report: Report) -> bytes | None:
-    """The golden outputs of a whole bundle, run as a user would run it; None where this machine runs none of it."""
+def golden(sealed: Path, name: str, report: Report, cache: Cache | None = None) -> bytes | None:
+    """The golden outputs of a whole bundle, run as a user would run it; None where this machine runs none of it.
+
+    One CPU gives the same bits in every run, so those of the same bundle on the same kind of CPU may be kept ones.
+    """
+    factors = identity.golden(name)
+    if cache is not None and (kept := cache.read(factors)):
+        return kept.data
     with Worker() as worker:
         made: bytes | None = worker.request("golden", report.advance, bundle=str(sealed))
-        return made
+    if cache is not None and made is not None:
+        cache.write(factors, None, made)
+    return made
 
 
 def count(plan: "Plan") -> Mapping[str, int]:
@@ -115,69 +132,25 @@ def check_destination(options: Options) -> None:
 
 
 def lowered(
-    plan: "Plan", writer: Writer, report: Report, key: str | None = None, evidence: provenance.Evidence | None = None
+    plan: "Plan",
+    writer: Writer,
+    report: Report,
+    key: str | None = None,
+    evidence: provenance.Evidence | None = None,
+    cache: Cache | None = None,
 ) -> "Lowered":
-    """The programs of a plan, in the writer; with a key those of its combo alone."""
+    """The programs of a plan, in the writer; with a key those of its combo alone. Without a cache each is lowered."""
     from aot.builder.lower import Lowered
 
     report.step("lower", None)
     with Worker() as worker:
-        raw = worker.request("lower", report.advance, plan=plan.to_json(), staging=str(writer.root), key=key)
+        task = {"plan": plan.to_json(), "staging": str(writer.root), "key": key}
+        raw = worker.request("lower", report.advance, **task, cache=None if cache is None else str(cache.root))
         if evidence is not None:
             evidence.collect(worker)
     made = decoded(Lowered, raw)
     writer.include(records.BlobRecord(program.digest, program.bytes) for program in made.programs)
     return made
-
-
-def compiled(
-    targets: Sequence[Target], programs: tuple[ProgramRecord, ...], writer: Writer, jobs: int, report: Report
-) -> tuple[ProgramRecord, ...]:
-    """The programs of the writer with an executable for each target of their platform."""
-    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if p.platform in target]
-    report.step("compile", len(work))
-    made: dict[tuple[int, int], ExecutableRecord] = {}
-    for t, target in enumerate(targets):
-        wanted = [i for i, of in work if of == t]
-
-        def compile_one(worker: Worker, i: int, target: Target = target) -> ExecutableRecord:
-            task = {"program": programs[i].digest, "target": dict(target), "staging": str(writer.root)}
-            record = decoded(ExecutableRecord, worker.request("compile", lambda _: None, **task))
-            report.advance(programs[i].name)
-            return record
-
-        executables = _pooled(compile_one, wanted, jobs, compile.environment(target))
-        made |= {(i, t): record for i, record in zip(wanted, executables, strict=True)}
-    writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.values())
-    return tuple(
-        replace(program, executables=tuple(made[i, t] for t in range(len(targets)) if (i, t) in made))
-        for i, program in enumerate(programs)
-    )
-
-
-def _pooled(
-    task: Callable[[Worker, int], ExecutableRecord], items: Iterable[int], jobs: int, variables: Mapping[str, str]
-) -> list[ExecutableRecord]:
-    """Runs a task for each item in as many workers as there are jobs; the first failure ends them all."""
-    items = list(items)
-    with ExitStack() as stack:
-        idle: SimpleQueue[Worker] = SimpleQueue()
-        for number in range(min(jobs, len(items))):
-            idle.put(stack.enter_context(Worker({**variables, compile.CORE: str(os.getpid() + number)})))
-
-        def run(item: int) -> ExecutableRecord:
-            worker = idle.get()
-            try:
-                return task(worker, item)
-            finally:
-                idle.put(worker)
-
-        pool = ThreadPoolExecutor(max(1, jobs))
-        try:
-            return list(pool.map(run, items))
-        finally:
-            stack.close()  # ends the workers, and with them whatever the pool still waits for
-            pool.shutdown(cancel_futures=True)
 
 
 def laid_out(
@@ -221,7 +194,8 @@ def _model(plan: "Plan") -> Mapping[str, Any]:
     source = plan.model
     if source.factory is not None:
         return {"factory": source.factory, "arguments": source.arguments}
-    return {"config": source.config, "dtype": source.dtype}
+    quantization = {} if source.quantization is None else {"quantization": source.quantization}
+    return {"config": source.config, "dtype": source.dtype, **quantization}
 
 
 def _generation(plan: "Plan") -> records.GenerationRecord | None:
@@ -229,10 +203,3 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     if made is None:
         return None
     return records.GenerationRecord(**{**vars(made), "sampling": vars(made.sampling)})
-
-
-def decoded(cls: type[T], raw: Any) -> T:
-    """A record as a worker gave it."""
-    (record,) = decoders.of(cast(Hashable, cls))([raw])
-    made: T = record
-    return made

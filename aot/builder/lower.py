@@ -14,6 +14,7 @@ from aot.bundle.writer import Writer
 from aot.errors import InputError
 
 if TYPE_CHECKING:
+    from aot.builder.stored import Programs
     from aot.models.protocol import Model
     from aot.plan import Plan
     from aot.precompile import Combo
@@ -34,8 +35,14 @@ class Lowered:
     settings: Mapping[str, Any]
 
 
-def write(plan: "Plan", writer: Writer, progress: Callable[[str], None], key: str | None = None) -> Lowered:
-    """Lowers every program of a plan, or of one of its combos, into blobs.
+def write(
+    plan: "Plan",
+    writer: Writer,
+    progress: Callable[[str], None],
+    key: str | None = None,
+    stored: "Programs | None" = None,
+) -> Lowered:
+    """Lowers every program of a plan, or of one of its combos, into blobs; those that are stored are taken from there.
 
     Raises InputError for a model that cannot be lowered.
     """
@@ -51,6 +58,8 @@ def write(plan: "Plan", writer: Writer, progress: Callable[[str], None], key: st
         calls = []
         for call in made.calls:
             lower = partial(_lowered, call.program, platform, plan, writer)
+            if stored is not None:
+                lower = partial(stored.get, call.program, platform, lower)
             program = tables.program((call.program, platform), lower)
             calls.append((program, tables.binding(_binding(phase, call, tables.programs[program]))))
         records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]

@@ -130,7 +130,7 @@ def _flags(index: Index) -> list[str]:
 
 
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
-    yield {"uri": BUILDER, **_sources("aot", _own())}
+    yield {"uri": BUILDER, **_sources("aot", own())}
     yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
@@ -143,10 +143,11 @@ def _sources(name: str, files: Mapping[str, str]) -> Resource:
     return {"name": name, "digest": {"dirHash": dir_hash(files)}, "annotations": {"files": files}}
 
 
-def _own() -> dict[str, str]:
-    """Our source and data files, by path from the package's parent."""
+def own(packages: Iterable[str] | None = None) -> dict[str, str]:
+    """Our source and data files, by path from the package's parent: all, or of some packages without those in them."""
     root = Path(aot.__file__).resolve().parent
-    files = (path for path in root.rglob("*") if path.suffix in (".py", ".json"))
+    found = root.rglob("*") if packages is None else (path for name in packages for path in (root / name).iterdir())
+    files = (path for path in found if path.suffix in (".py", ".json"))
     return {path.relative_to(root.parent).as_posix(): digest.of_file(path) for path in files}
 
 

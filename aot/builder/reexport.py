@@ -26,14 +26,13 @@ def programs(
     given: Sequence[ProgramRecord], waivers: Sequence[str], writer: Writer, report: "Report"
 ) -> Reexported:  # fmt: skip
     """Exports programs that are in the writer anew, in a process of their own."""
-    from aot.builder import build
-    from aot.builder.workers import Worker
+    from aot.builder.workers import Worker, decoded
     from aot.bundle import codec, records
 
     report.step("export", None)
     with Worker() as worker:
         task = {"programs": [codec.plain(record) for record in given], "waivers": list(waivers)}
-        made = build.decoded(Reexported, worker.request("reexport", report.advance, **task, staging=str(writer.root)))
+        made = decoded(Reexported, worker.request("reexport", report.advance, **task, staging=str(writer.root)))
     writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.programs)
     return made
 
@@ -43,13 +42,13 @@ def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress
     import jax
     import jaxlib
 
-    from aot.builder import build
+    from aot.builder.workers import decoded
 
     settings.apply()
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
     made = []
     for raw in given:
-        record = build.decoded(ProgramRecord, raw)
+        record = decoded(ProgramRecord, raw)
         progress(f"{record.name} for {record.platform}")
         try:
             data = _exported(record, writer.read(record.digest), waivers)

@@ -37,7 +37,8 @@ def _from_checkpoint(plan: "Plan") -> "Model":
     assert source.dtype is not None, source
     assert generation is not None, plan
     config = DecoderConfig.from_huggingface(source.config)
-    directory, values, dtype = source.checkpoint, source.config, source.dtype
+    directory, values = source.checkpoint, source.config
+    dtype = source.dtype if source.quantization is None else "float32"  # what is quantized is rounded once
     options = Options(generation.streaming_chunks, generation.logits, max(1, len(generation.eos_token_id)))
 
     def tensors():  # type: ignore[no-untyped-def]
@@ -47,7 +48,7 @@ def _from_checkpoint(plan: "Plan") -> "Model":
             return orbax.tensors(directory, source.subtree, names.parameters(config), dtype)
         return checkpoint.tensors(directory, values, dtype)
 
-    return LanguageModel(config, dtype, options, plan.combos, tensors)
+    return LanguageModel(config, source.dtype, options, plan.combos, tensors, source.quantization)
 
 
 def _from_factory(plan: "Plan") -> "Model":

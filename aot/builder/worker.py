@@ -8,6 +8,7 @@ XLA numbers the modules of a process and stores the number, so what was compiled
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -36,11 +37,23 @@ def main() -> None:
     def answer(kind: str, content: Any) -> None:
         answers.write(msgpack.packb((kind, content)))
 
+    logging.getLogger("aot.cache").addHandler(_Told(answer))
     for request in msgpack.Unpacker(sys.stdin.buffer, use_list=False, read_size=1, max_buffer_size=0):
         if request["task"] in _APART:
             _apart(request, answer)
         else:
             _perform(request, answer)
+
+
+class _Told(logging.Handler):
+    """Hands what is logged to the builder: nobody reads the log of a worker that does its task."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._answer("log", record.getMessage())
 
 
 def _die_with_parent() -> None:
@@ -82,10 +95,13 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
         os._exit(code)
 
 
-def _lower(progress: Progress, plan: str, staging: str, key: str | None = None) -> Any:
-    from aot.builder import lower
+def _lower(progress: Progress, plan: str, staging: str, key: str | None = None, cache: str | None = None) -> Any:
+    from aot.builder import lower, stored
+    from aot.builder.cache import Cache
 
-    return lower.write(_plan(plan), Writer.join(Path(staging)), progress, key)
+    made, writer = _plan(plan), Writer.join(Path(staging))
+    kept = None if cache is None else stored.Programs(Cache(Path(cache)), writer, made.allow_custom_calls)
+    return lower.write(made, writer, progress, key, kept)
 
 
 def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], staging: str) -> Any:

@@ -5,21 +5,26 @@ nothing of the caller's environment but the allow-list, and sets the rest itself
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgpack
 
 import aot
 from aot import errors
 from aot.builder import pin
+from aot.bundle import decoders, staging
 from aot.errors import AotError
+
+log = logging.getLogger("aot")
+T = TypeVar("T")
 
 _ALLOWED = (
     "PATH",
@@ -45,13 +50,15 @@ class Worker:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
         importable = {"PYTHONPATH": str(Path(aot.__file__).resolve().parents[1])}
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed with the worker
-        self._directory = tempfile.TemporaryDirectory(prefix="aot-worker-")
+        self._scratch = contextlib.ExitStack()
+        # locked for as long as this process lives; making one removes those of builders that were killed
+        directory = self._scratch.enter_context(staging.directory(Path(tempfile.gettempdir(), "aot-worker")))
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-m", "aot.builder.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            cwd=self._directory.name,
+            cwd=directory,
             env=allowed | _FIXED | importable | dict(variables or {}),
             start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
         )
@@ -67,7 +74,7 @@ class Worker:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):  # of a request that a dead worker did not take
                     stream.close()
-        self._directory.cleanup()
+        self._scratch.close()
 
     def request(self, task: str, progress: Callable[[str], None] = lambda _: None, **arguments: Any) -> Any:
         """The result of a task of `aot.builder.worker` as msgpack gives it; `progress` hears of its steps.
@@ -88,7 +95,10 @@ class Worker:
                 return content
             if kind == "error":
                 raise raised(*content)
-            progress(content)
+            if kind == "log":
+                log.warning(content)
+            else:
+                progress(content)
         raise self._death(task)
 
     def _death(self, task: str) -> AotError:
@@ -105,4 +115,11 @@ def raised(name: str, message: str) -> AotError:
     if name == "ManifestError":
         return errors.ManifestError(*message.splitlines())
     made: AotError = getattr(errors, name)(message)
+    return made
+
+
+def decoded(cls: type[T], raw: Any) -> T:
+    """A record as a worker gave it."""
+    (record,) = decoders.of(cast(Hashable, cls))([raw])
+    made: T = record
     return made

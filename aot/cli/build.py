@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build
+from aot.builder import build, cache
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import InputError
@@ -28,19 +28,24 @@ from aot.plan import Plan
 )
 @click.option("--replace", is_flag=True, help="Replace whatever is at the directory's path, by one rename.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
+@output.no_cache
 @output.as_json
-def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, as_json: bool) -> None:
+def command(
+    manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool, as_json: bool
+) -> None:  # fmt: skip
     """Build the bundle that MANIFEST describes, and print its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this
-    very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind.
+    very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind but what it has added to
+    the build cache, where the next one goes on.
     """
     plan = plans.resolve(plans.read(manifest))
     where = destination or Path("dist", plan.name)
     if replace:
         _keep(where, manifest, plan)
+    kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:
-        digest = build.build(plan, build.Options(where, replace, jobs), display)
+        digest = build.build(plan, build.Options(where, replace, jobs, kept), display)
     if as_json:
         output.document({"digest": digest, "path": str(where)})
     else:

@@ -21,10 +21,12 @@ _COMMANDS = {
     "verify": "Check every byte of a bundle against its digest.",
     "check": "Say for every entry whether this machine runs it as built.",
     "run": "Generate text from a bundle.",
+    "bench": "Measure a bundle on this machine.",
     "audit": "Build a bundle again, elsewhere, and compare.",
     "diff": "Say which factors made two bundles differ.",
     "explain": "List the factors behind a bundle, a key, a program or an executable.",
     "refresh": "Renew a bundle with the installed jax.",
+    "gc": "Make room in the build cache.",
 }
 INTERRUPTED = 130
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -20,6 +20,11 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
 
 
+def no_cache(command: F) -> F:
+    """The option `--no-cache`, as the argument `no_cache`."""
+    return click.option("--no-cache", is_flag=True, help="Neither read nor write the build cache.")(command)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b keeps click from wrapping them

@@ -46,3 +46,6 @@ def _print(plan: Plan, counted: Mapping[str, int]) -> None:
     numbers = [output.count(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
     targets = "; ".join(map(output.target, plan.targets)) or "no targets"
     console.print(f"{', '.join(numbers)} ({targets})", soft_wrap=True)
+    if plan.model.quantization:
+        sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.stored(plan).items()))
+        console.print(f"weights, quantized to {plan.model.quantization}: {', '.join(sizes)}", soft_wrap=True)

@@ -1,9 +1,31 @@
 """The progress of a build on stderr: a bar where a person watches, a line a step where none does."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+
+class Remaining(ProgressColumn):
+    """Counts down to the end of a step, from when that was last foretold."""
+
+    def render(self, task: Task) -> Text:
+        end: float | None = task.fields["end"]
+        if end is None or task.finished:
+            return Text("")
+        minutes, seconds = divmod(max(0, round(end - time.monotonic())), 60)
+        return Text(f"{minutes}:{seconds:02d} left", style="progress.remaining")
 
 
 class Display:
@@ -12,9 +34,8 @@ class Display:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         columns = (SpinnerColumn(), TextColumn("{task.description:8}"), BarColumn(24), MofNCompleteColumn())
-        self._progress = Progress(
-            *columns, TimeElapsedColumn(), TextColumn("{task.fields[detail]}"), console=self._console
-        )
+        detail = TextColumn("{task.fields[detail]}")
+        self._progress = Progress(*columns, TimeElapsedColumn(), Remaining(), detail, console=self._console)
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal:
@@ -28,19 +49,22 @@ class Display:
             self._finish()
             self._progress.stop()
 
-    def step(self, name: str, total: int | None) -> None:
-        """A step begins; `total` is the number of its parts, where that is known."""
+    def step(self, name: str, total: int | None, kept: int = 0) -> None:
+        """A step begins; `total` is the number of its parts, where that is known, `kept` come from the cache."""
+        cached = f"{kept} from the cache" if kept else ""
         if not self._console.is_terminal:
-            self._console.print(name if total is None else f"{name} {total} programs")
+            counted = name if total is None else f"{name} {total} programs"
+            self._console.print(", ".join(filter(None, (counted, cached))), soft_wrap=True)
             return
         self._finish()
-        self._progress.add_task(name, total=total, detail="")
+        self._progress.add_task(name, total=total, completed=kept, detail=cached, end=None)
 
-    def advance(self, detail: str) -> None:
-        """A part of the step is done."""
+    def advance(self, detail: str, left: float | None = None) -> None:
+        """A part of the step is done; the rest takes `left` seconds."""
         if self._console.is_terminal:
-            self._progress.update(self._progress.task_ids[-1], advance=1, detail=detail)
+            end = None if left is None else time.monotonic() + left
+            self._progress.update(self._progress.task_ids[-1], advance=1, detail=detail, end=end)
 
     def _finish(self) -> None:
         for task in self._progress.tasks[-1:]:
-            self._progress.update(task.id, total=task.completed, detail="")
+            self._progress.update(task.id, total=task.completed, detail="", end=None)

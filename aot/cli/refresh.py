@@ -6,7 +6,7 @@ import click
 
 from aot import plan as plans
 from aot.audit import refresh
-from aot.builder import build
+from aot.builder import build, cache
 from aot.cli import output
 from aot.cli.progress import Display
 
@@ -26,17 +26,19 @@ from aot.cli.progress import Display
 @click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="The new bundle.")
 @click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
+@output.no_cache
 @output.as_json
 def command(
-    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, as_json: bool
+    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, no_cache: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Renew BUNDLE with the installed jax: export its programs anew, compile its executables anew.
 
     Weights and tokenizer stay as they are. The new bundle records the digest of the old one.
     """
     plan = None if manifest is None else plans.resolve(plans.read(manifest))
+    kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:
-        made = refresh.refresh(bundle, plan, build.Options(destination, replace, jobs), display)
+        made = refresh.refresh(bundle, plan, build.Options(destination, replace, jobs, kept), display)
     if as_json:
         document = {"digest": made.digest, "path": str(destination), "programs_from": made.source}
         golden = {"entries": made.compared, "largest_difference": made.largest_difference}

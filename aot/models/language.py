@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aot.chain import Array, Chain
-from aot.models import names
+from aot.models import names, quantize
 from aot.models.config import DecoderConfig
 from aot.models.decoder import Decoder
 from aot.precompile import Combo
@@ -26,16 +26,17 @@ class LanguageModel:
     combos: tuple[Combo, ...]
     """All combos of the plan: forks lead from one to another."""
     tensors: Tensors
-    """Streams the weights by parameter path."""
+    """Streams the parameters by path: in the model's dtype, or in float32 where they are to be quantized."""
+    quantization: str | None = None
 
     def abstract_weights(self) -> dict[str, Array]:
-        return {path: Array(shape, self.dtype) for path, shape in names.parameters(self.config).items()}
+        return names.weights(self.config, self.dtype, self.quantization)
 
     def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        return self.tensors()
+        return quantize.stored(self.tensors(), self.abstract_weights())
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
-        phases = Phases(Decoder(self.config, self.dtype, platform), self.options)
+        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization), self.options)
         sizes = _sizes(combo)
         forks = {
             f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)

@@ -1,7 +1,8 @@
-"""The parameters of a decoder: their paths, their shapes, and what Hugging Face calls them."""
+"""The parameters of a decoder: their paths, their shapes, how they are stored, and what Hugging Face calls them."""
 
 from collections.abc import Mapping
 
+from aot.chain import Array
 from aot.models.config import DecoderConfig
 
 Shape = tuple[int, ...]
@@ -18,9 +19,9 @@ _GROUPS = {"attention": "self_attn", "mlp": "mlp"}
 
 
 def parameters(config: DecoderConfig) -> dict[str, Shape]:
-    """The shape of each parameter by its path: the embedding, the layers in order, the head. Matrices are (out, in).
+    """The shape of each parameter of a checkpoint by its path: the embedding, the layers in order, the head.
 
-    With tied embeddings there is no `head/output`: the head takes `embed/tokens`.
+    Matrices are (out, in).     With tied embeddings there is no `head/output`: the head takes `embed/tokens`.
     """
     block = {f"attention/{name}": shape for name, shape in _attention(config).items()}
     block |= {f"mlp/{name}": shape for name, shape in _mlp(config).items()}
@@ -28,6 +29,25 @@ def parameters(config: DecoderConfig) -> dict[str, Shape]:
     layers = {f"layers/{i}/{name}": shape for i in range(config.num_layers) for name, shape in block.items()}
     head = {"head/norm": (config.hidden_size,)} | ({} if config.tie_embeddings else {"head/output": table})
     return {"embed/tokens": table} | layers | head
+
+
+def weights(config: DecoderConfig, dtype: str, quantization: str | None) -> dict[str, Array]:
+    """Each weight of a bundle by its path, in the order of `parameters`: these in the model's dtype.
+
+    Quantized to int8, each matrix is int8 and followed by its `scale`.
+    """
+    made: dict[str, Array] = {}
+    for path, shape in parameters(config).items():
+        quantized = quantization == "int8" and len(shape) == 2
+        made[path] = Array(shape, "int8" if quantized else dtype)
+        if quantized:
+            made[scale(path)] = Array(shape[:1], "float32")
+    return made
+
+
+def scale(path: str) -> str:
+    """The path of the float32 scales of a quantized matrix, one for each row."""
+    return f"{path.removesuffix('_proj')}_scale"
 
 
 def _attention(config: DecoderConfig) -> dict[str, Shape]:

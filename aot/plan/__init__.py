@@ -5,6 +5,7 @@ from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
 from aot.plan.support import buildable, countable, unsupported
+from aot.plan.weights import stored
 
 __all__ = [
     "Manifest",
@@ -17,4 +18,5 @@ __all__ = [
     "buildable",
     "countable",
     "unsupported",
+    "stored",
 ]

@@ -22,10 +22,10 @@ def unsupported(plan: Plan) -> tuple[str, ...]:
 def countable(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     """The part of a plan whose programs this version can tell, and what it leaves out, in words.
 
-    No program of a quantized or partitioned model, none for images and none that is compiled for several devices.
+    No program of a partitioned model, none for images and none that is compiled for several devices.
     """
-    if plan.model.quantization is not None or plan.partition is not None:
-        return dataclasses.replace(plan, combos=()), ("the programs of a quantized or partitioned model",)
+    if plan.partition is not None:
+        return dataclasses.replace(plan, combos=()), ("the programs of a partitioned model",)
     combos = tuple(combo for combo in plan.combos if not combo.vision_included)
     targets = tuple(target for target in plan.targets if not _several(target))
     counts = {
@@ -41,8 +41,6 @@ def countable(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
 
 
 def _unsupported(plan: Plan) -> Iterator[str]:
-    if plan.model.quantization is not None:
-        yield f"model.quantization: {plan.model.quantization!r} cannot be built by this version; leave it out"
     if any(combo.vision_included for combo in plan.combos):
         yield "precompile.vision_included: true cannot be built by this version; set it to false"
     if plan.partition is not None:

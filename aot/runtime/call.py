@@ -10,7 +10,7 @@ from aot.bundle.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
 from aot.precompile import Combo
 from aot.runtime.entries import Entry
-from aot.runtime.execute import Executor, State, checked
+from aot.runtime.execute import Executor, Inputs, State, checked
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -63,9 +63,9 @@ def call(
     inputs: Mapping[str, Any],
     state: State | None,
     source: State | None,
-    defaults: Callable[[int], Arrays],
+    defaults: Callable[[Entry], Inputs],
 ) -> Outputs:
-    """Runs the least padded of the candidate entries; `defaults` gives inputs for so many rows.
+    """Runs the least padded of the candidate entries; `defaults` gives an entry's inputs that may be left out.
 
     Raises InputError for inputs of other names, ranks or sizes, NoEntryError where none is large enough.
     """
@@ -78,11 +78,12 @@ def call(
     rows = sizes.get(_ROWS, 1 if state is None else state.rows)
     if state is not None and rows != state.rows:
         raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {state.rows}")
-    arrays = {key: value for key, value in defaults(rows).items() if key in phase.inputs} | arrays
-    sizes = _sizes(phase, arrays, name)
-    entry = candidates.choose(sizes.get(_ROWS, 1), sizes.get(_TOKENS), state, source)
+    entry = candidates.choose(rows, sizes.get(_TOKENS), state, source)
+    sizes.setdefault(_ROWS, rows)
     padded = {key: _padded(array, _extents(phase.inputs[key], entry.combo)) for key, array in arrays.items()}
-    outputs, buffers = executor.run(entry, checked(entry, padded), state, source)
+    rest = {key: value for key, value in defaults(entry).items() if key in phase.inputs and key not in padded}
+    taken = rest | checked(entry, padded, rest.keys())
+    outputs, buffers = executor.run(entry, taken, state, source)
     cut = {key: _cut(array, phase.outputs[key], sizes) for key, array in outputs.items()}
     return Outputs(cut, State(entry, buffers, rows) if buffers else None)
 
@@ -130,7 +131,7 @@ def _extents(axes: tuple[str | None, ...], combo: Combo) -> tuple[int | None, ..
 
 def _padded(array: "np.ndarray[Any, Any]", extents: tuple[int | None, ...]) -> "np.ndarray[Any, Any]":
     widths = [(0, 0 if extent is None else extent - size) for extent, size in zip(extents, array.shape, strict=True)]
-    return np.pad(array, widths) if array.ndim else array
+    return np.pad(array, widths) if any(after for _, after in widths) else array
 
 
 def _cut(

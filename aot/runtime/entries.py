@@ -45,6 +45,11 @@ class Entry:
             given.update(binding.gives)
         return taken
 
+    @cached_property
+    def inputs(self) -> dict[str, ArgumentRecord]:
+        """What a caller gives, by name."""
+        return {slot.removeprefix("input/"): a for slot, a in self.taken.items() if slot.startswith("input/")}
+
 
 @dataclass(frozen=True)
 class Verdict:

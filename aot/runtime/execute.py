@@ -1,6 +1,6 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +139,12 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
-    """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
-    wanted = {slot.removeprefix("input/"): a for slot, a in entry.taken.items() if slot.startswith("input/")}
+def checked(entry: Entry, inputs: Arrays, held: Collection[str] = ()) -> dict[str, "np.ndarray[Any, Any]"]:
+    """Inputs in the entry's dtypes, beside those that are held already.
+
+    Raises InputError for a missing, surplus or wrongly shaped one.
+    """
+    wanted = {name: argument for name, argument in entry.inputs.items() if name not in held}
     if odd := sorted(set(wanted) ^ set(inputs)):
         raise InputError(
             f"phase {entry.phase}: takes the inputs {', '.join(sorted(wanted))}; missing or unknown: {', '.join(odd)}"
@@ -160,6 +163,8 @@ def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
 def _cast(value: Any, wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
     """The value in a dtype that holds it: integers stay the same, floats may be rounded."""
     array, whole = np.asarray(value), "iu"
+    if array.dtype == wanted:
+        return array
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
     made = array.astype(wanted)

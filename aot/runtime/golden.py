@@ -11,13 +11,20 @@ from aot.runtime.entries import Entry
 from aot.runtime.exercise import Arrays, Exercise
 from aot.runtime.expected import Expected
 
-TOLERANCES: Mapping[str, float] = {"float64": 2.0**-12, "float32": 2.0**-12, "float16": 2.0**-7, "bfloat16": 2.0**-4}
-"""How far results may be apart, relative to the greater of 1 and the recorded value, by the coarsest dtype of floats.
+TOLERANCES: Mapping[str, float] = {
+    "float64": 2.0**-12,
+    "float32": 2.0**-12,
+    "float16": 2.0**-7,
+    "bfloat16": 2.0**-4,
+    "int8": 2.0**-1,
+}
+"""How far results may be apart, relative to the greater of 1 and the recorded value, by the coarsest dtype.
 
 Kernels are picked when they run, so the order of sums and where they are rounded differ from CPU to CPU. Roundings
 that fall at random add up as the square root of their number: in float32 2^7 for sums of 2^14 terms, times 2^4 for 2^8
 kernels in a row, are 2^11 units of 2^-23. The narrow dtypes are rounded between kernels and not within, and a tenth of
-a nat would hide what is wrong: 2^3 of their units.
+a nat would hide what is wrong: 2^3 of their units. Where activations are rounded to int8, a difference in the last bit
+of a norm turns some of them over: 0.28 was measured between two such runs of a small decoder, 0.025 in the mean.
 """
 
 
@@ -71,7 +78,7 @@ def replay(bundle: Bundle, data: bytes | None = None) -> tuple[Replayed, ...]:
 
 
 def tolerance(entry: Entry) -> float:
-    """Of the coarsest float among all that the entry's programs take and give."""
+    """Of the coarsest dtype among all that the entry's programs take and give."""
     arrays = {a.dtype for program, _ in entry.calls for a in (*program.arguments, *program.results)}
     return max((TOLERANCES[dtype] for dtype in arrays if dtype in TOLERANCES), default=0.0)
 

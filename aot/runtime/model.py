@@ -14,7 +14,7 @@ from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.runtime import call, entries, expiry, requests, verification
 from aot.runtime.entries import Entry
-from aot.runtime.execute import Executor, State
+from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
 from aot.runtime.requests import Options, Prompt
 from aot.runtime.sequence import Result, Sequence
@@ -85,6 +85,7 @@ class Model:
         self._entries = {(entry.combo, entry.phase): entry for entry in found}
         names = dict.fromkeys(entry.phase for entry in found)
         self._phases = {name: call.Candidates(e for e in found if e.phase == name) for name in names}
+        self._greedy: dict[int, Inputs] = {}
         self._settled = False
 
     def __enter__(self) -> "Model":
@@ -212,13 +213,15 @@ class Model:
         combo = self._combos.choose(need)
         return 1 if combo is None else record.num_return_sequences.get(combo.key, 1)
 
-    def _defaults(self, rows: int) -> dict[str, Any]:
+    def _defaults(self, entry: Entry) -> Inputs:
         """What the phases of a language model take where the caller gives nothing: greedy, and no end."""
-        record = self._bundle.index.generation
+        record, rows = self._bundle.index.generation, entry.combo.batch_size
         if record is None:
             return {}
-        request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
-        return {**request.inputs([None] * rows), "stop": np.zeros(rows, bool)}
+        if rows not in self._greedy:
+            request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
+            self._greedy[rows] = self._running.put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
+        return self._greedy[rows]
 
 
 class Run(Iterator[str]):

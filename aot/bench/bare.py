@@ -1,0 +1,76 @@
+"""Entries without the runtime around them: their executables, called on arguments that lie ready."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aot.bundle.records import Index, ProgramRecord
+from aot.bundle.store import Bundle
+from aot.runtime import client, entries, placing
+from aot.runtime.client import Buffer, dtype
+from aot.runtime.entries import Entry
+from aot.runtime.executables import Executables
+
+Slots = dict[str, Buffer]
+
+
+class Timing(NamedTuple):
+    """A call and what it took until its results were there."""
+
+    program: ProgramRecord
+    seconds: float
+
+
+class Bare:
+    """A bundle's weights and executables, loaded apart from any model."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._client = client.open(compiling=False)
+        self._executables = Executables(bundle, self._client, "strict")
+        self._weights = placing.weights(bundle, placing.maps(bundle), self._client)
+
+    def load(self, program: ProgramRecord) -> float:
+        """Seconds that it takes to make a program ready, read and checked; next to nothing where it is already."""
+        before = time.perf_counter()
+        self._executables.of(program)
+        return time.perf_counter() - before
+
+    def begin(
+        self, entry: Entry, inputs: Mapping[str, "np.ndarray[Any, Any]"], before: Mapping[str, Buffer] | None = None
+    ) -> Slots:
+        """All that an entry takes, but for weights: inputs, and the state of what ran before or else zeros."""
+        given = ("state/", "source/")
+        slots = {slot: self._client.zeros(a) for slot, a in entry.taken.items() if slot.startswith(given)}
+        slots |= {slot: buffer for slot, buffer in (before or {}).items() if slot.startswith("state/")}
+        return slots | {f"input/{name}": self._client.put(array) for name, array in inputs.items()}
+
+    def run(self, entry: Entry, slots: Slots) -> list[Timing]:
+        """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
+
+        Only calls and the wait for their results are timed.
+        """
+        timings = []
+        for program, binding in entry.calls:
+            executable = self._executables.of(program)
+            arguments = [slots[slot] if slot in slots else self._weights[slot] for slot in binding.takes]
+            before = time.perf_counter()
+            results = executable(arguments)
+            for result in results[-1:]:  # all become ready at once
+                result.block_until_ready()
+            timings.append(Timing(program, time.perf_counter() - before))
+            slots.update(zip(binding.gives, results, strict=True))
+        return timings
+
+
+def entry(index: Index, key: str, phase: str) -> Entry:
+    """The entry of a key and a phase, which there is."""
+    return next(e for e in entries.of(index, entries.PLATFORM) if (e.key, e.phase) == (key, phase))
+
+
+def weight_bytes(index: Index, key: str) -> int:
+    """Bytes of the weights that a decode step of a combo takes."""
+    taken = [slot for slot in entry(index, key, "decode").taken if slot.startswith("weight/")]
+    arrays = [index.weights.arrays[slot.removeprefix("weight/")] for slot in taken]
+    return sum(int(np.prod(array.shape, dtype=np.int64)) * dtype(array.dtype).itemsize for array in arrays)

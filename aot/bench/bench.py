@@ -1,0 +1,134 @@
+"""Measures one bundle on this machine: fresh processes, the read bandwidth of memory between them."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from aot import buckets
+from aot.bench import figures, process
+from aot.bench.process import Contestant
+from aot.bundle import store
+from aot.bundle.records import GenerationRecord, Index
+from aot.bundle.store import BLOBS, Bundle
+from aot.errors import AotError, InputError
+from aot.precompile import Combo
+
+BUNDLE, BANDWIDTH = "bundle", "bandwidth"
+_SLACK = 1 << 29
+"""Bytes that a process takes beside its weights: code, activations, the KV cache."""
+_STEP = 7919  # a prime, so that prompts have few tokens twice
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; None is what the bundle suggests."""
+
+    rounds: int
+    prompt_tokens: int | None
+    new_tokens: int | None
+    verify: str
+
+
+def measure(path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None) -> Any:
+    """The document of `aot bench`.
+
+    Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
+    AotError where every run failed.
+    """
+    bundle = store.open(path)
+    request = _request(bundle, options)
+    found = process.measure([contestant(bundle, request), bandwidth()], options.rounds, report)
+    width = max((document[BANDWIDTH] for document in found[BANDWIDTH] if BANDWIDTH in document), default=None)
+    known = {} if width is None else {BANDWIDTH: width}
+    documents = [{**document, **known} for document in found[BUNDLE] if "error" not in document]
+    if not documents:
+        raise AotError(f"bundle {path}: no run of it succeeded: {found[BUNDLE][-1]['error']}; try aot run")
+    return {
+        "machine": machine(),
+        "versions": documents[0]["versions"],
+        "bundle": {"digest": bundle.digest, **_described(bundle.index), "weight_bytes": documents[0]["weight_bytes"]},
+        "request": {"prompt_tokens": len(request["prompt"]), "new_tokens": request["new_tokens"]},
+        "bandwidth": width,
+        "figures": {name: vars(figure) for name, figure in figures.of(documents).items()},
+        "rounds": found[BUNDLE],
+    }
+
+
+def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
+    """A bundle as a contestant; `request` as in `bench.child`."""
+    command = (sys.executable, "-m", "aot.bench.child", str(bundle.path), json.dumps(request))
+    blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
+    weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
+    return Contestant(BUNDLE, command, {}, (*blobs, *_libraries()), weights + _SLACK)
+
+
+def bandwidth() -> Contestant:
+    """What measures the machine's read bandwidth, as a contestant."""
+    return Contestant(BANDWIDTH, (sys.executable, "-m", "aot.bench.bandwidth"), {}, (), _SLACK * 3)
+
+
+def prompt(tokens: int, vocabulary: int) -> list[int]:
+    """Token ids without a meaning, the same for every bundle of a vocabulary."""
+    return [(position + 1) * _STEP % vocabulary for position in range(tokens)]
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on, for people."""
+    fields = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    names = {name.strip(): value.strip() for name, value in reversed(fields)}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cpu = names.get("model name", platform.processor())
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": memory, "kernel": platform.release()}
+
+
+def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
+    """By default the longest prompt that the smallest batch takes, and as many new tokens as it suggests or has."""
+    record, combos = _language(bundle)
+    props = combos[0].required_props
+    combos = [combo for combo in combos if combo.required_props == props]
+    rows = min(combo.batch_size for combo in combos)
+    prefills = [combo.prefill_length or 1 for combo in combos if combo.batch_size == rows]
+    length = options.prompt_tokens or max(prefills)
+    table = buckets.Table(combos)
+    new = options.new_tokens or min(record.max_new_tokens, max(_room(combo, length) for combo in combos))
+    need = buckets.Need(1, length, length + max(1, new), props)
+    if table.choose(need) is None:
+        raise table.refusal(need)
+    ids = prompt(length, record.vocab_size)
+    return {"prompt": ids, "new_tokens": new, "verify": options.verify, "props": props}
+
+
+def _language(bundle: Bundle) -> tuple[GenerationRecord, list[Combo]]:
+    record = bundle.index.generation
+    if record is None:
+        raise InputError(f"bundle {bundle.path}: holds no language model, and bench measures how one generates")
+    used = {entry.combo for entry in bundle.index.entries if entry.phase == "decode"}
+    return record, [Combo(**dict(bundle.index.combos[position].dimensions)) for position in sorted(used)]
+
+
+def _room(combo: Combo, length: int) -> int:
+    """New tokens for which a combo has room beside a prompt that it takes."""
+    if (combo.prefill_length or length) < length:
+        return 0
+    return (combo.max_length or length + sys.maxsize) - length
+
+
+def _described(index: Index) -> dict[str, Any]:
+    kinds = [array.dtype for array in index.weights.arrays.values()]
+    return {"dtype": max(sorted(set(kinds)), key=kinds.count), "family": index.model.get("family")}
+
+
+def _libraries() -> list[Path]:
+    """Shared objects that are mapped before the first token."""
+    found: list[Path] = []
+    for name in ("jaxlib", "numpy"):
+        spec = util.find_spec(name)
+        for place in (spec and spec.submodule_search_locations) or ():
+            found += sorted(Path(place).rglob("*.so"))
+    return found

@@ -1,0 +1,95 @@
+"""The measured process of a bundle: `python -m aot.bench.child BUNDLE OPTIONS` prints the document of `bench.process`.
+
+OPTIONS is JSON: `prompt` (token ids), `new_tokens`, `verify` as for `aot.load`, `props` of the entries to use. Nothing
+is imported before the first token that it does not need.
+"""
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aot.runtime.model import Model, Run
+
+FIRST = 16
+"""Tokens of the answer that is timed from the start of the process."""
+_PREFILLS = 5
+
+
+def main(path: str, options: str) -> None:
+    """Measures and prints."""
+    begin = float(os.environ["AOT_BENCH_START"])
+    marks = {}
+
+    import json
+
+    import aot
+
+    load = aot.load
+    given = json.loads(options)
+    marks["import"] = time.monotonic() - begin
+    model = load(path, verify=given["verify"])
+    marks["open"] = time.monotonic() - begin
+    run = start(model, given, min(FIRST, given["new_tokens"]))
+    next(run.steps)
+    marks["first_token"] = time.monotonic() - begin
+    for _ in run.steps:
+        pass
+    sixteen = time.monotonic() - begin if given["new_tokens"] >= FIRST else None
+    answer = run.results[0].token_ids
+    print(json.dumps({**marks, "sixteen": sixteen, **_steady(model, given), "tokens": answer, **_more(model, given)}))
+
+
+def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
+    """An answer of so many tokens, whatever they are: greedy, and with nothing that ends it."""
+    from aot.runtime.requests import Options
+
+    chosen = {"eos_token_id": [], "temperature": 0.0, "seed": 0, "n": 1, "props": given["props"]}
+    return model.start(given["prompt"], Options.of({**chosen, "max_new_tokens": tokens}))
+
+
+def _steady(model: "Model", given: dict[str, Any]) -> dict[str, list[float]]:
+    prefill, decode = [], []
+    for number in range(_PREFILLS):
+        run = start(model, given, 1 if number else given["new_tokens"])
+        before = time.perf_counter()
+        next(run.steps)
+        prefill.append(time.perf_counter() - before)
+        decode += _chunks(run)
+    return {"prefill": prefill, "decode": decode}
+
+
+def _chunks(run: "Run") -> list[float]:
+    """Seconds a token of each chunk of decode steps."""
+    found = []
+    tokens, before = len(run.sequences[0].tokens), time.perf_counter()
+    for _ in run.steps:
+        now = time.perf_counter()
+        found.append((now - before) / (len(run.sequences[0].tokens) - tokens))
+        tokens, before = len(run.sequences[0].tokens), now
+    return found
+
+
+def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
+    """What is measured beside the time of a request."""
+    from importlib import metadata
+
+    from aot.bench import bare, dispatch, first_calls, memory
+    from aot.runtime import client
+
+    alone = {"peak_memory": memory.peak(), "compilations": client.compilations()}  # before there is more than serving
+    key = start(model, given, 1).sequences[0].entry
+    return {
+        "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
+        "weight_bytes": bare.weight_bytes(model.bundle.index, key),
+        **alone,
+        "entry": key,
+        "memory": memory.of_second(str(model.bundle.path), given),
+        "dispatch": dispatch.measure(model, key, lambda: start(model, given, 1)),
+        "executables": first_calls.measure(model.bundle, key),
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,87 @@
+"""What a call through the runtime takes above the executables themselves.
+
+Above them: choosing the entry, padding and putting the inputs, binding arguments to slots, reading the outputs. Of
+decode calls in which every row has ended, so that the executable has next to nothing to do.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from aot.bench import bare
+from aot.bench.bare import Bare
+from aot.runtime import exercise
+from aot.runtime.entries import Entry
+from aot.runtime.execute import Executor, State
+from aot.runtime.model import Model
+
+_TURNS, _CALLS = 10, 30
+_FIRST = 5  # calls of a turn that are left out: they find the caches as another way left them
+
+
+def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
+    """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, and
+    `call`, one of `Model.call`; and `request`, what is given to begin a request: it is checked and its entry chosen.
+    """
+    entries = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
+    ways = {
+        "bare": _bare(model, *entries),
+        "step": _timed(_step(model, *entries)),
+        "call": _timed(_call(model, *entries)),
+        "request": _timed(request),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(_TURNS):
+        for name, way in ways.items():
+            times[name] += [way() for _ in range(_CALLS)][_FIRST:]
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    return {name: median - medians["bare"] * (name in ("step", "call")) for name, median in medians.items()}
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def seconds() -> float:
+        before = time.perf_counter()
+        call()
+        return time.perf_counter() - before
+
+    return seconds
+
+
+def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
+    loaded, prompts = Bare(model.bundle), exercise.inputs(prefill)
+    slots = loaded.begin(prefill, prompts)
+    loaded.run(prefill, slots)
+    slots = loaded.begin(decode, _ended(decode), slots)
+    return lambda: sum(timing.seconds for timing in loaded.run(decode, slots))
+
+
+def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
+    """As `generation` does it: what the request says is put once, who has ended at each step."""
+    executor, inputs = Executor(model.bundle, "strict"), _ended(decode)
+    held = executor.run(prefill, exercise.inputs(prefill))[1]
+    stop = inputs.pop("stop")
+    request = executor.put(inputs)
+
+    def step() -> None:
+        nonlocal held
+        state = State(decode, held, decode.combo.batch_size)
+        held = executor.run(decode, {**request, "stop": stop}, state)[1]
+
+    return step
+
+
+def _call(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
+    inputs = _ended(decode)
+    given = model.call("prefill", **exercise.inputs(prefill))
+
+    def call() -> None:
+        nonlocal given
+        given = model.call("decode", state=given.state, **inputs)
+
+    return call
+
+
+def _ended(decode: Entry) -> exercise.Arrays:
+    return {**exercise.inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}

@@ -1,0 +1,20 @@
+"""A second process of a bundle: gives a token, prints what memory it holds, and waits until its input is closed."""
+
+import json
+import sys
+
+import aot
+from aot.bench import child, memory
+
+
+def main(path: str, options: str) -> None:
+    """Arguments are those of `bench.child`."""
+    given = json.loads(options)
+    model = aot.load(path, verify=given["verify"])
+    next(child.start(model, given, 1).steps)
+    print(json.dumps(memory.held()), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,102 @@
+"""What decides the bytes of a thing before it is made: the named factors by which the build cache keeps it.
+
+A factor too many costs a build some time, one too few gives wrong bytes. So our own sources are among them as they lie
+there, and packages by what their wheels say of themselves. A package that is edited in place after it was installed
+goes unnoticed.
+"""
+
+import functools
+import math
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from aot import chain, isa
+from aot.builder import compile, provenance, settings
+from aot.builder.cache import Factors
+
+_PACKAGES = ("capstone", "flatbuffers", "flax", "jax", "jaxlib", "ml_dtypes", "numpy", "pyelftools")
+COMPILING = ("", "builder", "bundle")
+"""Packages of ours, by name below `aot`, that decide what an executable is; all of them decide the rest."""
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+class Unknown(Exception):
+    """A function holds something by which it cannot be told from others."""
+
+
+def executable(program: str, target: Mapping[str, Any]) -> Factors:
+    """The compile key, spelled out: of the program with this digest, compiled for a target."""
+    made = {"program": program, "target": target, "flags": compile.flags(target)}
+    return {"kind": "executable", **made, **_tools(COMPILING)}
+
+
+def program(made: chain.Program, for_platform: str, waivers: tuple[str, ...]) -> Factors | None:
+    """Of a program as lowered for a platform; None for one whose function is not known to the last bit.
+
+    Only functions of our own families are: what else a user's function reads, nobody can tell.
+    """
+    try:
+        contract = {name: spelled(getattr(made, name)) for name in ("name", "function", "arguments")}
+    except Unknown:
+        return None
+    contract["donated"] = sorted(made.donated)
+    options = {"platform": for_platform, "waivers": waivers, "settings": settings.LOWERING}
+    return {"kind": "program", **contract, **options, **_tools(None)}
+
+
+def golden(bundle: str) -> Factors:
+    """Of the golden outputs of the bundle with this digest, run on a processor like this one."""
+    cpu = {"cpu": _processor(), "features": sorted(isa.machine().features)}
+    return {"kind": "golden", "bundle": bundle, **cpu, **_tools(None)}
+
+
+def spelled(value: Any) -> Any:
+    """A value as JSON has it, if all of it are plain values, tuples, dataclasses and functions of ours.
+
+    Raises Unknown for others: they may hold what does not show.
+    """
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return value
+    if type(value) is tuple:
+        return [spelled(item) for item in value]
+    if isinstance(value, FunctionType):
+        return {"function": _named(value)}
+    kind = type(value)
+    if not is_dataclass(kind) or not _is_ours(kind.__module__) or "<" in kind.__qualname__:
+        raise Unknown(repr(kind))
+    content = {field.name: spelled(getattr(value, field.name)) for field in fields(value)}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": content}
+
+
+def _named(function: FunctionType) -> str:
+    """The place of a function in a module of ours, where it can be found again."""
+    module, name = function.__module__, function.__name__
+    if not _is_ours(module) or getattr(sys.modules.get(module), name, None) is not function:
+        raise Unknown(repr(function))
+    return f"{module}.{name}"
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith("aot.")
+
+
+@functools.cache
+def _tools(packages: tuple[str, ...] | None) -> dict[str, Any]:
+    """What makes things here: Python, the wheels, and our own sources, all of them or those of some packages."""
+    wheels = {name: provenance.wheel(name) for name in _PACKAGES}
+    sources = provenance.dir_hash(provenance.own(packages))
+    return {"python": platform.python_version(), "machine": platform.machine(), "wheels": wheels, "sources": sources}
+
+
+def _processor() -> str:
+    """The name of the processor, by which kernels are picked beside its features."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

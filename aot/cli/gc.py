@@ -1,0 +1,50 @@
+"""`aot gc`."""
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from aot.builder import cache, eviction
+from aot.cli import output
+
+
+class Quantity(click.ParamType[float]):
+    """A number with a unit: `500M`, `12h`."""
+
+    def __init__(self, name: str, units: dict[str, int]) -> None:
+        self.name = name
+        self._units = units
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]+)([a-zA-Z]*)", value)
+        if found is None or found[2] not in self._units:
+            units = ", ".join(name for name in self._units if name)
+            self.fail(f"{value!r} is no {self.name}; write a whole number and one of {units}", parameter, context)
+        return int(found[1]) * self._units[found[2]]
+
+
+SIZE = Quantity("size", {"": 1, **{unit: 1024**power for power, unit in enumerate("KMGT", 1)}})
+AGE = Quantity("age", {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800})
+
+
+@click.command("gc", epilog=output.examples("aot gc", "aot gc --max-size 2G --older-than 30d --dry-run"))
+@click.option("--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 2G), what was used last.")
+@click.option("--older-than", metavar="AGE", type=AGE, help="Remove what was not used for so long (12h, 30d).")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be.")
+@output.as_json
+def command(max_size: int | None, older_than: int | None, dry_run: bool, as_json: bool) -> None:
+    """Make room in the build cache.
+
+    Leftovers of killed builds and damaged entries are removed whatever is asked for. Bundles hold copies and are never
+    touched; a build that is under way makes again what it misses.
+    """
+    root = cache.location()
+    swept = eviction.sweep(root, eviction.Rule(max_size, older_than), dry_run)
+    if as_json:
+        output.document(asdict(swept))
+        return
+    verb = "would remove" if dry_run else "removed"
+    click.echo(f"{verb} {output.count(swept.removed, 'files')}, {output.size(swept.removed_bytes)}")
+    click.echo(f"kept {output.count(swept.kept, 'files')}, {output.size(swept.kept_bytes)}, in {root}")

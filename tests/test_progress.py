@@ -1,0 +1,34 @@
+"""What a build says on stderr while it goes on."""
+
+import time
+
+import pytest
+from rich.progress import Progress
+
+from aot.cli.progress import Display, Remaining
+
+
+def remaining(left: float | None) -> str:
+    progress = Progress()
+    progress.add_task("compile", total=2, end=None if left is None else time.monotonic() + left)
+    return Remaining().render(progress.tasks[0]).plain
+
+
+@pytest.mark.parametrize(("left", "shown"), [(None, ""), (65.2, "1:05 left"), (0.2, "0:00 left"), (-9, "0:00 left")])
+def test_the_remaining_time_counts_down_from_what_was_foretold(left: float | None, shown: str) -> None:
+    assert remaining(left) == shown
+
+
+def test_where_no_terminal_is_a_step_is_a_line_that_says_what_came_from_the_cache(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with Display() as display:
+        display.step("lower", None)
+        display.advance("prefill")
+        display.step("compile", 12, 9)
+        display.advance("block", 4.5)
+        display.step("compile", 3)
+    out, err = capfd.readouterr()
+
+    assert out == ""
+    assert err.splitlines() == ["lower", "compile 12 programs, 9 from the cache", "compile 3 programs"]
