@@ -49,7 +49,7 @@ class Bare:
     def run(self, entry: Entry, slots: Slots) -> list[Timing]:
         """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
 
-        Only calls and the wait for their results are timed.
+        Timed are the calls, the wait for their results, and letting go of those that they replace.
         """
         timings = []
         for program, binding in entry.calls:
@@ -59,8 +59,9 @@ class Bare:
             results = executable(arguments)
             for result in results[-1:]:  # all become ready at once
                 result.block_until_ready()
+            arguments.clear()
+            slots.update(zip(binding.gives, results, strict=True))  # lets go of what was donated
             timings.append(Timing(program, time.perf_counter() - before))
-            slots.update(zip(binding.gives, results, strict=True))
         return timings
 
 

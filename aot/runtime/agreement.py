@@ -90,7 +90,7 @@ def _tied(
     if not places:
         return ""
     if entry.phase != "decode":
-        logits = np.asarray(state["logits"])
+        logits = np.asarray(state["state/logits"])
     elif first is None:
         return "tokens differ, and those of the prefill before them were not recorded"
     else:

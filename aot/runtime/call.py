@@ -80,7 +80,7 @@ def call(
         raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {state.rows}")
     entry = candidates.choose(rows, sizes.get(_TOKENS), state, source)
     sizes.setdefault(_ROWS, rows)
-    padded = {key: _padded(array, _extents(phase.inputs[key], entry.combo)) for key, array in arrays.items()}
+    padded = {key: _padded(array, phase.inputs[key], entry, key) for key, array in arrays.items()}
     rest = {key: value for key, value in defaults(entry).items() if key in phase.inputs and key not in padded}
     taken = rest | checked(entry, padded, rest.keys())
     outputs, buffers = executor.run(entry, taken, state, source)
@@ -125,13 +125,17 @@ def _alike(a: Combo, b: Combo) -> bool:
     return (a.max_length, a.required_props) == (b.max_length, b.required_props)
 
 
-def _extents(axes: tuple[str | None, ...], combo: Combo) -> tuple[int | None, ...]:
-    return tuple(None if dimension is None else getattr(combo, dimension) for dimension in axes)
-
-
-def _padded(array: "np.ndarray[Any, Any]", extents: tuple[int | None, ...]) -> "np.ndarray[Any, Any]":
-    widths = [(0, 0 if extent is None else extent - size) for extent, size in zip(extents, array.shape, strict=True)]
-    return np.pad(array, widths) if any(after for _, after in widths) else array
+def _padded(
+    array: "np.ndarray[Any, Any]", axes: tuple[str | None, ...], entry: Entry, name: str
+) -> "np.ndarray[Any, Any]":
+    """The array with zeros behind it along the axes that follow a dimension, as far as the entry's combo goes."""
+    if name in entry.inputs and array.shape == entry.inputs[name].shape:
+        return array
+    extents = (
+        size if axis is None else getattr(entry.combo, axis) for axis, size in zip(axes, array.shape, strict=True)
+    )
+    widths = [(0, extent - size) for extent, size in zip(extents, array.shape, strict=True)]
+    return np.pad(array, widths) if array.ndim else array
 
 
 def _cut(

@@ -28,12 +28,12 @@ class State:
         self._buffers: dict[str, Buffer] | None = buffers
 
     def take(self) -> dict[str, Buffer]:
-        """The buffers by path, once: the call that continues the state reuses their memory."""
+        """The buffers by slot, once: the call that continues the state reuses their memory."""
         held, self._buffers = self.peek(), None
         return held
 
     def peek(self) -> dict[str, Buffer]:
-        """The buffers by path, to be read and left as they are."""
+        """The buffers by slot, to be read and left as they are."""
         if self._buffers is None:
             raise InputError("state: it was continued by an earlier call; pass the state which that call gave")
         return self._buffers
@@ -52,7 +52,7 @@ class Executor:
     def run(
         self, entry: Entry, inputs: Inputs, state: State | None = None, source: State | None = None
     ) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, Buffer]]:
-        """Outputs by name, and the state's buffers by path. Inputs have the entry's exact shapes."""
+        """Outputs by name, and the state's buffers by slot. Inputs have the entry's exact shapes."""
         self.prepare(entry)
         prepared = self._of(entry)
         slots = self._start(prepared, inputs, state, source)
@@ -60,7 +60,9 @@ class Executor:
             results = self.executables.of(call.program)(call.arguments(slots))
             slots.update(zip(call.gives, results, strict=True))
         outputs = {name: self.client.read(slots[slot]) for name, slot in prepared.outputs}
-        return outputs, {path: slots[slot] for path, slot in prepared.state if slot in slots}
+        for slot in prepared.passing:
+            slots.pop(slot, None)
+        return outputs, slots
 
     def prepare(self, entry: Entry) -> None:
         """Has the executables of an entry loaded in the order of its calls, while other things are done."""
@@ -80,14 +82,11 @@ class Executor:
     def _start(
         self, prepared: "_Prepared", inputs: Inputs, state: State | None, source: State | None
     ) -> dict[str, Buffer]:
-        put = self.client.put
-        slots = {
-            f"input/{name}": put(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()
-        }
+        slots = {} if state is None else state.take()
+        for name, value in inputs.items():
+            slots[f"input/{name}"] = self.client.put(value) if isinstance(value, np.ndarray) else value
         if source is not None:
-            slots |= {f"source/{path}": buffer for path, buffer in source.peek().items()}
-        if state is not None:
-            slots |= {f"state/{path}": buffer for path, buffer in state.take().items()}
+            slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
@@ -118,8 +117,8 @@ class _Prepared:
     calls: tuple[_Call, ...]
     outputs: tuple[tuple[str, str], ...]
     """Name and slot."""
-    state: tuple[tuple[str, str], ...]
-    """Path and slot of all that may be carried on."""
+    passing: tuple[str, ...]
+    """Slots of all that is not carried on."""
     carried: tuple[tuple[str, ArgumentRecord], ...]
     """Slots of state that must be there before, with the argument that takes them."""
 
@@ -128,9 +127,9 @@ class _Prepared:
         calls = tuple(_call(program, binding, weights) for program, binding in entry.calls)
         outputs = tuple((name, f"output/{name}") for name in entry.index.phases[entry.phase].outputs)
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
-        state = tuple((slot.removeprefix("state/"), slot) for slot in dict.fromkeys(named) if slot.startswith("state/"))
+        passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "weight/")))
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
-        return cls(calls, outputs, state, carried)
+        return cls(calls, outputs, passing, carried)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:
@@ -149,22 +148,23 @@ def checked(entry: Entry, inputs: Arrays, held: Collection[str] = ()) -> dict[st
         raise InputError(
             f"phase {entry.phase}: takes the inputs {', '.join(sorted(wanted))}; missing or unknown: {', '.join(odd)}"
         )
-    made = {}
-    for name, argument in wanted.items():
-        array = _cast(inputs[name], dtype(argument.dtype), f"phase {entry.phase}: input {name}")
-        if array.shape != argument.shape:
-            raise InputError(
-                f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
-            )
-        made[name] = np.ascontiguousarray(array)
-    return made
+    return {name: np.ascontiguousarray(_fitting(inputs[name], a, entry, name)) for name, a in wanted.items()}
 
 
-def _cast(value: Any, wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
-    """The value in a dtype that holds it: integers stay the same, floats may be rounded."""
-    array, whole = np.asarray(value), "iu"
-    if array.dtype == wanted:
-        return array
+def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "np.ndarray[Any, Any]":
+    array, wanted = np.asarray(value), dtype(argument.dtype)
+    if array.dtype != wanted:
+        array = _cast(array, wanted, f"phase {entry.phase}: input {name}")
+    if array.shape != argument.shape:
+        raise InputError(
+            f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
+        )
+    return array
+
+
+def _cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
+    """An array in a dtype that holds it: integers stay the same, floats may be rounded."""
+    whole = "iu"
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
     made = array.astype(wanted)

@@ -67,7 +67,7 @@ class Exercise:
         return next((v.cause for v in map(_verdict, filter(None, (source, entry))) if v.verdict != "ready"), "")
 
     def run(self, entry: Entry) -> tuple[Arrays, Arrays]:
-        """Outputs and state after one run, by name. Decode continues the prefill of its combo, a fork one alike."""
+        """Outputs by name, state by slot. Decode continues the prefill of its combo, a fork one alike."""
         source = self._source(entry)
         begun = None if source is None else self._begun(source)
         fork = entry.phase != "decode"
@@ -87,7 +87,7 @@ class Exercise:
                 part = ids[start : start + width]
                 made["tokens"][row, : len(part)], made["lengths"][row] = part, len(part)
             state = State(source, self._executor.run(source, execute.checked(source, made), state)[1], len(given))
-        return self._executor.client.read(state.peek()["logits"])
+        return self._executor.client.read(state.peek()["state/logits"])
 
     @cached_property
     def _executor(self) -> Executor:
@@ -113,7 +113,9 @@ class Exercise:
         if not taken or begun is not None:
             return begun if taken else None
         client = self._executor.client
-        return State(entry, {path: client.zeros(argument) for path, argument in taken.items()}, entry.combo.batch_size)
+        return State(
+            entry, {f"state/{path}": client.zeros(argument) for path, argument in taken.items()}, entry.combo.batch_size
+        )
 
 
 def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> Arrays:

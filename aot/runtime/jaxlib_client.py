@@ -111,13 +111,14 @@ _aval = cache(_Aval)
 
 def _sharding(device: Any, devices: Any) -> Any:
     """Everything on one device, with the methods that jaxlib calls and jax would add."""
+    whole = xla_client.HloSharding.replicate()
 
     class Here(xla_client.SingleDeviceSharding):
         memory_kind = None
         _internal_device_list = devices
 
         def _to_xla_hlo_sharding(self, rank: int) -> Any:
-            return xla_client.HloSharding.replicate()
+            return whole
 
         def devices_indices_map(self, shape: tuple[int, ...]) -> dict[Any, tuple[slice, ...]]:
             return {device: tuple(slice(None) for _ in shape)}
