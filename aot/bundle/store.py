@@ -142,14 +142,22 @@ def _check_layers(bundle: Bundle, manifest: oci.Manifest) -> None:
         raise BundleError(f"{place}: lacks the layer {_short(missing[0])} that the index names; {_ADVICE}")
     if surplus := sorted(found.keys() - expected.keys()):
         raise BundleError(f"{place}: has the layer {_short(surplus[0])} that the index does not name; {_ADVICE}")
+    sizes = _sizes(bundle.path)
     for name, layer in expected.items():
         if found[name] != layer:
             raise BundleError(
                 f"{place}: layer {_short(name)} is {found[name].media_type!r} of {found[name].size} bytes, "
                 f"in the index {layer.media_type!r} of {layer.size}; {_ADVICE}"
             )
-        with _blob(bundle.path, name, layer.size):
-            pass
+        if sizes.get(digest.hex_of(name)) != layer.size:
+            with _blob(bundle.path, name, layer.size):  # says what is wrong
+                pass
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """The regular files among the blobs, by name: a thousand of them cost less this way than when each is opened."""
+    with _faults(f"bundle {path}: {BLOBS}"), os.scandir(path / BLOBS) as files:
+        return {file.name: file.stat().st_size for file in files if file.is_file()}
 
 
 def _check_surplus(path: Path, names: set[str]) -> None:
