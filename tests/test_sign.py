@@ -553,7 +553,9 @@ def test_a_signed_model_loads_with_its_key_and_weights_follow_the_policy(
     flip(synthetic.blob_file(root, blob.digest), 8 * (blob.bytes - 1))
 
     with pytest.raises(BundleError, match="is damaged"):
-        aot.load(root, key=keys.public)
+        aot.load(root, key=keys.public, verify="always")
+    with aot.load(root, key=keys.public) as model, pytest.raises(BundleError, match="is damaged"):
+        model.generate("def main(", max_new_tokens=4)
     with aot.load(root, key=keys.public, verify="never") as model:
         assert len(model.generate("def main(", max_new_tokens=4).token_ids) == len(expected)
 

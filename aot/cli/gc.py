@@ -29,7 +29,7 @@ SIZE = Quantity("size", {"": 1, **{unit: 1024**power for power, unit in enumerat
 AGE = Quantity("age", {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800})
 
 
-@click.command("gc", epilog=output.examples("aot gc", "aot gc --max-size 2G --older-than 30d --dry-run"))
+@click.command("gc", epilog=output.examples("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
 @click.option("--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 2G), what was used last.")
 @click.option("--older-than", metavar="AGE", type=AGE, help="Remove what was not used for so long (12h, 30d).")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be.")
