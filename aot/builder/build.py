@@ -58,9 +58,7 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
         evidence = provenance.Evidence(plan)
         weights = laid_out(plan, writer, report, evidence)  # what is wrong with them is known in seconds
         made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
-        programs = executables.compiled(
-            plan.targets, made.programs, writer, options.jobs, report, options.cache
-        )  # fmt: skip
+        programs = executables.compiled(plan.targets, made.programs, writer, options.jobs, report, options.cache)
         index = indexed(plan, replace(made, programs=programs), weights, writer)
         attachments = about(plan, index, evidence, writer, report, options.cache)
         report.step("publish", None)

@@ -101,15 +101,6 @@ def parse(name: str, raw: bytes) -> Kept | None:
     return Kept(fields["record"], fields["data"])
 
 
-def locked(descriptor: int) -> bool:
-    """Whether a file is locked by us now. A lock goes with the process that holds it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _head(name: str, payload: bytes) -> bytes:
     return b"%s %s %s\n" % (_MAGIC, name.encode(), digest.of(payload).encode())
 

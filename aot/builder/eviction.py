@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aot.builder import cache
+from aot.bundle import staging
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
@@ -76,7 +77,7 @@ def _is_left(path: Path) -> bool:
     """Whether nobody is writing a file any more."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return cache.locked(descriptor)
+        return staging.locked(descriptor)
     finally:
         os.close(descriptor)
 

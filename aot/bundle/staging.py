@@ -134,7 +134,7 @@ def _create(destination: Path) -> tuple[Path, int]:
         staged.mkdir(mode=0o755)
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if _locked(lock) and os.fstat(lock).st_nlink:
+            if locked(lock) and os.fstat(lock).st_nlink:
                 return staged, lock
             os.close(lock)
 
@@ -150,13 +150,13 @@ def _sweep(destination: Path) -> None:
 def _remove_unlocked(path: Path) -> None:
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if _locked(lock):
+        if locked(lock):
             remove(path)
     finally:
         os.close(lock)
 
 
-def _locked(lock: int) -> bool:
+def locked(lock: int) -> bool:
     """Whether the lock is ours now. It goes with the process, so a killed build holds none."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,12 +27,10 @@ from aot.plan import Plan
     help="Directory of the bundle; default: dist/NAME.",
 )
 @click.option("--replace", is_flag=True, help="Replace whatever is at the directory's path, by one rename.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
+@output.jobs
 @output.no_cache
 @output.as_json
-def command(
-    manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool, as_json: bool
-) -> None:  # fmt: skip
+def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool, as_json: bool) -> None:
     """Build the bundle that MANIFEST describes, and print its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this

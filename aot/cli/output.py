@@ -20,6 +20,14 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
 
 
+def jobs(command: F) -> F:
+    """The option `--jobs`, as the argument `jobs`."""
+    number = click.IntRange(min=1)
+    return click.option("--jobs", type=number, default=1, show_default=True, help="Programs to compile at a time.")(
+        command
+    )
+
+
 def no_cache(command: F) -> F:
     """The option `--no-cache`, as the argument `no_cache`."""
     return click.option("--no-cache", is_flag=True, help="Neither read nor write the build cache.")(command)

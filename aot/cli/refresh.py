@@ -25,7 +25,7 @@ from aot.cli.progress import Display
 )
 @click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="The new bundle.")
 @click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Programs to compile at a time.")
+@output.jobs
 @output.no_cache
 @output.as_json
 def command(

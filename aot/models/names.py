@@ -21,7 +21,7 @@ _GROUPS = {"attention": "self_attn", "mlp": "mlp"}
 def parameters(config: DecoderConfig) -> dict[str, Shape]:
     """The shape of each parameter of a checkpoint by its path: the embedding, the layers in order, the head.
 
-    Matrices are (out, in).     With tied embeddings there is no `head/output`: the head takes `embed/tokens`.
+    Matrices are (out, in). With tied embeddings there is no `head/output`: the head takes `embed/tokens`.
     """
     block = {f"attention/{name}": shape for name, shape in _attention(config).items()}
     block |= {f"mlp/{name}": shape for name, shape in _mlp(config).items()}
