@@ -1,13 +1,13 @@
 """Lowering: every program of a plan traced and exported once per platform, with its calling contract."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aot import chain
-from aot.builder import canonical, contract, settings, sources
+from aot.builder import canonical, contract, pace, settings, sources
 from aot.builder.tables import Tables
 from aot.bundle.records import ArgumentRecord, BindingRecord, EntryRecord, PhaseRecord, ProgramRecord
 from aot.bundle.writer import Writer
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from aot.models.protocol import Model
     from aot.plan import Plan
     from aot.precompile import Combo
+
+    _Place = tuple[int, Combo, str, str, chain.Chain]
+    """The position of a combo, the combo, a platform, a phase, and its chain."""
 
 _CONSTANT_LIMIT = 1 << 16
 """Bytes that one program may hold as a constant; more belongs to the weights."""
@@ -38,7 +41,7 @@ class Lowered:
 def write(
     plan: "Plan",
     writer: Writer,
-    progress: Callable[[str], None],
+    progress: pace.Progress,
     key: str | None = None,
     stored: "Programs | None" = None,
 ) -> Lowered:
@@ -53,14 +56,20 @@ def write(
     tables, model = Tables(), sources.model(plan)
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
     states: dict[tuple[int, str], dict[str, chain.Array]] = {}
-    for position, combo, platform, phase, made in _chains(plan, model, key):
-        progress(f"{phase} for {platform}, combo {combo.key[:12]}")
+    chains = list(_chains(plan, model, key))
+    count = len(_programs(chains))
+    clock = pace.Pace(count)
+
+    def lowered(program: chain.Program, platform: str) -> ProgramRecord:
+        lower = partial(_lowered, program, platform, plan, writer)
+        record = lower() if stored is None else stored.get(program, platform, lower)
+        progress(f"{program.name} for {platform}", clock.left(1), count)
+        return record
+
+    for position, combo, platform, phase, made in chains:
         calls = []
         for call in made.calls:
-            lower = partial(_lowered, call.program, platform, plan, writer)
-            if stored is not None:
-                lower = partial(stored.get, call.program, platform, lower)
-            program = tables.program((call.program, platform), lower)
+            program = tables.program((call.program, platform), partial(lowered, call.program, platform))
             calls.append((program, tables.binding(_binding(phase, call, tables.programs[program]))))
         records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]
         known = weights | states.get((position, platform), {})
@@ -78,16 +87,18 @@ def write(
 
 
 def count(plan: "Plan") -> dict[str, int]:
-    """Distinct programs, and how often one is compiled for a target, without lowering: equal ones lower alike."""
-    chains = _chains(plan, sources.model(plan))
-    programs = {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
+    """Distinct programs, and how often one is compiled for a target, without lowering."""
+    programs = _programs(_chains(plan, sources.model(plan)))
     compiled = sum(platform in target for _, platform in programs for target in plan.targets)
     return {"programs": len(programs), "compiles": compiled}
 
 
-def _chains(
-    plan: "Plan", model: "Model", key: str | None = None
-) -> Iterator[tuple[int, "Combo", str, str, chain.Chain]]:
+def _programs(chains: "Iterable[_Place]") -> set[tuple[chain.Program, str]]:
+    """Distinct programs and their platforms: equal ones lower alike."""
+    return {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
+
+
+def _chains(plan: "Plan", model: "Model", key: str | None = None) -> "Iterator[_Place]":
     for position, combo in enumerate(plan.combos):
         if key not in (None, combo.key):
             continue

@@ -1,6 +1,6 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -18,19 +18,25 @@ _SHOWN = 8  # features that a cause names
 
 @dataclass(frozen=True)
 class Entry:
-    """One phase of one combo, with its calls on one platform. Without a chain the platform cannot run it."""
+    """One phase of one combo, with its calls on one platform, which are read when they are first used."""
 
     index: Index
     combo: Combo
     key: str
     phase: str
-    chain: ChainRecord | None
+    platform: str
+    chains: Sequence[ChainRecord]
+
+    @cached_property
+    def chain(self) -> ChainRecord | None:
+        """Its calls. Without them the platform cannot run it."""
+        return next((chain for chain in self.chains if chain.platform == self.platform and not chain.mesh), None)
 
     @cached_property
     def calls(self) -> tuple[tuple[ProgramRecord, BindingRecord], ...]:
         """Each call's program and binding, in order. Raises MachineError where this platform has none."""
         if self.chain is None:
-            raise MachineError(f"bundle: {_absent(self, PLATFORM)}")
+            raise MachineError(f"bundle: {_absent(self)}")
         return tuple((self.index.programs[p], self.index.bindings[b]) for p, b in self.chain.calls)
 
     @cached_property
@@ -63,17 +69,14 @@ class Verdict:
 def of(index: Index, platform: str) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
-    made = []
-    for record in index.entries:
-        chain = next((c for c in record.chains if c.platform == platform and not c.mesh), None)
-        made.append(Entry(index, combos[record.combo], index.combos[record.combo].key, record.phase, chain))
-    return tuple(made)
+    keys = [record.key for record in index.combos]
+    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, platform, e.chains) for e in index.entries)
 
 
-def verdict(entry: Entry, platform: str) -> Verdict:
+def verdict(entry: Entry) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        return Verdict(entry, "unusable", _absent(entry, platform))
+        return Verdict(entry, "unusable", _absent(entry))
     for program, _ in entry.calls:
         if fitting(program) is None:
             return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
@@ -92,9 +95,9 @@ def misfit(program: ProgramRecord) -> str:
     return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
 
 
-def _absent(entry: Entry, platform: str) -> str:
-    have = ", ".join(sorted({chain.platform for record in entry.index.entries for chain in record.chains}))
-    return f"no program for {platform}, only for {have}; rebuild with platforms: [{platform}]"
+def _absent(entry: Entry) -> str:
+    have = ", ".join(sorted({chain.platform for chain in entry.chains})) or "no platform"
+    return f"no program for {entry.platform}, only for {have}; rebuild with platforms: [{entry.platform}]"
 
 
 def _cause(executable: ExecutableRecord, platform: str) -> str | None:

@@ -1,7 +1,8 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
 from aot.runtime import client, placing
-from aot.runtime.client import Buffer, dtype
+from aot.runtime.client import Buffer, Client, dtype
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]
 """Host arrays, or what `Executor.put` made of them."""
+
+_SMALL, _REMEMBERED = 512, 1 << 10  # bytes of an array that is put but once, and of how many that is known
 
 
 class State:
@@ -47,6 +50,7 @@ class Executor:
         self.client = client.open(compiling=compiling)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client)
+        self._put_once = _once(self.client)
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     def run(
@@ -71,7 +75,7 @@ class Executor:
 
     def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
         """Inputs on the device, for calls that have them in common."""
-        return {name: self.client.put(array) for name, array in inputs.items()}
+        return {name: self._placed(array) for name, array in inputs.items()}
 
     def _of(self, entry: Entry) -> "_Prepared":
         name = entry.key, entry.phase
@@ -84,13 +88,33 @@ class Executor:
     ) -> dict[str, Buffer]:
         slots = {} if state is None else state.take()
         for name, value in inputs.items():
-            slots[f"input/{name}"] = self.client.put(value) if isinstance(value, np.ndarray) else value
+            slots[f"input/{name}"] = (
+                self._placed(value, name in prepared.donated) if type(value) is np.ndarray else value
+            )
         if source is not None:
             slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
         return slots
+
+    def _placed(self, array: "np.ndarray[Any, Any]", donated: bool = False) -> Buffer:
+        if donated or array.nbytes > _SMALL:
+            return self.client.put(array)
+        return self._put_once(array.tobytes(), array.dtype, array.shape)
+
+
+def _once(client: Client) -> Callable[[bytes, "np.dtype[Any]", tuple[int, ...]], Buffer]:
+    """Puts an array, or gives that which it made of one like it lately.
+
+    To put and to free one costs eight microseconds, and what says how to draw tokens stays the same for many calls.
+    """
+
+    @lru_cache(_REMEMBERED)
+    def put(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Buffer:
+        return client.put(np.ndarray(shape, dtype, data))
+
+    return put
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,8 @@ class _Prepared:
     """Slots of all that is not carried on."""
     carried: tuple[tuple[str, ArgumentRecord], ...]
     """Slots of state that must be there before, with the argument that takes them."""
+    donated: frozenset[str]
+    """What a call uses up."""
 
     @classmethod
     def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
@@ -129,7 +155,11 @@ class _Prepared:
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
         passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "weight/")))
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
-        return cls(calls, outputs, passing, carried)
+        pairs = (
+            pair for program, binding in entry.calls for pair in zip(binding.takes, program.arguments, strict=True)
+        )
+        donated = frozenset(slot.removeprefix("input/") for slot, argument in pairs if argument.donated)
+        return cls(calls, outputs, passing, carried, donated)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:
@@ -138,23 +168,23 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked(entry: Entry, inputs: Arrays, held: Collection[str] = ()) -> dict[str, "np.ndarray[Any, Any]"]:
-    """Inputs in the entry's dtypes, beside those that are held already.
+def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
+    """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
+    check_names(entry, inputs.keys())
+    return {name: _fitting(inputs[name], argument, entry, name) for name, argument in entry.inputs.items()}
 
-    Raises InputError for a missing, surplus or wrongly shaped one.
-    """
-    wanted = {name: argument for name, argument in entry.inputs.items() if name not in held}
-    if odd := sorted(set(wanted) ^ set(inputs)):
+
+def check_names(entry: Entry, given: Set[str], held: Set[str] = frozenset()) -> None:
+    """Raises InputError unless those are given that an entry takes, but for those that are held already."""
+    wanted = entry.inputs.keys() - held
+    if odd := sorted(wanted ^ given):
         raise InputError(
             f"phase {entry.phase}: takes the inputs {', '.join(sorted(wanted))}; missing or unknown: {', '.join(odd)}"
         )
-    return {name: np.ascontiguousarray(_fitting(inputs[name], a, entry, name)) for name, a in wanted.items()}
 
 
 def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "np.ndarray[Any, Any]":
-    array, wanted = np.asarray(value), dtype(argument.dtype)
-    if array.dtype != wanted:
-        array = _cast(array, wanted, f"phase {entry.phase}: input {name}")
+    array = cast(np.asarray(value), dtype(argument.dtype), entry.phase, name)
     if array.shape != argument.shape:
         raise InputError(
             f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
@@ -162,9 +192,11 @@ def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "
     return array
 
 
-def _cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
-    """An array in a dtype that holds it: integers stay the same, floats may be rounded."""
-    whole = "iu"
+def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
+    """An input in a dtype that holds it: integers stay the same, floats may be rounded. Else raises InputError."""
+    if array.dtype == wanted:
+        return array
+    place, whole = f"phase {phase}: input {name}", "iu"
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
     made = array.astype(wanted)
