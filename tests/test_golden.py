@@ -150,16 +150,16 @@ def test_entries_whose_prefill_is_missing_start_from_zeros(tiny_bundle):
     assert [(entry.verdict, entry.phase) for entry in found] == [("reproduced", entry.phase) for entry in alone]
 
 
-def spelled(index: Any) -> list[bytes]:
-    """The factors of each entry."""
-    found = golden.factors(store.Bundle(Path("none"), index, "", {}))
+def spelled(bundle: Path, index: Any) -> list[bytes]:
+    """The factors of each entry of a bundle with another index."""
+    found = golden.factors(dataclasses.replace(store.open(bundle), index=index))
     return [digest.canonical_json(found[i]) for i in range(len(index.entries))]
 
 
 def test_other_buckets_leave_the_factors_of_an_entry_as_they_are(tiny_bundle):
     index = store.open(tiny_bundle).index
     few = [entry for entry in index.entries if entry.combo < 2]  # of one row
-    wide, narrow = spelled(index), spelled(dataclasses.replace(index, entries=tuple(few)))
+    wide, narrow = spelled(tiny_bundle, index), spelled(tiny_bundle, dataclasses.replace(index, entries=tuple(few)))
 
     assert len(set(wide)) == 14
     assert narrow == wide[: len(few)]
@@ -191,7 +191,7 @@ def _other(program: Any, name: str) -> Any:
 @pytest.mark.parametrize("name", ["vocabulary", "weights", "program", "executable"])
 def test_all_that_an_entry_is_made_of_is_a_factor_of_it_and_of_what_continues_it(tiny_bundle, name):
     index = store.open(tiny_bundle).index
-    before, after = spelled(index), spelled(changed(index, name))
+    before, after = spelled(tiny_bundle, index), spelled(tiny_bundle, changed(index, name))
     same = {(e.combo, e.phase) for e, a, b in zip(index.entries, before, after, strict=True) if a == b}
 
     others = {(combo, phase) for combo in (2, 3) for phase in ("prefill", "decode", "fork/4")}
