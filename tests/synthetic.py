@@ -17,7 +17,6 @@ from aot.bundle.records import (
     ExecutableRecord,
     GenerationRecord,
     Index,
-    PartitionRecord,
     PhaseRecord,
     ProgramRecord,
     WeightRecord,
@@ -58,7 +57,8 @@ def index(stored: WeightsRecord | None = None) -> Index:
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
-        partition=PartitionRecord({}, ((r".*", ("model", None)),), {"embed": (None, None)}),
+        rules={},
+        partitions=(),
         waivers=("a_custom_call",),
         combos=tuple(_combo(length) for length in (32, 64)),
         phases={
@@ -107,11 +107,11 @@ def _program() -> ProgramRecord:
         {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0},
     )
     stored = blob(PROGRAM)
-    return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", {}, arguments, arguments, (executable,))
+    return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", (), arguments, arguments, (executable,))
 
 
 def _entry(combo: int, phase: str) -> EntryRecord:
-    return EntryRecord(combo, phase, (ChainRecord("cpu", {}, ((0, 0), (0, 1))),))
+    return EntryRecord(combo, phase, (ChainRecord("cpu", (), ((0, 0), (0, 1))),))
 
 
 def manifest_of(root: Path) -> Path:

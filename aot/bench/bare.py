@@ -27,9 +27,9 @@ class Bare:
     """A bundle's weights and executables, loaded apart from any model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._client = client.open(compiling=False)
+        self._client = client.open(entries.ONE_DEVICE, compiling=False)
         self._executables = Executables(bundle, self._client, "strict")
-        self._weights = placing.weights(bundle, placing.maps(bundle), self._client)
+        self._weights = placing.weights(bundle, placing.maps(bundle), self._client, {})
 
     def load(self, program: ProgramRecord) -> float:
         """Seconds that it takes to make a program ready, read and checked; next to nothing where it is already."""
@@ -67,7 +67,7 @@ class Bare:
 
 def entry(index: Index, key: str, phase: str) -> Entry:
     """The entry of a key and a phase, which there is."""
-    return next(e for e in entries.of(index, entries.PLATFORM) if (e.key, e.phase) == (key, phase))
+    return next(e for e in entries.of(index, entries.ONE_DEVICE) if (e.key, e.phase) == (key, phase))
 
 
 def weight_bytes(index: Index, key: str) -> int:

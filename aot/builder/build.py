@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot import isa, partition
+from aot import isa
 from aot.builder import executables, identity, provenance, releases, tokenizer
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import records, store, verified
-from aot.bundle.records import Index, PartitionRecord
+from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 
@@ -167,7 +167,6 @@ def laid_out(
 
 def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
     """The index of all that was made; tokenizer files go into the writer."""
-    rules = partition.ONE_DEVICE
     return Index(
         format=records.FORMAT,
         valid_until=releases.valid_until(lowered.versions["jax"]),
@@ -176,7 +175,8 @@ def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, wr
         settings=lowered.settings,
         model=_model(plan),
         generation=_generation(plan),
-        partition=PartitionRecord({}, rules, partition.resolve(rules, weights.arrays)),
+        rules={} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
+        partitions=lowered.partitions,
         waivers=plan.allow_custom_calls,
         combos=tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
         phases=lowered.phases,

@@ -1,12 +1,13 @@
 """Compiling: one stored program to one executable, in canonical bytes, in a worker started for its target."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from aot import isa
 from aot.builder import canonical, instructions, pin, settings
-from aot.bundle.records import ExecutableRecord
+from aot.bundle.records import ExecutableRecord, Mesh
 from aot.bundle.writer import Writer
 from aot.errors import MachineError
 
@@ -24,8 +25,8 @@ def flags(target: Mapping[str, Any]) -> tuple[str, ...]:
     return f"--xla_cpu_max_isa={isa.baseline(target['cpu']['isa']).xla_max_isa}", pin.FLAG
 
 
-def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
-    """Compiles the program with this digest into a blob.
+def cpu(program: str, mesh: Mesh, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
+    """Compiles the program with this digest, lowered for a mesh, into a blob.
 
     Raises AotError for code outside the declared instruction set or bytes that are not as expected.
     """
@@ -35,9 +36,12 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
 
     settings.apply()
     _show_two_cores()
+    jax.config.update("jax_num_cpu_devices", math.prod(size for _, size in mesh))
     baseline = isa.baseline(target["cpu"]["isa"])
     exported = export.deserialize(bytearray(writer.read(program)))
-    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+    shardings = exported.in_shardings_jax(_mesh(mesh))
+    described = zip(exported.in_avals, shardings, strict=True)
+    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval, sharding in described]
     arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
     # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
     lowered = jax.jit(exported.call, donate_argnums=0, keep_unused=True).lower(*arguments)
@@ -55,6 +59,15 @@ def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRe
         requires={"machine": baseline.machine, "features": baseline.kernel},
         memory=_memory(compiled.memory_analysis()),
     )
+
+
+def _mesh(mesh: Mesh) -> Any:
+    """The mesh of as many devices of this process, in their order; of one device it has no axes."""
+    import jax
+    import numpy as np
+
+    devices: Any = np.array(jax.devices(), object)
+    return jax.sharding.Mesh(devices.reshape([size for _, size in mesh]), [name for name, _ in mesh])
 
 
 def _show_two_cores() -> None:

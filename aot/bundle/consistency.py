@@ -86,7 +86,7 @@ def _entries(index: Index) -> Iterator[str]:
         seen.add((entry.combo, entry.phase))
         yield from _entry(index, f"entries[{i}]", entry)
         for j, chain in enumerate(entry.chains):
-            place = (chain.platform, *sorted(chain.mesh.items()))
+            place = (chain.platform, *chain.mesh)
             # Entries share their calls, so most of a big index is known already.
             if new := set(chain.calls) - sound.setdefault(place, set()):
                 yield from _calls(index, f"entries[{i}].chains[{j}]", chain, new)
@@ -98,7 +98,7 @@ def _entry(index: Index, path: str, entry: EntryRecord) -> Iterator[str]:
         yield f"{path}.combo: there is no combo {entry.combo}, there are {len(index.combos)}"
     if entry.phase not in index.phases:
         yield f"{path}.phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
-    if len({(chain.platform, *sorted(chain.mesh.items())) for chain in entry.chains}) < len(entry.chains):
+    if len({(chain.platform, *chain.mesh) for chain in entry.chains}) < len(entry.chains):
         yield f"{path}.chains: two for one platform and mesh"
     for j, chain in enumerate(entry.chains):
         if not chain.calls:
@@ -114,7 +114,7 @@ def _calls(index: Index, path: str, chain: ChainRecord, calls: set[tuple[int, in
             yield f"{path}.calls: there is no binding {j}, there are {len(index.bindings)}"
             return
         program, binding = index.programs[i], index.bindings[j]
-        if (program.platform, dict(program.mesh)) != (chain.platform, dict(chain.mesh)):
+        if (program.platform, program.mesh) != (chain.platform, chain.mesh):
             yield (
                 f"{path}.calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
                 f"the chain for {chain.platform!r} {dict(chain.mesh)}"

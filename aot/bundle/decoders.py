@@ -61,7 +61,7 @@ def of(hint: Any) -> Decoder:
 def _packed(hint: Any) -> type:
     if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is collections.abc.Mapping:
         return dict
-    return typing.cast(type, hint)
+    return typing.cast(type, typing.get_origin(hint) or hint)
 
 
 def _records(cls: type) -> Decoder:

@@ -15,6 +15,12 @@ from typing import Any
 # 1: the first.
 FORMAT = 1
 
+Axes = tuple[str | tuple[str, ...] | None, ...]
+"""For each axis of an array the mesh axes that it is split over; None where every device has all of it."""
+
+Mesh = tuple[tuple[str, int], ...]
+"""Name and size of each axis, in the order in which devices are laid out; empty for one device."""
+
 
 @dataclass(frozen=True)
 class ArgumentRecord:
@@ -23,8 +29,7 @@ class ArgumentRecord:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    sharding: tuple[str | None, ...]
-    """Mesh axis of each array axis; all None on one device."""
+    sharding: Axes
     donated: bool = False
 
 
@@ -54,7 +59,7 @@ class ProgramRecord:
     bytes: int
     name: str
     platform: str
-    mesh: Mapping[str, int]
+    mesh: Mesh
     arguments: tuple[ArgumentRecord, ...]
     results: tuple[ArgumentRecord, ...]
     executables: tuple[ExecutableRecord, ...]
@@ -81,7 +86,7 @@ class ChainRecord:
     """The calls of an entry on one platform and mesh, as positions in `Index.programs` and `Index.bindings`."""
 
     platform: str
-    mesh: Mapping[str, int]
+    mesh: Mesh
     calls: tuple[tuple[int, int], ...]
 
 
@@ -143,11 +148,13 @@ class GenerationRecord:
 
 @dataclass(frozen=True)
 class PartitionRecord:
-    """Partition rules as written and as resolved: for each path the mesh axis of each array axis."""
+    """On one mesh, how many arrays each partition rule was the first to match, by its pattern, in order.
 
-    mesh: Mapping[str, int]
-    rules: tuple[tuple[str, tuple[str | None, ...]], ...]
-    resolved: Mapping[str, tuple[str | None, ...]]
+    How arrays lie in the end, contracts say (`ArgumentRecord.sharding`).
+    """
+
+    mesh: Mesh
+    matches: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,9 @@ class Index:
     model: Mapping[str, Any]
     """What the model was, for people: family and configuration. The runtime does not read it."""
     generation: GenerationRecord | None
-    partition: PartitionRecord
+    rules: Mapping[str, Any]
+    """Partition rules as in the manifest; empty where it has none."""
+    partitions: tuple[PartitionRecord, ...]
     waivers: tuple[str, ...]
     """Custom calls that the manifest allowed."""
     combos: tuple[ComboRecord, ...]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from aot.chain import Array, Chain
-from aot.models import names, quantize
+from aot.models import axes, names, quantize
 from aot.models.config import DecoderConfig
 from aot.models.decoder import Decoder
+from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs.generation import Options, Phases, Sizes
 
@@ -43,6 +44,9 @@ class LanguageModel:
             for rows in sorted(self._sources(combo))
         }
         return {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+
+    def dimensions(self, combo: Combo) -> Dimensions:
+        return axes.of(self.config)
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
 from aot.errors import InputError, MachineError
 
 log = logging.getLogger("aot")
@@ -32,13 +32,23 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
+class Place(NamedTuple):
+    """Where a bundle runs: a platform, and a mesh of its devices, empty for one of them."""
+
+    platform: str
+    mesh: Mesh = ()
+
+
 class Client(Protocol):
-    """One device of this process."""
+    """One device of this process, or those of a mesh."""
 
     platform: str
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
-        """A host array on the device; on CPU in place where its memory allows, so it must not change afterwards."""
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
+        """A host array on the device, or laid over those of a mesh.
+
+        On CPU it stays in place where its memory allows, so it must not change afterwards.
+        """
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
         """An array of zeros as the contract describes it."""
@@ -52,18 +62,22 @@ class Client(Protocol):
         Raises MachineError where the compiler's loader refuses them.
         """
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         """A stored program, compiled here and now."""
 
 
-def open(*, compiling: bool) -> Client:
-    """The client for this process: without jax where nothing has to be compiled and jaxlib is one that we know.
+def open(place: Place, *, compiling: bool) -> Client:
+    """The client for a place: without jax for one device, where nothing is to be compiled and jaxlib is known to us.
 
     Raises InputError for an unknown name in the environment.
     """
     asked = os.environ.get(VARIABLE) or "jaxlib"
     if asked not in ("jaxlib", "jax"):
         raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
+    if place.mesh:
+        from aot.runtime import mesh_client
+
+        return mesh_client.Client(place.platform, place.mesh)
     if asked == "jaxlib" and not compiling:
         from aot.runtime import jaxlib_client
 

@@ -1,17 +1,21 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 from aot import isa
-from aot.bundle.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
 from aot.errors import MachineError
 from aot.precompile import Combo
+from aot.runtime.client import Place
 
 PLATFORM = "cpu"
 """What this runtime runs on."""
+
+ONE_DEVICE = Place(PLATFORM)
 
 _SHOWN = 8  # features that a cause names
 
@@ -60,14 +64,43 @@ class Verdict:
     cause: str
 
 
-def of(index: Index, platform: str) -> tuple[Entry, ...]:
+def place(index: Index, devices: int | None = None) -> Place:
+    """Where the bundle of an index runs on this machine: on the largest of its meshes that so many devices hold.
+
+    Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
+    Raises MachineError where every mesh is larger.
+    """
+    meshes = dict.fromkeys(c.mesh for e in index.entries for c in e.chains if c.platform == PLATFORM)
+    if devices is None:
+        return Place(PLATFORM, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
+    sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+    if fitting := [mesh for mesh in meshes if sizes[mesh] <= devices]:
+        return Place(PLATFORM, max(fitting, key=sizes.__getitem__))
+    raise MachineError(
+        f"bundle: built for meshes of {', '.join(map(str, sizes.values()))} devices, given {devices}; rebuild it for a"
+        " mesh of as many, or give more"
+    )
+
+
+def of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
     made = []
     for record in index.entries:
-        chain = next((c for c in record.chains if c.platform == platform and not c.mesh), None)
+        chain = next((c for c in record.chains if (c.platform, c.mesh) == place), None)
         made.append(Entry(index, combos[record.combo], index.combos[record.combo].key, record.phase, chain))
     return tuple(made)
+
+
+def layout(index: Index, place: Place) -> dict[str, Axes]:
+    """How the programs for a mesh take each weight, by its slot: one and the same way. Empty on one device."""
+    if not place.mesh:
+        return {}
+    chains = (chain for entry in index.entries for chain in entry.chains if (chain.platform, chain.mesh) == place)
+    calls = {call for chain in chains for call in chain.calls}
+    taken = ((index.bindings[b].takes, index.programs[p].arguments) for p, b in calls)
+    pairs = (pair for slots, arguments in taken for pair in zip(slots, arguments, strict=True))
+    return {slot: argument.sharding for slot, argument in pairs if slot.startswith("weight/")}
 
 
 def verdict(entry: Entry, platform: str) -> Verdict:

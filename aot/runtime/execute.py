@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import client, placing
-from aot.runtime.client import Buffer, dtype
+from aot.runtime import client, entries, placing
+from aot.runtime.client import Buffer, Place, dtype
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
@@ -40,13 +40,16 @@ class State:
 
 
 class Executor:
-    """Loaded programs and placed weights of one bundle on one device."""
+    """Loaded programs and placed weights of one bundle on one device, or on a mesh of them."""
 
-    def __init__(self, bundle: Bundle, policy: str, *, compiling: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, policy: str, place: Place = entries.ONE_DEVICE, *, compiling: bool = False
+    ) -> None:
         views = placing.maps(bundle)  # whose pages come while the client starts
-        self.client = client.open(compiling=compiling)
+        self._mesh = place.mesh
+        self.client = client.open(place, compiling=compiling)
         self.executables = Executables(bundle, self.client, policy)
-        self._weights = placing.weights(bundle, views, self.client)
+        self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     def run(
@@ -71,6 +74,8 @@ class Executor:
 
     def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
         """Inputs on the device, for calls that have them in common."""
+        if self._mesh:
+            return dict(inputs)  # entries may want them laid out differently
         return {name: self.client.put(array) for name, array in inputs.items()}
 
     def _of(self, entry: Entry) -> "_Prepared":
@@ -84,7 +89,8 @@ class Executor:
     ) -> dict[str, Buffer]:
         slots = {} if state is None else state.take()
         for name, value in inputs.items():
-            slots[f"input/{name}"] = self.client.put(value) if isinstance(value, np.ndarray) else value
+            axes = prepared.axes.get(name, ())
+            slots[f"input/{name}"] = self.client.put(value, axes) if isinstance(value, np.ndarray) else value
         if source is not None:
             slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
         for slot, argument in prepared.carried:
@@ -121,6 +127,8 @@ class _Prepared:
     """Slots of all that is not carried on."""
     carried: tuple[tuple[str, ArgumentRecord], ...]
     """Slots of state that must be there before, with the argument that takes them."""
+    axes: Mapping[str, Axes]
+    """How each input lies on the mesh."""
 
     @classmethod
     def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
@@ -129,7 +137,8 @@ class _Prepared:
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
         passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "weight/")))
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
-        return cls(calls, outputs, passing, carried)
+        axes = {name: argument.sharding for name, argument in entry.inputs.items()}
+        return cls(calls, outputs, passing, carried, axes)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:

@@ -58,7 +58,7 @@ class Exercise:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.entries = entries.of(bundle.index, entries.PLATFORM)
+        self.entries = entries.of(bundle.index, entries.place(bundle.index))
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
 
     def obstacle(self, entry: Entry) -> str:
@@ -91,7 +91,7 @@ class Exercise:
 
     @cached_property
     def _executor(self) -> Executor:
-        return Executor(self._bundle, "strict")
+        return Executor(self._bundle, "strict", entries.place(self._bundle.index))
 
     def _begun(self, source: Entry) -> State:
         _, buffers = self._executor.run(source, execute.checked(source, inputs(source)))

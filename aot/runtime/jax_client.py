@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxlib import xla_client
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
@@ -19,7 +19,7 @@ class Client:
         self.platform = platform
         self._device = jax.devices(platform)[0]
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         return jax.device_put(array, self._device)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
@@ -36,7 +36,7 @@ class Client:
             raise client.refused(program, error) from error
         return _callable(loaded)
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         from jax import export
 
         exported = export.deserialize(bytearray(data))

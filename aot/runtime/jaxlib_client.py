@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as jax sets it: the client
 import numpy as np
 from jaxlib import _jax, xla_client
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
@@ -39,7 +39,7 @@ class Client:
         except Exception as error:  # whatever calling a private name in a wrong way may raise
             raise UnknownError(f"jaxlib: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
@@ -65,7 +65,7 @@ class Client:
 
         return run
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         raise AssertionError("a client that compiles was not asked for")
 
     def _start(self) -> None:

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 POLICIES = ("strict", "compile")
 
 
-def load(path: str | Path, *, policy: str = "strict", verify: str = "once", key: str | Path | None = None) -> "Model":
+def load(
+    path: str | Path,
+    *,
+    policy: str = "strict",
+    verify: str = "once",
+    key: str | Path | None = None,
+    devices: int | None = None,
+) -> "Model":
     """Opens a bundle and maps its weights.
 
     With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
@@ -45,11 +52,12 @@ def load(path: str | Path, *, policy: str = "strict", verify: str = "once", key:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn(bundle)
-    found = entries.of(bundle.index, entries.PLATFORM)
+    place = entries.place(bundle.index, devices)
+    found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
     checked = Verification(bundle, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, _programs(found)))
-    return Model(bundle, found, Executor(bundle, policy, compiling=compiling), checked)
+    return Model(bundle, found, Executor(bundle, policy, place, compiling=compiling), checked)
 
 
 def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:
