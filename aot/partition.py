@@ -43,6 +43,8 @@ class Rules:
     """What `table` says otherwise for the phase decode and for state."""
     replicate: bool = False
     """Whether an axis that the mesh does not divide stays whole; else it is a fault."""
+    gather: bool = False
+    """Whether weights that are split are put together once a generation, for all of its calls."""
 
     @property
     def given(self) -> bool:
@@ -91,22 +93,26 @@ class Layouts:
         self.unmatched: set[str] = set()
         self.faults: dict[str, None] = {}
         self._shadowed: set[str] = set()
-        self._known: dict[tuple[str, tuple[int, ...], bool], Layout] = {}
+        self.laid: dict[tuple[str, tuple[int, ...], bool], Layout] = {}
+        """By path, shape, and whether decoding has a say in it."""
 
     def of(self, path: str, shape: tuple[int, ...], phase: str, dimensions: Dimensions) -> Layout:
         """The layout of an array. What is wrong with it is booked; it is whole on every device then."""
         decoding = phase == DECODE or path.startswith(STATE)
         decoding &= path.startswith((STATE, "input/", "value/"))  # weights lie as they do for every phase
         known = path, shape, decoding
-        if known not in self._known:
-            self._known[known] = self._laid(path, shape, decoding, dimensions)
-        return self._known[known]
+        if known not in self.laid:
+            self.laid[known] = self._laid(path, shape, decoding, dimensions)
+        return self.laid[known]
 
     def wrong(self) -> Iterator[str]:
         """What is wrong with the rules, now that every array has been laid out."""
-        yield from self.faults
-        if self.unmatched and self.rules.given:
-            yield f"no rule matches {', '.join(sorted(self.unmatched))}; add one, or `axes`"
+        if not self.rules.given:
+            yield f"has neither rules nor axes, and the mesh {spelled(self.mesh)} more than one device; give either"
+            return
+        yield from dict.fromkeys(map(general, self.faults))
+        if lost := dict.fromkeys(map(general, sorted(self.unmatched))):
+            yield f"no rule matches {', '.join(lost)}; add one, or axes"
         for pattern, _ in self.rules.written:
             if not self.matches[pattern]:
                 shadowed = pattern in self._shadowed
@@ -133,11 +139,11 @@ class Layouts:
 
     def _written(self, path: str, shape: tuple[int, ...], pattern: str, axes: Axes) -> tuple[Axes, tuple[str, ...]]:
         if len(axes) > len(shape):
-            self._fault(f"rule {pattern!r} has {len(axes)} entries, {path!r} has {len(shape)} axes {list(shape)}")
+            self._fault(f"rule {pattern!r} has {len(axes)} entries, {path!r} has {len(shape)} axes {list(shape)}; shorten it")
             axes = ()
         used = [name for entry in axes for name in names(entry)]
         if twice := sorted({name for name in used if used.count(name) > 1}):
-            self._fault(f"rule {pattern!r} splits two axes of one array over the mesh axis {twice[0]!r}")
+            self._fault(f"rule {pattern!r} splits two axes of one array over the mesh axis {twice[0]!r}; leave one")
             axes = ()
         return self._divided(path, shape, (*axes, *(None,) * (len(shape) - len(axes))), shape)
 
@@ -172,6 +178,11 @@ class Layouts:
 
     def _fault(self, text: str) -> None:
         self.faults[text] = None
+
+
+def general(text: str) -> str:
+    """Paths in a text with `*` for the number of a layer: what holds for one layer mostly holds for all."""
+    return re.sub(r"(?<=/)\d+(?=/)", "*", text)
 
 
 def spelled(mesh: Mesh) -> str:

@@ -16,7 +16,7 @@ from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 
 if TYPE_CHECKING:
-    from aot.builder.lower import Lowered
+    from aot.builder.lower import Counted, Lowered
     from aot.plan import Plan
 
 Target = Mapping[str, Any]
@@ -98,11 +98,12 @@ def golden(sealed: Path, name: str, report: Report, cache: Cache | None = None) 
     return made
 
 
-def count(plan: "Plan") -> Mapping[str, int]:
-    """`programs` and `compiles` of a plan; nothing is lowered."""
+def count(plan: "Plan") -> "Counted":
+    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered."""
+    from aot.builder.lower import Counted
+
     with Worker() as worker:
-        counted: Mapping[str, int] = worker.request("count", plan=plan.to_json())
-        return counted
+        return decoded(Counted, worker.request("count", plan=plan.to_json()))
 
 
 def check_machine(targets: Iterable[Target]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aot.builder import sources
+from aot.builder import gather, sources
 from aot.chain import Call, Chain, Program
 from aot.errors import ManifestError
 from aot.partition import Axes, Dimensions, Layout, Layouts, Mesh
@@ -60,14 +60,19 @@ def of(plan: "Plan", model: "Model", key: str | None = None) -> tuple[list[Laid]
             for mesh in meshes.on(plan, platform):
                 layouts = made.setdefault(tuple(mesh.items()), Layouts(mesh, rules))
                 laid += _combo(position, combo, platform, layouts, model)
-    if faults := [f"partition: {text}" for mesh, layouts in made.items() if mesh for text in layouts.wrong()]:
+    place = f"manifest {plan.name!r}: partition"
+    if faults := [f"{place}: {text}" for mesh, layouts in made.items() if mesh for text in layouts.wrong()]:
         raise ManifestError(*dict.fromkeys(faults))
     return laid, list(made.values())
 
 
 def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model: "Model") -> Iterator[Laid]:
-    chains = model.chains(combo, platform, layouts.mesh)
     dimensions = sources.dimensions(model, combo)
+    chains = model.chains(combo, platform, layouts.mesh)
+    if layouts.mesh and layouts.rules.gather:
+        weights = {slot: shape for chain in chains.values() for slot, shape in _taken(chain) if _is_weight(slot)}
+        split = {slot for slot, shape in weights.items() if layouts.of(path(slot), shape, "", dimensions).split}
+        chains = gather.gathered(chains, split)
     shapes = {slot: shape for chain in chains.values() for slot, shape in _taken(chain)}
     for phase, chain in chains.items():
         placed = (_placed(call, platform, phase, shapes, layouts, dimensions) for call in chain.calls)
@@ -87,7 +92,9 @@ def _placed(call: Call, platform: str, phase: str, shapes: Shapes, layouts: Layo
         return Placed(call.program, platform, (), (), ())
 
     def layout(slot: str, shape: tuple[int, ...]) -> Layout:
-        return layouts.of(_path(slot), shape, phase, dimensions)
+        if slot.startswith("gathered/"):
+            return Layout((None,) * len(shape), None)
+        return layouts.of(path(slot), shape, phase, dimensions)
 
     takes = dict(call.takes)
     arguments = [(name, layout(takes[name], array.shape).axes) for name, array in call.program.arguments]
@@ -95,7 +102,11 @@ def _placed(call: Call, platform: str, phase: str, shapes: Shapes, layouts: Layo
     return Placed(call.program, platform, tuple(layouts.mesh.items()), tuple(arguments), tuple(results))
 
 
-def _path(slot: str) -> str:
+def _is_weight(slot: str) -> bool:
+    return slot.startswith("weight/")
+
+
+def path(slot: str) -> str:
     """What rules call the array of a slot: weights by their path alone, the state of another generation as state."""
     kind, _, name = slot.partition("/")
     return {"weight": name, "source": f"state/{name}"}.get(kind, slot)

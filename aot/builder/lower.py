@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aot import chain
-from aot.builder import canonical, contract, layouts, settings, sources
+from aot.builder import canonical, contract, footprint, layouts, settings, sources
 from aot.builder.layouts import Placed
 from aot.builder.tables import Tables
 from aot.bundle.records import (
@@ -93,14 +93,28 @@ def _partition(laid: Layouts) -> PartitionRecord:
     return PartitionRecord(tuple(laid.mesh.items()), tuple((name, len(found)) for name, found in laid.matches.items()))
 
 
-def count(plan: "Plan") -> dict[str, int]:
-    """Distinct programs, and how often one is compiled for a target, without lowering: equal ones lower alike."""
+@dataclass(frozen=True)
+class Counted:
+    """What a plan takes, without lowering: equal programs lower alike."""
+
+    programs: int
+    """Distinct ones."""
+    compiles: int
+    """Of such for a target."""
+    footprints: tuple[footprint.Footprint, ...]
+    """On each mesh."""
+
+
+def count(plan: "Plan") -> Counted:
+    """Counts the programs of a plan, and lays its arrays on its meshes. Raises ManifestError as layouts do."""
     from aot.plan import meshes
 
-    laid, _ = layouts.of(plan, sources.model(plan))
+    model = sources.model(plan)
+    laid, on = layouts.of(plan, model)
     distinct = {placed for each in laid for placed in each.programs}
     wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
-    return {"programs": len(distinct), "compiles": sum(wanted.count((p.platform, p.mesh)) for p in distinct)}
+    compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
+    return Counted(len(distinct), compiles, footprint.of(laid, on, model))
 
 
 def _lowered(placed: Placed, plan: "Plan", writer: Writer) -> ProgramRecord:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from aot import digest
 from aot.bundle.records import ArgumentRecord, ChainRecord, EntryRecord, Index, stored
+from aot.chain import GIVES, TAKES
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TAKES = {"weight", "input", "state", "source", "value"}
-_GIVES = {"state", "value", "output"}
+_TAKES = set(TAKES)
+_GIVES = set(GIVES)
 
 
 def check(index: Index) -> None:

@@ -58,6 +58,7 @@ def rules(plan: Plan) -> Rules:
         table={name: _entry(entry) for name, entry in axes.items()},
         decode={name: _entry(entry) for name, entry in decode.items()},
         replicate=given["indivisible"] == "replicate",
+        gather=given["gather_params_once"],
     )
 
 

@@ -118,7 +118,7 @@ def _axes(value: Any) -> Any:
 class Partition(Section):
     """How arrays are laid over a mesh of devices."""
 
-    mesh: Mesh
+    mesh: Mesh = Field(default_factory=dict)
     rules: Annotated[list[Any], PlainValidator(_rules)] = Field(default_factory=list)
     axes: Annotated[dict[str, Any], PlainValidator(_axes)] = Field(default_factory=dict)
     indivisible: Literal["error", "replicate"] = "error"
@@ -131,7 +131,7 @@ class Partition(Section):
         used += [("axes", entry) for entry in (*self.axes.values(), *decode.values()) if entry is not decode]
         names = [(key, name) for key, entry in used for name in (entry if isinstance(entry, list) else [entry])]
         wrong = [(key, name) for key, name in names if name is not None and name not in self.mesh]
-        if wrong:
+        if wrong and self.mesh:  # without one, targets have meshes of their own
             axes = ", ".join(self.mesh)
             raise Wrong(*((key, f"mesh has no axis {name!r}; its axes: {axes}") for key, name in dict.fromkeys(wrong)))
         return self

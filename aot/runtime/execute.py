@@ -8,6 +8,7 @@ import numpy as np
 
 from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
+from aot.chain import GATHER
 from aot.errors import InputError
 from aot.runtime import client, entries, placing
 from aot.runtime.client import Buffer, Place, dtype
@@ -46,7 +47,7 @@ class Executor:
         self, bundle: Bundle, policy: str, place: Place = entries.ONE_DEVICE, *, compiling: bool = False
     ) -> None:
         views = placing.maps(bundle)  # whose pages come while the client starts
-        self._mesh = place.mesh
+        self._place = place
         self.client = client.open(place, compiling=compiling)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
@@ -59,6 +60,8 @@ class Executor:
         self.prepare(entry)
         prepared = self._of(entry)
         slots = self._start(prepared, inputs, state, source)
+        if not prepared.gathered <= slots.keys():
+            slots |= self.run(self._gather(entry), {})[1]
         for call in prepared.calls:
             results = self.executables.of(call.program)(call.arguments(slots))
             slots.update(zip(call.gives, results, strict=True))
@@ -74,9 +77,14 @@ class Executor:
 
     def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
         """Inputs on the device, for calls that have them in common."""
-        if self._mesh:
+        if self._place.mesh:
             return dict(inputs)  # entries may want them laid out differently
         return {name: self.client.put(array) for name, array in inputs.items()}
+
+    def _gather(self, entry: Entry) -> Entry:
+        """The entry that gathers the weights which an entry takes."""
+        beside = entries.of(entry.index, self._place)
+        return next(e for e in beside if (e.key, e.phase) == (entry.key, GATHER))
 
     def _of(self, entry: Entry) -> "_Prepared":
         name = entry.key, entry.phase
@@ -92,7 +100,8 @@ class Executor:
             axes = prepared.axes.get(name, ())
             slots[f"input/{name}"] = self.client.put(value, axes) if isinstance(value, np.ndarray) else value
         if source is not None:
-            slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
+            read = source.peek().items()
+            slots |= {slot.replace("state/", "source/", 1): buffer for slot, buffer in read}
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
@@ -129,16 +138,21 @@ class _Prepared:
     """Slots of state that must be there before, with the argument that takes them."""
     axes: Mapping[str, Axes]
     """How each input lies on the mesh."""
+    gathered: frozenset[str]
+    """Slots of gathered weights, which must be there before."""
 
     @classmethod
     def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
         calls = tuple(_call(program, binding, weights) for program, binding in entry.calls)
         outputs = tuple((name, f"output/{name}") for name in entry.index.phases[entry.phase].outputs)
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
-        passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "weight/")))
+        passing = tuple(
+            slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "gathered/", "weight/"))
+        )
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
-        return cls(calls, outputs, passing, carried, axes)
+        gathered = frozenset(slot for slot in entry.taken if slot.startswith("gathered/"))
+        return cls(calls, outputs, passing, carried, axes, gathered)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:
