@@ -116,8 +116,8 @@ def forked(task: Callable[[], Any]) -> Any:
 def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     LOWERING.get(job["patch"], lambda: None)()
     plan = Plan.from_json(job["plan"])
-    made = lower.write(plan, writer, lambda _: None)
-    measured = weights.measure(plan, lambda _: None).record if job["weights"] else records.WeightsRecord((), {})
+    made = lower.write(plan, writer, lambda *_: None)
+    measured = weights.measure(plan, lambda *_: None).record if job["weights"] else records.WeightsRecord((), {})
     index = build.indexed(plan, made, measured, writer)
     return replace(index, **RECORDS.get(job["patch"], {}))
 

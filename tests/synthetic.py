@@ -1,7 +1,10 @@
 """A small bundle with every kind of blob, whose program and executable are only bytes that say so."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import numpy as np
 
 from aot import digest
@@ -112,6 +115,27 @@ def _program() -> ProgramRecord:
 
 def _entry(combo: int, phase: str) -> EntryRecord:
     return EntryRecord(combo, phase, (ChainRecord("cpu", (), ((0, 0), (0, 1))),))
+
+
+def opened(data: bytes) -> dict[str, Any]:
+    """An encoded index as plain msgpack values, to be spoiled: its documents read."""
+    value: dict[str, Any] = msgpack.unpackb(data)
+    for holder, name in _documents(value):
+        holder[name] = [msgpack.unpackb(row) for row in holder[name]]
+    return value
+
+
+def closed(value: dict[str, Any]) -> bytes:
+    """The bytes of what `opened` gave, whatever has become of it."""
+    whole = copy.deepcopy(value)
+    for holder, name in _documents(whole):
+        if isinstance(holder.get(name), list):
+            holder[name] = [msgpack.packb(row) for row in holder[name]]
+    return msgpack.packb(whole)
+
+
+def _documents(value: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    return [(value, "programs"), (value, "arguments"), *((entry, "chains") for entry in value["entries"])]
 
 
 def manifest_of(root: Path) -> Path:

@@ -37,7 +37,7 @@ class Quiet:
     def step(self, name: str, total: int | None, kept: int = 0) -> None:
         pass
 
-    def advance(self, detail: str, left: float | None = None) -> None:
+    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
         pass
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 import synthetic
 
@@ -194,9 +193,9 @@ def test_a_flipped_byte_is_refused_before_it_is_used(bundle: Path, refused: Call
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
     def apply(data: bytes) -> bytes:
-        value = msgpack.unpackb(data)
+        value = synthetic.opened(data)
         change(value)
-        return msgpack.packb(value)
+        return synthetic.closed(value)
 
     return apply
 

@@ -16,8 +16,10 @@ import pytest
 import synthetic
 from conftest import aot
 
-from aot.bench import bench
+from aot import digest
+from aot.bench import bench, process
 from aot.bundle import store
+from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 
@@ -123,23 +125,57 @@ def test_a_request_that_no_entry_holds_is_refused_before_anything_runs(tiny_bund
     assert "exceed the largest max_length" in refused(3, "bench", tiny_bundle, "--new-tokens", 500)
 
 
-def test_a_plot_of_another_kind_is_refused_before_anything_runs(tiny_bundle: Path, refused: Refused) -> None:
+def test_a_plot_of_another_kind_or_without_a_place_is_refused_before_anything_runs(
+    tiny_bundle: Path, refused: Refused
+) -> None:
     assert "must end in .svg, got '.png'" in refused(2, "bench", tiny_bundle, "--plot", "figure.png")
+    assert "there is no directory nowhere" in refused(2, "bench", tiny_bundle, "--plot", "nowhere/figure.svg")
 
 
-def test_a_bundle_that_does_not_run_is_refused_with_what_it_said(tmp_path: Path) -> None:
+@pytest.fixture
+def unprepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts at once, at whatever a cold machine costs."""
+    monkeypatch.setattr(process, "_prepare", lambda contestant: None)
+
+
+@pytest.mark.usefixtures("unprepared")
+def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path, refused: Refused) -> None:
+    other, late, damaged = (tmp_path / name for name in ("other", "late", "damaged"))
+    index = synthetic.index()
+    executable = dataclasses.replace(index.programs[0].executables[0], requires={"machine": "s390x", "features": ()})
+    program = dataclasses.replace(index.programs[0], executables=(executable,))
+    written(other, dataclasses.replace(index, programs=(program,)))
+    written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
+    synthetic.write(damaged)
+    synthetic.blob_file(damaged, digest.of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
+
+    assert "no executable for this machine" in refused(4, "bench", other)
+    assert "is damaged" in refused(5, "bench", damaged)
+    assert "expired after 2020-01-01" in refused(7, "bench", late)
+
+
+@pytest.mark.usefixtures("unprepared")
+def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synthetic.write(tmp_path / "bundle")
+    (tmp_path / "jaxlib.py").write_text("raise ValueError('why')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    with pytest.raises(AotError, match=r"no run of it succeeded: aot\.errors\."):
+    with pytest.raises(AotError, match=r"no run of it succeeded: ValueError: why; try aot run"):
         bench.measure(tmp_path / "bundle", bench.Options(1, 1, 1, "once"))
 
 
-def test_a_bundle_without_a_language_model_is_refused(tmp_path: Path, refused: Refused) -> None:
-    index = dataclasses.replace(synthetic.index(), generation=None)
-    with Writer.stage(tmp_path / "bundle") as writer:
+def written(bundle: Path, index: Index) -> None:
+    """Publishes an index of synthetic blobs."""
+    with Writer.stage(bundle) as writer:
         for data in (synthetic.PROGRAM, synthetic.EXECUTABLE, synthetic.TOKENIZER, b"weights"):
             writer.add(data)
         writer.publish(index)
+
+
+def test_a_bundle_without_a_language_model_is_refused(tmp_path: Path, refused: Refused) -> None:
+    written(tmp_path / "bundle", dataclasses.replace(synthetic.index(), generation=None))
 
     assert "holds no language model" in refused(2, "bench", tmp_path / "bundle")
 

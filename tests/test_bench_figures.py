@@ -62,8 +62,8 @@ def bars(root: ET.Element, color: str) -> list[float]:
 
 def test_the_parts_of_a_bar_are_as_long_as_what_they_show() -> None:
     root = drawn([("one", figures.of([document(0.6)])), ("two", figures.of([document(1.0)]))])
-    first, other = bars(root, plot._PARTS["first token"])
-    (opening, _) = bars(root, plot._PARTS["open"])
+    first, other = bars(root, plot._PARTS["first_token"][1])
+    (opening, _) = bars(root, plot._PARTS["open"][1])
 
     assert first / opening == pytest.approx(0.4 / 0.1, rel=0.01)
     assert other / opening == pytest.approx(0.8 / 0.1, rel=0.01)
@@ -86,5 +86,11 @@ def test_names_are_text_whatever_they_are_spelled_with() -> None:
 def test_a_peer_without_decode_is_drawn_by_its_start_alone() -> None:
     root = drawn([("one", figures.of([document(1)])), ("two", figures.of([document(1, decode=[])]))], None)
 
-    assert len(bars(root, plot._PARTS["first token"])) == 2
+    assert len(bars(root, plot._PARTS["first_token"][1])) == 2
     assert len(bars(root, plot._DECODE)) == 1
+
+
+def test_a_long_name_is_cut_to_the_room_that_there_is() -> None:
+    root = drawn([("a-name-that-would-leave-the-page", figures.of([document(1)]))])
+
+    assert "a-name-that-would-lea…" in {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}

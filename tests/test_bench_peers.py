@@ -2,6 +2,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_the_document_of_a_peer_counts_from_the_start_and_leaves_the_first_run_o
     assert points == sorted(points)
     assert document["tokens"] == list(range(measured.TOKENS))
     assert len({ids[0] for ids in asked}) == len(asked) == 1 + len(document["prefill"])
-    assert len(document["decode"]) == len(document["prefill"]) * (measured.TOKENS - 2)
+    assert len(document["decode"]) == len(document["prefill"])
 
 
 def test_bench_says_what_it_does_and_refuses_a_peer_that_it_does_not_know():
@@ -67,3 +68,25 @@ def test_bench_says_what_it_does_and_refuses_a_peer_that_it_does_not_know():
     assert (helped.returncode, helped.stdout.startswith("usage: bench")) == (0, True)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("bench: error: --peers: unknown vllm; known: llama_cpp, ")
+
+
+def test_bench_that_is_terminated_leaves_no_contestant_behind(tmp_path):
+    noted = tmp_path / "contestant"
+    toy = f"import os, time; open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(TOOLS)!r})
+        from importlib.machinery import SourceFileLoader
+        from aot.bench.process import Contestant
+        bench = SourceFileLoader("bench", {str(TOOLS / "bench")!r}).load_module()
+        bench.contestants = lambda *_: [Contestant("toy", (sys.executable, "-c", {toy!r}), {{}}, (), 0)]
+        bench.main()
+    """
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code]) as bench:
+        while not (noted.exists() and noted.read_text()):
+            assert bench.poll() is None
+            time.sleep(0.01)
+        bench.terminate()
+
+    assert bench.returncode == 143
+    assert not Path(f"/proc/{noted.read_text()}").exists()

@@ -1,5 +1,8 @@
 """Measuring processes in turn: what is reported of them, and that none is left behind."""
 
+import itertools
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,16 +19,41 @@ def python(name: str, code: str, files: tuple[Path, ...] = (), memory: int = 0, 
 
 
 def one(contestant: Contestant) -> Any:
-    (document,) = process.measure([contestant], 1)[contestant.name]
+    ((_, document),) = process.measure([contestant], 1)
     return document
 
 
-def test_each_round_runs_all_in_turn_and_begins_with_the_next() -> None:
+def measured(contestants: list[Contestant], rounds: int = 1) -> dict[str, list[Any]]:
+    """The documents of each contestant by name."""
+    found: dict[str, list[Any]] = {each.name: [] for each in contestants}
+    for name, document in process.measure(contestants, rounds):
+        found[name].append(document)
+    return found
+
+
+def test_each_round_runs_all_and_says_so_before() -> None:
     said: list[tuple[int, str]] = []
     contestants = [python(name, "print('{}')") for name in "abc"]
-    process.measure(contestants, 4, lambda number, name: said.append((number, name)))
+    names = [name for name, _ in process.measure(contestants, 2, lambda *step: said.append(step))]
 
-    assert said == [(number, name) for number, names in enumerate(("abc", "bca", "cab", "abc")) for name in names]
+    assert [name for _, name in said] == names
+    assert [number for number, _ in said] == [0] * 3 + [1] * 3
+    assert sorted(names[:3]) == sorted(names[3:]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 10])
+def test_in_as_many_rounds_as_contestants_each_has_each_place_once(count: int) -> None:
+    rounds = [process.order(count, number) for number in range(count)]
+
+    assert all(sorted(places) == list(range(count)) for places in (*rounds, *zip(*rounds, strict=True)))
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_in_as_many_rounds_as_an_even_number_of_contestants_each_follows_each_other_once(count: int) -> None:
+    rounds = [process.order(count, number) for number in range(count)]
+    pairs = [pair for places in rounds for pair in itertools.pairwise(places)]
+
+    assert len(set(pairs)) == len(pairs) == count * (count - 1)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +67,7 @@ def test_each_round_runs_all_in_turn_and_begins_with_the_next() -> None:
     ],
 )
 def test_a_contestant_that_fails_is_listed_with_its_last_line_and_others_go_on(code: str, error: str) -> None:
-    found = process.measure([python("bad", code), python("good", "print('{}')")], 2)
+    found = measured([python("bad", code), python("good", "print('{}')")], 2)
 
     assert found["bad"] == [{"error": error}] * 2
     assert [set(document) for document in found["good"]] == [{"peak_memory"}] * 2
@@ -75,7 +103,7 @@ def test_a_contestant_has_its_own_variables_beside_ours(monkeypatch: pytest.Monk
 
 def test_peak_memory_is_that_of_the_contestant_and_not_of_what_prepares_its_start() -> None:
     hungry = "held = b'x' * (600 << 20); del held; print('{}')"
-    found = process.measure([python("hungry", hungry), python("modest", "print('{}')", memory=600 << 20)], 1)
+    found = measured([python("hungry", hungry), python("modest", "print('{}')", memory=600 << 20)])
 
     ours = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
     assert found["hungry"][0]["peak_memory"] > 600 << 20
@@ -100,10 +128,27 @@ def test_nothing_that_a_contestant_started_outlives_it() -> None:
     )
     document = one(python("parent", code))
 
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{document['child']}/stat").exists() and not _is_zombie(document["child"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert _gone(document["child"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_that_was_started_outlives_who_started_it_however_that_ends(number: signal.Signals) -> None:
+    code = """if True:
+        import signal, sys
+        from aot.bench import group
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        with group.started([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(99)"], stdout=-1) as p:
+            p.stdout.readline()
+            print(p.pid, flush=True)
+            p.wait()
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        child = int(starter.stdout.readline())
+        starter.send_signal(number)
+
+    assert starter.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert _gone(child)
 
 
 def test_a_contestant_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +157,14 @@ def test_a_contestant_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
     assert one(python("hangs", "import time; time.sleep(99)")) == {"error": "killed by SIGKILL"}
 
 
-def _is_zombie(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+def _gone(number: int) -> bool:
+    """Whether a process ends in a moment."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False

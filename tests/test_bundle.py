@@ -78,9 +78,9 @@ def test_verify_counts_every_file_under_blobs_and_reports_progress(tmp_path: Pat
     synthetic.write(tmp_path / "b")
     steps: list[tuple[int, int]] = []
 
-    count = store.verify(tmp_path / "b", lambda done, total: steps.append((done, total)))
+    found = store.verify(tmp_path / "b", lambda done, total: steps.append((done, total)))
 
-    assert count == len(list((tmp_path / "b" / "blobs" / "sha256").iterdir())) == 6
+    assert len(found.blobs) == len(list((tmp_path / "b" / "blobs" / "sha256").iterdir())) == 6
     assert steps[-1][0] == steps[-1][1]
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
@@ -247,7 +247,7 @@ def test_a_destination_is_made_where_the_process_stands(tmp_path: Path, monkeypa
 
     synthetic.write(Path("dist/b"))
 
-    assert store.verify(Path("dist/b")) == 6
+    assert len(store.verify(Path("dist/b")).blobs) == 6
 
 
 KILLED = """
@@ -396,4 +396,4 @@ def test_a_bundle_keeps_its_digest_and_verifies_after_skopeo_copied_it(tmp_path:
         source = step.format(tmp_path)
 
     assert store.open(tmp_path / "b").digest == name
-    assert store.verify(tmp_path / "b") == 6
+    assert len(store.verify(tmp_path / "b").blobs) == 6

@@ -118,26 +118,6 @@ def test_a_cache_that_cannot_be_written_says_so_once_and_holds_nothing_up(
     ]
 
 
-@pytest.mark.parametrize(
-    ("variables", "place"),
-    [
-        ({"AOT_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"AOT_CACHE_DIR": "", "XDG_CACHE_HOME": "/b"}, "/b/aot"),
-        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/one"}, "/home/one/.cache/aot"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/home/one"}, "/home/one/.cache/aot"),
-    ],
-)
-def test_the_place_follows_the_environment(
-    variables: dict[str, str], place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AOT_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    assert cache.location() == Path(place)
-
-
 BUILD = """
 import sys
 from pathlib import Path
@@ -179,9 +159,9 @@ def programs() -> set[tuple[chain.Program, str]]:
     return {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
 
 
-def test_every_program_of_a_family_is_known_by_factors_of_its_own() -> None:
+def test_every_program_of_a_family_is_known_by_factors_of_its_own(tmp_path: Path) -> None:
     found = programs()
-    names = [cache.Cache(Path())._path(identity.program(made, platform, ()) or {}) for made, platform in found]
+    names = [cache.Cache(tmp_path)._path(identity.program(made, platform, ()) or {}) for made, platform in found]
 
     assert len(found) == 111
     assert len(set(names)) == 111

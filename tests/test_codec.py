@@ -1,24 +1,33 @@
 import dataclasses
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
 import pytest
 import synthetic
 
-from aot.bundle import codec
+from aot import digest
+from aot.bundle import codec, document
 from aot.bundle.records import FORMAT, ChainRecord, ComboRecord, EntryRecord, Index
 from aot.errors import BundleError, MachineError
 
 
 def raw() -> dict:
     """The index as plain msgpack values, to be spoiled."""
-    return msgpack.unpackb(codec.encode(synthetic.index()))
+    return synthetic.opened(codec.encode(synthetic.index()))
+
+
+def read(data: bytes, where: str = "bundle b: index") -> Index:
+    """The index, all of it read and checked."""
+    index = codec.decode(data, where)
+    codec.check(index, digest.of(data), where)
+    return index
 
 
 def fault_of(data: bytes) -> str:
     with pytest.raises(BundleError) as caught:
-        codec.decode(data, "bundle b: index")
+        read(data)
     message = str(caught.value)
     assert message.startswith("bundle b: index: ")
     assert "\n" not in message
@@ -55,9 +64,10 @@ def test_equal_indexes_give_equal_bytes_whatever_the_order_of_their_mappings():
 def test_bytes_of_an_index_are_what_another_msgpack_reads_in_order_of_declaration():
     value = raw()
 
-    assert list(value) == [field.name for field in dataclasses.fields(Index)]
+    assert list(value) == [*(field.name for field in dataclasses.fields(Index)), "arguments"]
     assert value["model"]["config"] == {"layers": 2, "rates": [0.5, 1], "scaling": None, "tied": True}
-    assert value["programs"][0]["arguments"][1] == {
+    assert value["programs"][0]["arguments"] == value["programs"][0]["results"] == [0, 1]
+    assert value["arguments"][1] == {
         "name": "x", "dtype": "int32", "shape": [1, 32], "sharding": [None, None], "donated": True,
     }  # fmt: skip
 
@@ -79,7 +89,7 @@ def spoil(path: str, value: object) -> bytes:
         del at[last]
     else:
         at[last] = value
-    return msgpack.packb(whole)
+    return synthetic.closed(whole)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +100,25 @@ def spoil(path: str, value: object) -> bytes:
         ("programs/0/bytes", 8.0, "programs[0].bytes: must be an integer of at least 0, got 8.0"),
         ("programs/0/bytes", -1, "programs[0].bytes: must be an integer of at least 0, got -1"),
         ("programs/0/bytes", None, "programs[0].bytes: must be an integer of at least 0, got None"),
-        ("programs/0/arguments/1/shape/0", -1, "programs[0].arguments[1].shape[0]: must be an integer of at least 0"),
-        ("programs/0/arguments/1/sharding/1", 3, "programs[0].arguments[1].sharding[1]: must be a string or null"),
-        ("programs/0/arguments/1/donated", 1, "programs[0].arguments[1].donated: must be true or false, got 1"),
-        ("programs/0/arguments/1/name", b"x", "programs[0].arguments[1].name: must be a string, got b'x'"),
-        ("programs/0/arguments/1/donated", ..., "programs[0].arguments[1]: lacks the field 'donated'"),
+        ("arguments/1/shape/0", -1, "arguments[1].shape[0]: must be an integer of at least 0"),
+        ("arguments/1/sharding/1", 3, "arguments[1].sharding[1]: must be a string or null"),
+        ("arguments/1/donated", 1, "arguments[1].donated: must be true or false, got 1"),
+        ("arguments/1/name", b"x", "arguments[1].name: must be a string, got b'x'"),
+        ("arguments/1/donated", ..., "arguments[1]: lacks the field 'donated'"),
         ("programs/0/extra", 1, "programs[0]: unknown field 'extra'; known: digest, bytes"),
         ("programs/0", [], "programs[0]: must be a record, got ()"),
+        (
+            "programs/0/arguments/1",
+            2,
+            "programs[0].arguments[1]: must be a position in arguments, of which there are 2",
+        ),
+        ("programs/0/arguments/1", -1, "programs[0].arguments[1]: must be a position in arguments, of which there are"),
+        ("programs/0/results/0", {}, "programs[0].results[0]: must be a position in arguments, of which there are 2"),
+        ("programs/0/results", 0, "programs[0].results: must be an array, got 0"),
+        ("arguments", {}, "arguments: must be an array, got {}"),
+        ("arguments", ..., "must end with the field 'arguments'"),
+        ("arguments/0", 5, "arguments[0]: must be a record, got 5"),
+        ("programs/0/executables/0/digest", "sha256:", "programs[0].executables[0].digest: must be 'sha256:' and"),
         ("programs", {}, "programs: must be an array, got {}"),
         ("versions", [], "versions: must be a mapping, got ()"),
         ("versions/jax", 1, "versions['jax']: must be a string, got 1"),
@@ -128,8 +150,8 @@ def spoil(path: str, value: object) -> bytes:
         ("bindings/0/gives/0", "weight/embed", "bindings[0].gives[0]: must be output or state or value"),
         ("bindings/0/takes/0", "weight/none", "bindings[0].takes[0]: no weight 'none' in weights.arrays"),
         ("bindings/0/takes/1", ..., "entries[0].chains[0].calls: program 0 takes and gives (2, 2) arrays, binding 0"),
-        ("programs/0/arguments/1/name", "scale", "programs[0].arguments: a name occurs twice"),
-        ("programs/0/arguments/1/sharding/1", ..., "programs[0].arguments[1].sharding: has 1 axes, the shape 2"),
+        ("arguments/1/name", "scale", "programs[0].arguments: a name occurs twice"),
+        ("arguments/1/sharding/1", ..., "arguments[1].sharding: has 1 axes, the shape 2"),
         ("programs/0/digest", "sha256:../../etc", "programs[0].digest: must be 'sha256:' and 64 lower-case hex"),
         ("weights/blobs/0/digest", "sha256:" + "A" * 64, "weights.blobs[0].digest: must be 'sha256:'"),
         (
@@ -147,6 +169,100 @@ def test_a_spoiled_value_is_named_with_its_path(path: str, value: object, said: 
     message = fault_of(spoil(path, value))
 
     assert said in message
+
+
+def test_two_chains_for_one_place_are_refused():
+    value = raw()
+    value["entries"][1]["chains"] *= 2
+
+    assert "entries[1].chains: two for one platform and mesh" in fault_of(synthetic.closed(value))
+
+
+def test_one_blob_of_two_sizes_is_refused():
+    value = raw()
+    value["programs"][0]["executables"][0]["digest"] = value["programs"][0]["digest"]
+
+    assert "programs[0].executables[0].bytes: the same blob has 18 bytes elsewhere" in fault_of(synthetic.closed(value))
+
+
+@pytest.mark.parametrize("change", ["spare", "twice", "order"])
+def test_arguments_other_than_encoding_gives_them_are_refused(change: str):
+    value = raw()
+    first, second = value["arguments"]
+    value["arguments"] = {
+        "spare": [first, second, second | {"name": "y"}],
+        "twice": [first, second, first],
+        "order": [second, first],
+    }[change]
+    if change == "order":
+        value["programs"][0] |= {"arguments": [1, 0], "results": [1, 0]}
+
+    assert "arguments: must be those of programs, each once, in order of first use" in fault_of(synthetic.closed(value))
+
+
+@pytest.mark.parametrize(
+    "row", [b"", b"\x80\xc0", b"\xa6", b"\xdd\xff\xff\xff\xff", b"\x91" * 5000, b"\xcc\x01", "text", None]
+)
+@pytest.mark.parametrize("table", ["programs", "arguments", "chains"])
+def test_a_row_that_is_no_document_is_refused_by_its_place(table: str, row: object):
+    value = msgpack.unpackb(codec.encode(synthetic.index()))
+    holder = value["entries"][0] if table == "chains" else value
+    holder[table][0] = row
+
+    assert f"{table}[0]" in fault_of(msgpack.packb(value))
+
+
+def test_a_fault_in_a_program_is_told_when_it_is_used_and_again_and_hinders_no_other():
+    other = dataclasses.replace(synthetic.index().programs[0], name="other")
+    index = dataclasses.replace(synthetic.index(), programs=(*synthetic.index().programs, other))
+    value = synthetic.opened(codec.encode(index))
+    value["programs"][0]["bytes"] = "8"
+    decoded = codec.decode(synthetic.closed(value), "bundle b: index")
+
+    assert decoded.programs[1] == other
+    for use in (lambda: decoded.programs[0], lambda: decoded.entries[0].chains[0], lambda: list(decoded.programs)):
+        with pytest.raises(BundleError, match=r"^bundle b: index: programs\[0\]\.bytes: must be an integer"):
+            use()
+
+
+def test_decoding_reads_neither_programs_nor_chains_and_using_one_reads_what_it_names(monkeypatch: pytest.MonkeyPatch):
+    small = synthetic.index()
+    programs = tuple(dataclasses.replace(small.programs[0], name=str(number)) for number in range(100))
+    data = codec.encode(dataclasses.replace(small, programs=programs))
+    read = []
+    unpack = document.unpack
+    monkeypatch.setattr(document, "unpack", lambda packed: read.append(len(packed)) or unpack(packed))
+
+    index = codec.decode(data, "x")
+    at_first = list(read)
+    index.entries[0].chains[0]
+
+    assert at_first == [len(data)]
+    assert len(read) == 1 + 4  # the chain, its program, and that one's two arguments
+
+
+def test_threads_that_use_an_index_at_once_get_equal_records():
+    index = codec.decode(codec.encode(synthetic.index()), "x")
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: (index.programs[0], index.entries[0].chains[0]), range(64)))
+
+    expected = synthetic.index().programs[0], synthetic.index().entries[0].chains[0]
+    assert all(records == expected for records in found)
+
+
+def test_a_table_is_a_sequence_like_the_tuple_that_it_was_made_from():
+    chains = tuple(ChainRecord("cpu", {"data": size}, ((0, 0),)) for size in range(1, 5))
+    entry = EntryRecord(0, "prefill", chains)
+    programs = tuple(dataclasses.replace(synthetic.index().programs[0], mesh=chain.mesh) for chain in chains)
+    index = dataclasses.replace(synthetic.index(), programs=programs, entries=(entry,))
+    found = codec.decode(codec.encode(index), "x").programs
+
+    assert (len(found), found[-1], found[1:3], tuple(found)) == (4, programs[-1], programs[1:3], programs)
+    assert found[::-1] == programs[::-1]
+    assert found == programs
+    with pytest.raises(IndexError):
+        found[4]
 
 
 def test_a_newer_format_is_refused_by_both_numbers_before_anything_else_is_read():
@@ -207,7 +323,7 @@ def test_random_bytes_in_an_index_are_refused_in_one_line_or_are_another_index()
         spoiled = bytearray(data)
         spoiled[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         try:
-            assert codec.encode(codec.decode(bytes(spoiled), "bundle b: index")) == spoiled
+            assert codec.encode(read(bytes(spoiled))) == spoiled
         except (BundleError, MachineError) as error:
             messages.append(str(error))
 

@@ -116,7 +116,7 @@ def mounted(tmp_path: Path, size: str, prepare: str, *arguments: object, **varia
         ("weights", "256k", {"weights_size": 1 << 20}),
         ("lower", "100k", {"programs": 40}),
         ("compile", "96k", {"programs": 10}),
-        ("golden", "24k", {}),
+        ("compile", "24k", {}),
         ("publish", "40k", {}),
     ],
 )

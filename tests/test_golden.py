@@ -20,7 +20,7 @@ from aot.bundle.records import ArgumentRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import BundleError
-from aot.runtime import entries, exercise, expected, golden
+from aot.runtime import entries, execute, exercise, expected, golden
 from aot.runtime.client import dtype
 
 Weights = dict[str, Any]
@@ -106,6 +106,97 @@ def test_the_same_machine_gives_the_same_bits_again(tiny_bundle, capsys):
     assert list(found) == ["digest", "blobs", "golden"]
     assert {entry["verdict"] for entry in found["golden"]["entries"]} == {"reproduced"}
     assert found["golden"]["largest_difference"] == 0
+
+
+def test_recording_and_replaying_run_each_entry_once(tiny_bundle, monkeypatch):
+    bundle, ran, run = store.open(tiny_bundle), [], execute.Executor.run
+
+    def counted(self: Any, entry: Any, *rest: Any) -> Any:
+        ran.append((entry.key, entry.phase))
+        return run(self, entry, *rest)
+
+    monkeypatch.setattr(execute.Executor, "run", counted)
+    golden.record(bundle)
+    golden.replay(bundle)
+
+    names = sorted((e["key"], e["phase"]) for e in document(tiny_bundle)["entries"])
+    assert sorted(ran[:14]) == sorted(ran[14:]) == names
+
+
+def test_an_entry_gives_the_same_whatever_ran_before_it(tiny_bundle):
+    bundle = store.open(tiny_bundle)
+    wanted = json.loads(golden.record(bundle) or b"")["entries"]
+    exercised = exercise.Exercise(bundle)
+    found = [json.loads(golden._recorded(exercised, e)) for e in (*exercised.entries, *exercised.entries[::-1])]
+
+    assert found == [*wanted, *wanted[::-1]]
+
+
+def test_entries_that_are_kept_do_not_run_and_leave_the_attachment_as_it_is(tiny_bundle):
+    bundle, made = store.open(tiny_bundle), []
+    parts = [digest.canonical_json(entry) for entry in document(tiny_bundle)["entries"]]
+    found = golden.record(bundle, dict(list(enumerate(parts))[::2]), lambda *told: made.append(told))
+
+    assert found == bundle.attachment("golden")
+    assert sorted((position, data) for position, _, data in made) == list(enumerate(parts))[1::2]
+
+
+def test_entries_whose_prefill_is_missing_start_from_zeros(tiny_bundle):
+    index = store.open(tiny_bundle).index
+    alone = tuple(entry for entry in index.entries if entry.phase != "prefill")
+    bundle = dataclasses.replace(store.open(tiny_bundle), index=dataclasses.replace(index, entries=alone))
+    found = golden.replay(bundle, golden.record(bundle))
+
+    assert [(entry.verdict, entry.phase) for entry in found] == [("reproduced", entry.phase) for entry in alone]
+
+
+def spelled(index: Any) -> list[bytes]:
+    """The factors of each entry."""
+    found = golden.factors(store.Bundle(Path("none"), index, "", {}))
+    return [digest.canonical_json(found[i]) for i in range(len(index.entries))]
+
+
+def test_other_buckets_leave_the_factors_of_an_entry_as_they_are(tiny_bundle):
+    index = store.open(tiny_bundle).index
+    few = [entry for entry in index.entries if entry.combo < 2]  # of one row
+    wide, narrow = spelled(index), spelled(dataclasses.replace(index, entries=tuple(few)))
+
+    assert len(set(wide)) == 14
+    assert narrow == wide[: len(few)]
+
+
+def changed(index: Any, name: str) -> Any:
+    """The index with another number in one place."""
+    generation, weights, programs = index.generation, index.weights, list(index.programs)
+    if name == "vocabulary":
+        return dataclasses.replace(index, generation=dataclasses.replace(generation, vocab_size=17))
+    if name == "weights":
+        blobs = (dataclasses.replace(weights.blobs[0], digest=digest.of(b"other")),)
+        return dataclasses.replace(index, weights=dataclasses.replace(weights, blobs=blobs))
+    chain = next(c for e in index.entries if e.combo == 0 for c in e.chains if e.phase == "prefill")
+    for position in [p for p, _ in chain.calls] if chain.platform == "cpu" else []:
+        programs[position] = _other(programs[position], name)
+    return dataclasses.replace(index, programs=tuple(programs))
+
+
+def _other(program: Any, name: str) -> Any:
+    if name == "program":
+        return dataclasses.replace(program, digest=digest.of(program.digest.encode()))
+    (executable,) = program.executables
+    return dataclasses.replace(
+        program, executables=(dataclasses.replace(executable, digest=digest.of(executable.digest.encode())),)
+    )
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "weights", "program", "executable"])
+def test_all_that_an_entry_is_made_of_is_a_factor_of_it_and_of_what_continues_it(tiny_bundle, name):
+    index = store.open(tiny_bundle).index
+    before, after = spelled(index), spelled(changed(index, name))
+    same = {(e.combo, e.phase) for e, a, b in zip(index.entries, before, after, strict=True) if a == b}
+
+    others = {(combo, phase) for combo in (2, 3) for phase in ("prefill", "decode", "fork/4")}
+    assert {(0, "prefill"), (0, "decode"), (0, "fork/1"), (2, "fork/1")}.isdisjoint(same)
+    assert same & others == (set() if name in ("vocabulary", "weights") else others)
 
 
 def test_golden_outputs_are_those_of_the_reference_implementation(tiny_bundle):

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgpack
 import pytest
 import synthetic
 from hypothesis import HealthCheck, assume, given, settings
@@ -23,7 +22,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("pristine") / "b"
     synthetic.write(place)
     yield place
-    assert store.verify(place) == 6
+    assert len(store.verify(place).blobs) == 6
 
 
 @pytest.fixture
@@ -78,12 +77,12 @@ def test_a_missing_blob_is_named_when_the_bundle_is_opened(root: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_blob_cut_short_is_named_when_the_bundle_is_opened(root: Path, kind: str):
+def test_a_blob_cut_short_is_named_when_the_bundle_is_inspected(root: Path, kind: str):
     file = files_of(root)[kind]
     data = file.read_bytes()
     file.write_bytes(data[:-1])
 
-    assert f"has {len(data) - 1} bytes, its record says {len(data)}" in fault_of(root, store.open)
+    assert f"has {len(data) - 1} bytes, its record says {len(data)}" in fault_of(root, store.inspect)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +100,7 @@ def test_what_lies_in_the_place_of_a_blob_and_is_no_file_is_refused(root: Path, 
     make[what]()
 
     said = {"loop": "cannot be read (Too many levels", "dangling": "is missing"}.get(what, "is no regular file")
-    assert said in fault_of(root, store.open)
+    assert said in fault_of(root, store.inspect)
 
 
 def test_blobs_that_are_links_to_the_right_bytes_are_followed(root: Path, tmp_path: Path):
@@ -109,7 +108,7 @@ def test_blobs_that_are_links_to_the_right_bytes_are_followed(root: Path, tmp_pa
         file.rename(tmp_path / file.name)
         file.symlink_to(tmp_path / file.name)
 
-    assert store.verify(root) == 6
+    assert len(store.verify(root).blobs) == 6
 
 
 @pytest.mark.parametrize("place", ["notes.txt", "blobs/md5", "blobs/sha256/" + "0" * 64, "blobs/sha256/x", ".hidden"])
@@ -190,7 +189,7 @@ def test_an_oci_layout_of_another_version_or_with_more_fields_is_refused(root: P
 def spoiled_manifest(root: Path, change: Callable[[dict], object]) -> None:
     manifest = json.loads(synthetic.manifest_of(root).read_bytes())
     change(manifest)
-    synthetic.reseal(root, json.dumps(manifest).encode())
+    synthetic.reseal(root, digest.canonical_json(manifest))
 
 
 @pytest.mark.parametrize(
@@ -209,14 +208,31 @@ def spoiled_manifest(root: Path, change: Callable[[dict], object]) -> None:
         (lambda m: m["layers"][0].update(digest="sha256:../x"), "layers[0].digest must be 'sha256:'"),
         (lambda m: m["layers"][0].update(annotations={}), "unknown field 'annotations'"),
         (lambda m: m["layers"].append(m["layers"][0]), "a layer is listed twice"),
-        (lambda m: m["layers"].append(m["layers"][0] | {"digest": "sha256:" + "0" * 64}), "the index does not name"),
+        (lambda m: m["layers"].append(m["layers"][0] | {"digest": m["config"]["digest"]}), "the index does not name"),
         (lambda m: m["layers"].pop(), "lacks the layer sha256:"),
     ],
 )
 def test_an_image_manifest_other_than_the_index_makes_it_is_refused(root: Path, change: Callable, said: str):
     spoiled_manifest(root, change)
 
-    assert said in fault_of(root, store.open)
+    assert said in fault_of(root, store.inspect)
+
+
+@pytest.mark.parametrize("change", [lambda data: data.replace(b":", b": "), lambda data: data.replace(b"]", b"")])
+def test_an_image_manifest_whose_layers_cannot_be_told_apart_is_refused(root: Path, change: Callable[[bytes], bytes]):
+    synthetic.reseal(root, change(synthetic.manifest_of(root).read_bytes()))
+
+    assert "image manifest: it must be canonical JSON with an array of layers" in fault_of(root, store.open)
+
+
+@pytest.mark.parametrize(
+    "rows", [b"{", b"1,,2", b'],"layers":[', b"NaN", b'{"digest":1,"digest":2}', b"null", b"[" * 9999]
+)
+def test_layers_are_read_as_strictly_as_the_manifest_around_them(root: Path, rows: bytes):
+    data = synthetic.manifest_of(root).read_bytes()
+    synthetic.reseal(root, data.replace(b'"layers":[', b'"layers":[' + rows + b",", 1))
+
+    assert "image manifest: " in fault_of(root)
 
 
 def test_an_image_manifest_with_a_name_twice_is_refused(root: Path):
@@ -227,9 +243,9 @@ def test_an_image_manifest_with_a_name_twice_is_refused(root: Path):
 
 
 def index_with(root: Path, change: Callable[[dict], object]) -> None:
-    value = msgpack.unpackb(codec.encode(store.open(root).index))
+    value = synthetic.opened(codec.encode(store.open(root).index))
     change(value)
-    synthetic.rewire(root, msgpack.packb(value))
+    synthetic.rewire(root, synthetic.closed(value))
 
 
 def test_a_newer_format_is_a_machine_error_when_the_digest_of_the_index_holds(root: Path):
@@ -260,17 +276,33 @@ def test_a_newer_format_is_a_damaged_blob_when_the_digest_does_not_hold(root: Pa
         ),
     ],
 )
-def test_an_index_that_lies_is_refused_when_the_bundle_is_opened(root: Path, change: Callable, said: str):
+def test_an_index_that_lies_is_refused_when_the_bundle_is_inspected(root: Path, change: Callable, said: str):
     index_with(root, change)
 
-    assert said in fault_of(root, store.open)
+    assert said in fault_of(root, store.inspect)
+
+
+def test_serving_is_told_of_a_program_that_lies_when_it_uses_it(root: Path):
+    index_with(root, lambda index: index["programs"][0].update(digest="sha256:../../passwd"))
+    bundle = store.open(root)
+
+    with pytest.raises(BundleError, match=r"index: programs\[0\]\.digest: must be 'sha256:' and 64"):
+        bundle.index.entries[0].chains[0]
+
+
+def test_serving_is_told_of_a_blob_of_another_size_when_it_reads_it(root: Path):
+    program = store.open(root).index.programs[0]
+    synthetic.blob_file(root, program.digest).write_bytes(b"short")
+
+    with pytest.raises(BundleError, match="has 5 bytes, its record says 18"):
+        store.open(root).read(program.digest, program.bytes)
 
 
 def test_an_index_that_is_cut_off_is_refused_even_when_its_digest_holds(root: Path):
     data = codec.encode(store.open(root).index)
     synthetic.rewire(root, data[: len(data) // 2])
 
-    assert "is cut off" in fault_of(root, store.open)
+    assert "is cut off" in fault_of(root, store.inspect)
 
 
 def test_a_declared_size_beyond_the_file_never_allocates(root: Path):
@@ -353,4 +385,4 @@ def test_white_space_in_the_oci_files_is_no_fault(root: Path):
     for name in ("oci-layout", "index.json"):
         (root / name).write_text(json.dumps(json.loads((root / name).read_text()), indent=2) + "\n")
 
-    assert store.verify(root) == 6
+    assert len(store.verify(root).blobs) == 6

@@ -12,7 +12,7 @@ from conftest import FAMILIES, checkpoint
 from serving import padded, prompts, torch_logits
 
 from aot.bundle import store
-from aot.chain import Array
+from aot.chain import Array, Program
 from aot.errors import InputError
 from aot.models import checkpoint as checkpoints
 from aot.models import names, quantize
@@ -191,6 +191,14 @@ def test_logits_of_narrow_floats_are_near_torchs_in_float32(
         assert np.abs(ours[: len(row)] - theirs).max() < tolerance * np.abs(theirs).max()
 
 
+def memory_of(program: Program) -> Any:
+    """What a program takes where it is compiled for this machine with its donated arguments taken over."""
+    arguments = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
+    taken = {name: arguments.pop(name) for name in program.donated}
+    step = jax.jit(lambda taken, kept: program.function(**taken, **kept), donate_argnums=0)
+    return step.lower(taken, arguments).compile().memory_analysis()
+
+
 @pytest.mark.parametrize(
     ("dtype", "quantization"),
     [("bfloat16", None), ("float16", None), ("bfloat16", "int8")],
@@ -200,16 +208,32 @@ def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization
     combo = Combo(batch_size=1, prefill_length=8, max_length=16)
     model = LanguageModel(decoder, dtype, Options(4, "none", 1), (combo,), lambda: iter(()), quantization)
     (call,) = model.chains(combo, "cpu", {})["decode"].calls
-    arguments = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in call.program.arguments}
-    taken = {name: arguments.pop(name) for name in call.program.donated}
-    step = jax.jit(lambda taken, kept: call.program.function(**taken, **kept), donate_argnums=0)
 
-    memory = step.lower(taken, arguments).compile().memory_analysis()
+    memory = memory_of(call.program)
 
     # in float32 a block of a float16 matrix, and as much around it
-    matrix = arguments["weight/layers/0/mlp/down_proj"]
+    matrix = dict(call.program.arguments)["weight/layers/0/mlp/down_proj"]
     assert matrix.shape == (256, 2048)
-    assert memory.temp_size_in_bytes < matrix.size * (2 if dtype == "float16" else matrix.dtype.itemsize)
+    assert memory.temp_size_in_bytes < 256 * 2048 * (2 if dtype == "float16" else np.dtype(matrix.dtype).itemsize)
+
+
+@pytest.mark.parametrize(
+    ("phase", "dtype", "batch"),
+    [("decode", "float32", 1), ("decode", "bfloat16", 1), ("decode", "bfloat16", 3), ("prefill", "bfloat16", 1)],
+)
+def test_a_step_on_cpu_updates_a_cache_of_thousands_of_slots_in_place(phase: str, dtype: str, batch: int) -> None:
+    sizes = config(head_dim=64, num_hidden_layers=1)
+    phases = Phases(Decoder(sizes, dtype, "cpu"), Options(4, "none", 1))
+    calls = getattr(phases, phase)(Sizes(batch, 8, 4096)).calls
+    program = next(call.program for call in calls if call.program.name in ("block", "decode"))
+    caches = [array for name, array in program.arguments if "cache/" in name]
+
+    memory = memory_of(program)
+
+    size = batch * 2 * 4096 * 64 * (4 if dtype == "float32" else 2)
+    assert {math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in caches} == {size}
+    assert memory.alias_size_in_bytes > size * len(caches)
+    assert memory.temp_size_in_bytes < size / 2
 
 
 def test_a_decode_step_of_a_bundle_holds_less_than_its_cache_and_its_weights(tiny_bundle: Any) -> None:

@@ -28,7 +28,13 @@ def test_where_no_terminal_is_a_step_is_a_line_that_says_what_came_from_the_cach
         display.step("compile", 12, 9)
         display.advance("block", 4.5)
         display.step("compile", 3)
+        display.step("golden", 14, 2)
     out, err = capfd.readouterr()
 
     assert out == ""
-    assert err.splitlines() == ["lower", "compile 12 programs, 9 from the cache", "compile 3 programs"]
+    assert err.splitlines() == [
+        "lower",
+        "compile 12 programs, 9 from the cache",
+        "compile 3 programs",
+        "golden 14 entries, 2 from the cache",
+    ]

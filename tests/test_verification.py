@@ -11,8 +11,9 @@ from conftest import aot as command
 from conftest import built
 
 import aot
+from aot import directories
 from aot.bundle import store, verified
-from aot.errors import BundleError
+from aot.errors import AotError, BundleError
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,17 @@ def test_a_record_that_others_could_have_written_is_not_believed(bundle, state, 
     (state / "verified").chmod(0o777)
 
     assert (believed, is_known(bundle)) == (True, False)
-    assert "others can write there" in caplog.text
+    assert f"state {state / 'verified'}: others can write to it (mode 777)" in caplog.text
+
+
+def test_without_a_home_the_weights_are_checked_each_time(bundle, monkeypatch):
+    def nowhere(kind):
+        raise AotError("state: this user has no home directory")
+
+    monkeypatch.setattr(directories, "of", nowhere)
+    verified.remember(bundle, store.open(bundle).index.weights)
+
+    assert not is_known(bundle)
 
 
 def test_a_state_directory_that_cannot_be_written_costs_a_check_and_nothing_else(bundle, tmp_path, monkeypatch):

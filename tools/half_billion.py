@@ -32,23 +32,24 @@ CONFIG: dict[str, Any] = {
 _END = "<|im_end|>"
 
 
-def write_checkpoint(directory: Path, dtype: str = "bfloat16") -> None:
+def write_checkpoint(directory: Path, dtype: str = "bfloat16", layers: int = CONFIG["num_hidden_layers"]) -> None:
     """Config, weights and a tokenizer; the weights have the same values, those of bfloat16, whatever the dtype."""
+    config = {**CONFIG, "dtype": dtype, "num_hidden_layers": layers}
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps({**CONFIG, "dtype": dtype}))
+    (directory / "config.json").write_text(json.dumps(config))
     tokens = {"eos_token_id": CONFIG["eos_token_id"], "pad_token_id": CONFIG["eos_token_id"]}
     (directory / "generation_config.json").write_text(json.dumps(tokens))
     _write_tokenizer(directory)
     kept = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}[dtype]
-    tensors = {name: weight.astype(kept) for name, weight in _weights()}
+    tensors = {name: weight.astype(kept) for name, weight in _weights(config)}
     # transformers refuses a file that does not say whose format it is
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def _weights() -> Iterator[tuple[str, Any]]:
+def _weights(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Random weights in bfloat16 by their Hugging Face names; norms lie about one, as trained ones do."""
     rng = np.random.default_rng(0)
-    for path, shape in names.parameters(DecoderConfig.from_huggingface(CONFIG)).items():
+    for path, shape in names.parameters(DecoderConfig.from_huggingface(config)).items():
         weight = rng.standard_normal(shape, np.float32)
         weight = 1 + weight * 0.1 if path.endswith("norm") else weight * 0.02
         yield names.huggingface(path), weight.astype(ml_dtypes.bfloat16)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from aot import plan as plans
 from aot.audit import compare, environments
 from aot.audit.compare import Verdict
@@ -20,7 +18,7 @@ from aot.audit.environments import Environment
 from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
 from aot.builder import build, workers
-from aot.bundle import records, store
+from aot.bundle import document, records, store
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import AotError, InputError
@@ -166,7 +164,7 @@ def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], repor
     for line in process.stdout:
         kind, content = json.loads(line)
         if kind == "index":
-            return workers.decoded(Index, msgpack.unpackb(bytes.fromhex(content), use_list=False))
+            return workers.decoded(Index, document.unpack(bytes.fromhex(content)))
         if kind == "error":
             name, message = content
             raise workers.raised(name, message.replace(*map(str, inputs)))

@@ -18,7 +18,7 @@ from aot.audit import environments, refresh
 from aot.audit.refresh import Part
 from aot.builder import build, executables
 from aot.builder.lower import Lowered
-from aot.bundle import codec, store
+from aot.bundle import codec, document, store
 from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -55,9 +55,9 @@ class Told:
         """A step begins."""
         tell("step", [name, total, kept])
 
-    def advance(self, detail: str, left: float | None = None) -> None:
+    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
         """A part of the step is done."""
-        tell("advance", [detail, left])
+        tell("advance", [detail, left, total])
 
 
 def tell(kind: str, content: Any) -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     try:
         request = Request(**json.loads(sys.argv[1]))
         environments.restrict(request.cores)
-        tell("index", codec.encode(rebuilt(request)).hex())
+        tell("index", document.pack(codec.plain(rebuilt(request))).hex())
     except KeyboardInterrupt:
         sys.exit(130)
     except AotError as error:

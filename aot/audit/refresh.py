@@ -18,6 +18,7 @@ from aot.bundle.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import DifferenceError, InputError
+from aot.runtime import expected
 
 if TYPE_CHECKING:
     from aot.builder.lower import Lowered
@@ -72,7 +73,7 @@ def refresh(path: Path, plan: "Plan | None", options: build.Options, report: bui
         golden = old.attachment("golden")
         kept = {} if golden is None else {"golden": golden}
         made = writer.seal(index, kept)
-        differences = _differences(writer, golden, report)
+        differences = _differences(old, writer, report)
         report.step("publish", None)
         writer.show(made, options.replace)
     return Refreshed(made, source, index.valid_until, len(differences), max(differences, default=None))
@@ -96,11 +97,13 @@ def indexed(
     return replace(base, programs=programs), source
 
 
-def _differences(writer: Writer, golden: bytes | None, report: build.Report) -> list[float]:
+def _differences(old: Bundle, writer: Writer, report: build.Report) -> list[float]:
     """Between golden outputs of the old bundle and what the new one gives. Raises DifferenceError beyond tolerance."""
+    golden = old.attachment("golden")
     if golden is None:
         return []
-    report.step("golden", None)
+    recorded, _ = expected.read(golden, f"bundle {old.path}: golden outputs")
+    report.step("golden", len(recorded))
     with Worker() as worker:
         replayed = worker.request("replay", report.advance, bundle=str(writer.root), golden=golden)
     if wrong := [entry for entry in replayed if entry["verdict"] == "differs"]:

@@ -1,16 +1,17 @@
 """Measures one bundle on this machine: fresh processes, the read bandwidth of memory between them."""
 
+import compileall
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
 
-from aot import buckets
+from aot import buckets, errors
 from aot.bench import figures, process
 from aot.bench.process import Contestant
 from aot.bundle import store
@@ -39,12 +40,12 @@ def measure(path: Path, options: Options, report: Callable[[int, str], None] = l
     """The document of `aot bench`.
 
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
-    AotError where every run failed.
+    what a measured process raised of AotError, and AotError where every run failed for another reason.
     """
     bundle = store.open(path)
     request = _request(bundle, options)
-    found = process.measure([contestant(bundle, request), bandwidth()], options.rounds, report)
-    width = max((document[BANDWIDTH] for document in found[BANDWIDTH] if BANDWIDTH in document), default=None)
+    found = _found([contestant(bundle, request), bandwidth()], options.rounds, report)
+    width = fastest(found[BANDWIDTH])
     known = {} if width is None else {BANDWIDTH: width}
     documents = [{**document, **known} for document in found[BUNDLE] if "error" not in document]
     if not documents:
@@ -60,8 +61,21 @@ def measure(path: Path, options: Options, report: Callable[[int, str], None] = l
     }
 
 
+def _found(
+    contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None]
+) -> dict[str, list[process.Document]]:
+    """The documents of each by name; the first AotError of a process is raised here as well."""
+    found: dict[str, list[process.Document]] = {each.name: [] for each in contestants}
+    for name, document in process.measure(contestants, rounds, report):
+        if "class" in document:
+            raise getattr(errors, document["class"])(document["error"])
+        found[name].append(document)
+    return found
+
+
 def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
-    """A bundle as a contestant; `request` as in `bench.child`."""
+    """A bundle as a contestant; `request` as in `bench.child`. Our modules are compiled, as pip leaves them."""
+    compileall.compile_dir(Path(__file__).parents[1], quiet=2)
     command = (sys.executable, "-m", "aot.bench.child", str(bundle.path), json.dumps(request))
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
@@ -71,6 +85,11 @@ def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
 def bandwidth() -> Contestant:
     """What measures the machine's read bandwidth, as a contestant."""
     return Contestant(BANDWIDTH, (sys.executable, "-m", "aot.bench.bandwidth"), {}, (), _SLACK * 3)
+
+
+def fastest(documents: Sequence[process.Document]) -> float | None:
+    """Bytes a second, of what `bandwidth` printed; None where each run failed."""
+    return max((document[BANDWIDTH] for document in documents if BANDWIDTH in document), default=None)
 
 
 def prompt(tokens: int, vocabulary: int) -> list[int]:
@@ -125,10 +144,10 @@ def _described(index: Index) -> dict[str, Any]:
 
 
 def _libraries() -> list[Path]:
-    """Shared objects that are mapped before the first token."""
+    """Modules and shared objects that may be read before the first token."""
     found: list[Path] = []
-    for name in ("jaxlib", "numpy"):
+    for name in ("aot", "jaxlib", "numpy", "ml_dtypes", "msgpack", "jax"):
         spec = util.find_spec(name)
         for place in (spec and spec.submodule_search_locations) or ():
-            found += sorted(Path(place).rglob("*.so"))
+            found += [path for suffix in (".so", ".pyc") for path in sorted(Path(place).rglob(f"*{suffix}"))]
     return found

@@ -14,20 +14,30 @@ if TYPE_CHECKING:
 
 FIRST = 16
 """Tokens of the answer that is timed from the start of the process."""
-_PREFILLS = 5
+_PREFILLS, _DECODED = 5, 48
+"""Steady prefills, and the tokens that steady answers have in all at least, as far as there are so many answers."""
 
 
 def main(path: str, options: str) -> None:
-    """Measures and prints."""
+    """Measures and prints, or prints which AotError it met."""
+    import json
+
+    from aot.errors import AotError
+
+    try:
+        document = _document(path, json.loads(options))
+    except AotError as error:
+        document = {"error": str(error), "class": type(error).__name__}
+    print(json.dumps(document))
+
+
+def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
     begin = float(os.environ["AOT_BENCH_START"])
     marks = {}
-
-    import json
 
     import aot
 
     load = aot.load
-    given = json.loads(options)
     marks["import"] = time.monotonic() - begin
     model = load(path, verify=given["verify"])
     marks["open"] = time.monotonic() - begin
@@ -38,7 +48,7 @@ def main(path: str, options: str) -> None:
         pass
     sixteen = time.monotonic() - begin if given["new_tokens"] >= FIRST else None
     answer = run.results[0].token_ids
-    print(json.dumps({**marks, "sixteen": sixteen, **_steady(model, given), "tokens": answer, **_more(model, given)}))
+    return {**marks, "sixteen": sixteen, **_steady(model, given), "tokens": answer, **_more(model, given)}
 
 
 def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
@@ -50,10 +60,10 @@ def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
 
 
 def _steady(model: "Model", given: dict[str, Any]) -> dict[str, list[float]]:
-    prefill, decode = [], []
+    prefill, decode = list[float](), list[float]()
     for number in range(_PREFILLS):
-        run = start(model, given, 1 if number else given["new_tokens"])
         before = time.perf_counter()
+        run = start(model, given, given["new_tokens"] if number * given["new_tokens"] < _DECODED else 1)
         next(run.steps)
         prefill.append(time.perf_counter() - before)
         decode += _chunks(run)

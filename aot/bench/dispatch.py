@@ -4,6 +4,7 @@ Above them: choosing the entry, padding and putting the inputs, binding argument
 decode calls in which every row has ended, so that the executable has next to nothing to do.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,17 +20,20 @@ from aot.runtime.model import Model
 
 _TURNS, _CALLS = 10, 30
 _FIRST = 5  # calls of a turn that are left out: they find the caches as another way left them
+_LARGEST = 1 << 31
 
 
 def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
-    """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, and
-    `call`, one of `Model.call`; and `request`, what is given to begin a request: it is checked and its entry chosen.
+    """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, `call`,
+    one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
+    request: it is checked and its entry chosen.
     """
     entries = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
     ways = {
         "bare": _bare(model, *entries),
         "step": _timed(_step(model, *entries)),
-        "call": _timed(_call(model, *entries)),
+        "call": _call(model, *entries, new=False),
+        "new": _call(model, *entries, new=True),
         "request": _timed(request),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -37,7 +41,7 @@ def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, 
         for name, way in ways.items():
             times[name] += [way() for _ in range(_CALLS)][_FIRST:]
     medians = {name: statistics.median(found) for name, found in times.items()}
-    return {name: median - medians["bare"] * (name in ("step", "call")) for name, median in medians.items()}
+    return {name: median - medians["bare"] * (name in ("step", "call", "new")) for name, median in medians.items()}
 
 
 def _timed(call: Callable[[], object]) -> Callable[[], float]:
@@ -72,15 +76,25 @@ def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
     return step
 
 
-def _call(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
+def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable[[], float]:
+    numbers = itertools.count()
     inputs = _ended(decode)
     given = model.call("prefill", **exercise.inputs(prefill))
 
-    def call() -> None:
+    def call() -> float:
         nonlocal given
-        given = model.call("decode", state=given.state, **inputs)
+        made = {**inputs, **_unlike(decode, next(numbers))} if new else inputs
+        before = time.perf_counter()
+        given = model.call("decode", state=given.state, **made)
+        return time.perf_counter() - before
 
     return call
+
+
+def _unlike(decode: Entry, number: int) -> exercise.Arrays:
+    """Inputs for which no other number gives the same values; but who has ended stays so."""
+    found = decode.inputs.items()
+    return {name: exercise.values(f"{number} {name}", a, _LARGEST) for name, a in found if name != "stop"}
 
 
 def _ended(decode: Entry) -> exercise.Arrays:

@@ -11,10 +11,16 @@ Figures = Mapping[str, Figure]
 
 _WIDTH, _LEFT, _RIGHT = 930, 165, 205
 _BAR, _ROW, _TOP, _HEAD, _FOOT = 24, 40, 90, 70, 44
-_TICKS = 6
+_TICKS, _LETTERS = 6, 22
 _FONT = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
 _DARK, _GREY, _GRID = "#1f2933", "#616e7c", "#e4e7eb"
-_PARTS = {"import": "#9fb3c8", "open": "#486581", "first token": "#e8833a", "16 tokens": "#f7d9bd"}
+_PARTS = {
+    "import": ("import", "#9fb3c8"),
+    "open": ("open", "#486581"),
+    "first_token": ("first token", "#e8833a"),
+    "sixteen": ("16 tokens", "#f7d9bd"),
+}
+"""Figures of the way to the first tokens, in order, with what they are called and their colors."""
 _DECODE, _LIMIT = "#2f855a", "#c53030"
 
 
@@ -55,28 +61,27 @@ def _starts(rows: Sequence[tuple[str, Figures]], top: float) -> Iterator[str]:
     scale = _Scale(1.05 * max(_last(figures) for _, figures in rows))
     yield _text(24, top + 22, "Seconds from the start of the process", 14, weight=600)
     x = float(_LEFT)
-    for name, color in _PARTS.items():
+    for name, color in _PARTS.values():
         yield f"<rect x='{x}' y='{top + 36}' width='11' height='11' rx='2' fill='{color}'/>"
         yield _text(x + 16, top + 46, name, 12, _GREY)
         x += 40 + 7 * len(name)
     yield from _axis(scale, top + _HEAD, len(rows), "s")
     for number, (name, figures) in enumerate(rows):
-        y = top + _HEAD + number * _ROW + (_ROW - _BAR) / 2
+        y = _row(top, number)
         yield _name(y, name)
         yield from _start(scale, y, figures)
 
 
 def _start(scale: _Scale, y: float, figures: Figures) -> Iterator[str]:
     before = 0.0
-    for part, color in _PARTS.items():
-        figure = figures.get({"first token": "first_token", "16 tokens": "sixteen"}.get(part, part))
-        if figure is not None:
-            yield _bar(scale(before), y, scale(figure.median) - scale(before), color)
-            before = figure.median
+    for part, (_, color) in _PARTS.items():
+        if part in figures:
+            yield _bar(scale(before), y, scale(figures[part].median) - scale(before), color)
+            before = figures[part].median
     first = figures["first_token"]
     yield _whisker(scale, y, first)
-    sixteen = f", 16 tokens {figures['sixteen'].median:.2f} s" if "sixteen" in figures else ""
-    yield _value(y, f"first {first.median:.2f} s{sixteen}")
+    sixteen = f", 16 tokens {figures['sixteen'].median:.3g} s" if "sixteen" in figures else ""
+    yield _value(y, f"first {first.median:.3g} s{sixteen}")
 
 
 def _decodes(rows: Sequence[tuple[str, Figures]], bandwidth: float | None, top: float) -> Iterator[str]:
@@ -87,7 +92,7 @@ def _decodes(rows: Sequence[tuple[str, Figures]], bandwidth: float | None, top: 
     yield _text(24, top + 22, "Decode: gigabytes of weights a second", 14, weight=600)
     yield from _axis(scale, top + _HEAD, len(rows), "GB/s")
     for number, (name, figures) in enumerate(rows):
-        y = top + _HEAD + number * _ROW + (_ROW - _BAR) / 2
+        y = _row(top, number)
         streamed, tokens = figures["decode_bandwidth"], figures["decode"]
         yield _name(y, name)
         yield _bar(_LEFT, y, scale(streamed.median) - _LEFT, _DECODE)
@@ -111,8 +116,14 @@ def _axis(scale: _Scale, top: float, rows: int, unit: str) -> Iterator[str]:
         yield _text(scale(tick), bottom + 18, f"{tick:g} {unit}", 11, _GREY, anchor="middle")
 
 
+def _row(top: float, number: int) -> float:
+    """Where the bar of a row begins."""
+    return top + _HEAD + number * _ROW + (_ROW - _BAR) / 2
+
+
 def _name(y: float, name: str) -> str:
-    return _text(_LEFT - 10, y + 16, name, 13, anchor="end")
+    """A name as far as there is room for it."""
+    return _text(_LEFT - 10, y + 16, name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…", 13, anchor="end")
 
 
 def _value(y: float, said: str) -> str:

@@ -7,8 +7,9 @@ A contestant is a command that does the work and prints what it measured as one 
 
 `import`, `open`, `first_token` and `sixteen` are seconds from the start of the process until that point: until its
 libraries are imported, until the model is open, until the first and the sixteenth token are there. `prefill` holds
-steady whole prefills, `decode` seconds a token of steady steps, both without the first. The time of the start is the
-variable AOT_BENCH_START, in seconds of `time.monotonic`, which on Linux is one clock for all processes.
+steady whole prefills, `decode` seconds a token of steady answers, both without the first. The time of the start is
+the variable AOT_BENCH_START, in seconds of `time.monotonic`, which on Linux is one clock for all processes. Where it
+cannot do the work it may print {"error": why} instead, with the name of an AotError as "class".
 """
 
 import contextlib
@@ -19,21 +20,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-START = "AOT_BENCH_START"
+from aot.bench import group
+
 LIMIT = 900.0
 """Seconds after which a contestant is ended."""
 
 _CHUNK = 1 << 22
-_TOUCH = (
-    "import mmap, sys; "
-    "mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()"
+_HOLD = (
+    "import mmap, sys, time; "
+    "held = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE); "
+    "print(flush=True); "
+    "time.sleep(3600)"
 )
+
+Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,82 +57,79 @@ class Contestant:
 
 def measure(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None] = lambda number, name: None
-) -> dict[str, list[Mapping[str, Any]]]:
-    """For each contestant by name the documents that it printed, one a round.
+) -> Iterator[tuple[str, Document]]:
+    """Runs all in turn, as often as there are rounds: the name of each and the document that it printed.
 
     `peak_memory` is added where a document lacks it: bytes of the largest resident set as the kernel counts it, mapped
     files included, and no less than the peak of the calling process: keep that small. Where a run fails, its document
-    is {"error": the last line on stderr}. Each round runs all, beginning with the next one; `report` is called with
-    the round and the name before each run.
+    is {"error": the last line on stderr}. `report` is called with the round and the name before each run.
     """
-    found: dict[str, list[Mapping[str, Any]]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds):
-        first = number % len(contestants)
-        for contestant in (*contestants[first:], *contestants[:first]):
-            report(number, contestant.name)
-            found[contestant.name].append(run(contestant))
-    return found
+        for place in order(len(contestants), number):
+            report(number, contestants[place].name)
+            yield contestants[place].name, run(contestants[place])
 
 
-def run(contestant: Contestant) -> Mapping[str, Any]:
+def order(count: int, number: int) -> list[int]:
+    """The order of `count` contestants in a round, a row of a Williams square (Williams 1949).
+
+    In as many rounds as there are contestants each has each place once, and, where they are even in number, each of
+    the others once before it: what one leaves behind in the machine does not always meet the same one.
+    """
+    return [((place + 1) // 2 * (1 if place % 2 else -1) + number) % count for place in range(count)]
+
+
+def run(contestant: Contestant) -> Document:
     """The document of one run."""
     _prepare(contestant)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        try:
-            code, usage = _finish(contestant, out, err)
-        except OSError as error:
-            return {"error": f"{contestant.command[0]}: {error.strerror}"}
+        code, usage = _finish(contestant, out, err)
         if code == 0 and (document := _document(_last_line(out))) is not None:
             return {"peak_memory": usage.ru_maxrss * 1024, **document}
         return {"error": _last_line(err) or _ending(code)}
 
 
 def _finish(contestant: Contestant, out: IO[bytes], err: IO[bytes]) -> tuple[int, Any]:
-    """Runs the command to its end: its exit code and what it used."""
-    variables = {**os.environ, **contestant.variables, START: str(time.monotonic())}
-    process = subprocess.Popen(
-        contestant.command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-    )
-    with _ended(process):
-        _, status, usage = os.wait4(process.pid, 0)
+    """Runs the command to its end, which comes no later than the limit: its exit code and what it used."""
+    variables = {**os.environ, **contestant.variables}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+    with group.started(contestant.command, env=variables, **streams) as process:
+        timer = threading.Timer(LIMIT, group.end, [process])
+        timer.daemon = True
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)  # else it would wait for a process that is gone
         return process.returncode, usage
-
-
-@contextlib.contextmanager
-def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """No process of this group outlives the block, nor runs longer than the limit."""
-
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    timer = threading.Timer(LIMIT, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        end()
-        process.wait()
 
 
 def _prepare(contestant: Contestant) -> None:
     """Makes a start cost what it costs on an idle machine: its files cached, its memory at hand.
 
-    A virtual machine that has handed freed memory back to its host charges whoever needs it next.
+    A virtual machine that has handed freed memory back to its host charges whoever needs it next. The memory is held
+    while the files are read, and let go last, so that neither takes the other's place.
     """
-    for path in contestant.files:
+    files = {path: path.stat().st_size for path in contestant.files if path.is_file()}
+    amount = min(contestant.memory, _available() - sum(files.values()))
+    with contextlib.ExitStack() as held:
+        if amount > 0:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            holder = held.enter_context(
+                group.started([sys.executable, "-I", "-S", "-c", _HOLD, str(amount)], **streams)
+            )
+            assert holder.stdout is not None
+            holder.stdout.readline()
+        _read(files)
+
+
+def _read(files: Iterable[Path]) -> None:
+    buffer = bytearray(_CHUNK)
+    for path in files:
         with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:  # the contestant will say it better
-            buffer = bytearray(_CHUNK)
             while file.readinto(buffer):
                 pass
-    if amount := min(contestant.memory, _available()):
-        command = [sys.executable, "-I", "-S", "-c", _TOUCH, str(amount)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        with _ended(process):
-            process.wait()
 
 
 def _available() -> int:
@@ -136,7 +138,7 @@ def _available() -> int:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _document(line: str) -> Mapping[str, Any] | None:
+def _document(line: str) -> Document | None:
     try:
         found = json.loads(line)
     except ValueError:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aot import isa
-from aot.builder import executables, identity, provenance, releases, tokenizer
+from aot.builder import executables, golden, provenance, releases, tokenizer
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
-from aot.bundle import records, store, verified
+from aot.bundle import codec, records, store, verified
 from aot.bundle.records import Index
+from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 
@@ -28,8 +29,8 @@ class Report(Protocol):
     def step(self, name: str, total: int | None, kept: int = 0) -> None:
         """A step begins; `total` is the number of its parts, where that is known, `kept` come from the cache."""
 
-    def advance(self, detail: str, left: float | None = None) -> None:
-        """A part of the step is done, or begins where the total is unknown; the rest takes `left` seconds."""
+    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
+        """A part of the step is done; the rest takes `left` seconds, `total` is what turned out to be its parts."""
 
 
 @dataclass(frozen=True)
@@ -56,46 +57,18 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
         evidence = provenance.Evidence(plan)
-        weights = laid_out(plan, writer, report, evidence)  # what is wrong with them is known in seconds
+        weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
         made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
         programs = executables.compiled(plan.targets, made.programs, writer, options.jobs, report, options.cache)
         index = indexed(plan, replace(made, programs=programs), weights, writer)
-        attachments = about(plan, index, evidence, writer, report, options.cache)
+        name = writer.seal(index)
+        outputs = golden.outputs(writer.root, report, options.cache)
         report.step("publish", None)
-        digest = writer.publish(index, options.replace, attachments)
+        attachments = {"provenance": provenance.statement(plan, index, name, evidence), "golden": outputs}
+        said = {kind: data for kind, data in attachments.items() if data is not None}
+        digest = writer.publish(index, options.replace, said)
     verified.remember(options.destination, weights)
     return digest
-
-
-def about(
-    plan: "Plan",
-    index: Index,
-    evidence: provenance.Evidence,
-    writer: Writer,
-    report: Report,
-    cache: Cache | None = None,
-) -> dict[str, bytes]:
-    """The attachments of what the writer holds: its provenance, and golden outputs where this machine can run it."""
-    report.step("golden", None)
-    name = writer.seal(index)
-    made = {"provenance": provenance.statement(plan, index, name, evidence)}
-    outputs = golden(writer.root, name, report, cache)
-    return made if outputs is None else {**made, "golden": outputs}
-
-
-def golden(sealed: Path, name: str, report: Report, cache: Cache | None = None) -> bytes | None:
-    """The golden outputs of a whole bundle, run as a user would run it; None where this machine runs none of it.
-
-    One CPU gives the same bits in every run, so those of the same bundle on the same kind of CPU may be kept ones.
-    """
-    factors = identity.golden(name)
-    if cache is not None and (kept := cache.read(factors)):
-        return kept.data
-    with Worker() as worker:
-        made: bytes | None = worker.request("golden", report.advance, bundle=str(sealed))
-    if cache is not None and made is not None:
-        cache.write(factors, None, made)
-    return made
 
 
 def count(plan: "Plan") -> "Counted":
@@ -153,17 +126,37 @@ def lowered(
 
 
 def laid_out(
-    plan: "Plan", writer: Writer, report: Report, evidence: provenance.Evidence | None = None
+    plan: "Plan",
+    writer: Writer,
+    report: Report,
+    evidence: provenance.Evidence | None = None,
+    old: Bundle | None = None,
 ) -> records.WeightsRecord:
-    """The weights of a plan's model, in the writer."""
+    """The weights of a plan's model, in the writer; where an old bundle has the very same, its files are shared."""
     report.step("weights", None)
+    held = None if old is None else codec.plain(old.index.weights)
     with Worker() as worker:
-        raw = worker.request("weights", report.advance, plan=plan.to_json(), staging=str(writer.root))
+        task = {"plan": plan.to_json(), "staging": str(writer.root), "held": held}
+        raw = worker.request("weights", report.advance, **task)
         if evidence is not None:
             evidence.collect(worker)
     weights = decoded(records.WeightsRecord, raw)
+    if old is not None and weights == old.index.weights:
+        writer.share(old, weights.blobs)
+        verified.remember(old.path, weights)  # a link is a change of the file
     writer.include(weights.blobs)
     return weights
+
+
+def _old(options: Options) -> Bundle | None:
+    """The bundle at the destination, where its weights are known to be whole and may be used again."""
+    if options.cache is None:
+        return None
+    try:
+        found = store.open(options.destination)
+    except AotError:
+        return None
+    return found if verified.known(found.path, found.index.weights) else None
 
 
 def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:

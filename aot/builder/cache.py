@@ -7,6 +7,7 @@ waiting for each other, and one that is killed leaves at most a file under a nam
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import secrets
@@ -17,8 +18,7 @@ from typing import Any, BinaryIO
 
 import msgpack
 
-from aot import digest
-from aot.errors import AotError
+from aot import digest, directories
 
 log = logging.getLogger("aot.cache")
 
@@ -38,11 +38,14 @@ class Kept:
 
 
 def location() -> Path:
-    """`$AOT_CACHE_DIR`, or `aot` in the user's cache directory (XDG Base Directory Specification)."""
-    if named := os.environ.get("AOT_CACHE_DIR"):
-        return Path(named).absolute()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (shared if shared.is_absolute() else Path(os.path.expanduser("~"), ".cache")).absolute() / "aot"
+    """Where the user's cache is."""
+    return directories.of("cache")
+
+
+@functools.cache
+def warn(message: str) -> None:
+    """Says something of a cache, once: a builder and each of its workers find out for themselves."""
+    log.warning("%s", message)
 
 
 class Cache:
@@ -65,7 +68,7 @@ class Cache:
         except OSError:
             return None
         if (kept := parse(path.name, raw)) is None:
-            log.warning("cache %s: entry %s… is damaged; removed, it is made again", self.root, path.name[:12])
+            warn(f"cache {self.root}: entry {path.name[:12]}… is damaged; removed, it is made again")
         with contextlib.suppress(OSError):  # a cache that cannot be written serves all the same
             os.utime(path) if kept else path.unlink()
         return kept
@@ -86,7 +89,7 @@ class Cache:
         except OSError as error:
             self._writable = False
             cause = (error.strerror or str(error)).lower()
-            log.warning("cache %s: %s; what is built is not kept for the next build", self.root, cause)
+            warn(f"cache {self.root}: {cause}; what is built is not kept for the next build")
 
     def _path(self, factors: Factors) -> Path:
         return self.root / factors["kind"] / digest.hex_of(digest.of(digest.canonical_json(factors)))
@@ -123,15 +126,4 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
 
 def _check_private(root: Path) -> None:
     for path in (root, *filter(Path.is_dir, root.iterdir())):
-        status = path.stat()
-        place = f"cache {path}"
-        if status.st_uid != os.geteuid():
-            raise AotError(
-                f"{place}: belongs to user {status.st_uid}, not to {os.geteuid()}; name another directory with "
-                "AOT_CACHE_DIR"
-            )
-        if status.st_mode & 0o022:
-            raise AotError(
-                f"{place}: others can write to it (mode {status.st_mode & 0o777:03o}); chmod go-w it, or name "
-                "another directory with AOT_CACHE_DIR"
-            )
+        directories.check(path, "cache")

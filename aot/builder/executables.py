@@ -25,7 +25,7 @@ Place = tuple[int, int]
 
 def compiled(
     targets: Sequence[Target],
-    programs: tuple[ProgramRecord, ...],
+    programs: Sequence[ProgramRecord],
     writer: Writer,
     jobs: int,
     report: "Report",

@@ -52,10 +52,10 @@ def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
     return {"kind": "program", **contract, "placed": where, **options, **_tools(None)}
 
 
-def golden(bundle: str) -> Factors:
-    """Of the golden outputs of the bundle with this digest, run on a processor like this one."""
+def golden(entry: Mapping[str, Any]) -> Factors:
+    """Of the golden outputs of an entry that is made of this, run on a processor like this one."""
     cpu = {"cpu": _processor(), "features": sorted(isa.machine().features)}
-    return {"kind": "golden", "bundle": bundle, **cpu, **_tools(None)}
+    return {"kind": "golden", **entry, **cpu, **_tools(None)}
 
 
 def spelled(value: Any) -> Any:

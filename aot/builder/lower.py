@@ -1,13 +1,13 @@
 """Lowering: every program of a plan traced and exported once per platform, with its calling contract."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aot import chain
-from aot.builder import canonical, contract, footprint, layouts, settings, sources
+from aot.builder import canonical, contract, footprint, layouts, pace, settings, sources
 from aot.builder.layouts import Placed
 from aot.builder.tables import Tables
 from aot.bundle.records import (
@@ -47,7 +47,7 @@ class Lowered:
 def write(
     plan: "Plan",
     writer: Writer,
-    progress: Callable[[str], None],
+    progress: pace.Progress,
     key: str | None = None,
     stored: "Programs | None" = None,
 ) -> Lowered:
@@ -63,14 +63,19 @@ def write(
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
     states: dict[Hashable, dict[str, chain.Array]] = {}
     every, meshes = layouts.of(plan, model, key)
+    count = len({placed for laid in every for placed in laid.programs})
+    clock = pace.Pace(count)
+
+    def lowered(placed: Placed) -> ProgramRecord:
+        lower = partial(_lowered, placed, plan, writer)
+        record = lower() if stored is None else stored.get(placed, lower)
+        progress(f"{placed.program.name} for {placed.platform}", clock.left(1), count)
+        return record
+
     for laid in every:
-        progress(f"{laid.phase} for {laid.platform}, combo {laid.combo.key[:12]}")
         calls = []
         for call, placed in zip(laid.chain.calls, laid.programs, strict=True):
-            lower = partial(_lowered, placed, plan, writer)
-            if stored is not None:
-                lower = partial(stored.get, placed, lower)
-            program = tables.program(placed, lower)
+            program = tables.program(placed, partial(lowered, placed))
             calls.append((program, tables.binding(_binding(laid.phase, call, tables.programs[program]))))
         records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]
         where = laid.position, laid.platform, *laid.mesh.items()

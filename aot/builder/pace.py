@@ -8,6 +8,9 @@ from collections.abc import Callable
 _EMPTY = 7000
 """Bytes of program that take as long to compile as a program takes beside its bytes."""
 
+Progress = Callable[..., None]
+"""How a worker tells that a part of its step is done: `aot.builder.build.Report.advance`."""
+
 
 def cost(size: int) -> float:
     """What compiling a program of some bytes costs, in a unit of its own."""

@@ -1,10 +1,10 @@
 """Exporting stored programs anew with the installed jax, from their StableHLO alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aot.builder import canonical, settings
+from aot.builder import canonical, pace, settings
 from aot.bundle.records import ProgramRecord
 from aot.bundle.writer import Writer
 
@@ -29,7 +29,7 @@ def programs(
     from aot.builder.workers import Worker, decoded
     from aot.bundle import codec, records
 
-    report.step("export", None)
+    report.step("export", len(given))
     with Worker() as worker:
         task = {"programs": [codec.plain(record) for record in given], "waivers": list(waivers)}
         made = decoded(Reexported, worker.request("reexport", report.advance, **task, staging=str(writer.root)))
@@ -37,7 +37,7 @@ def programs(
     return made
 
 
-def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress: Callable[[str], None]) -> Reexported:
+def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress: pace.Progress) -> Reexported:
     """Exports programs anew into blobs, in this process."""
     import jax
     import jaxlib
@@ -46,10 +46,9 @@ def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress
 
     settings.apply()
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
-    made = []
-    for raw in given:
-        record = decoded(ProgramRecord, raw)
-        progress(f"{record.name} for {record.platform}")
+    made, given_records = [], [decoded(ProgramRecord, raw) for raw in given]
+    clock = pace.Pace(sum(record.bytes for record in given_records))
+    for record in given_records:
         try:
             data = _exported(record, writer.read(record.digest), waivers)
         except Exception as error:  # whatever jax and its compiler say to bytes that they do not take
@@ -58,6 +57,7 @@ def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress
         canonical.check_paths(data, f"program {record.name}")
         blob = writer.add(data)
         made.append(replace(record, digest=blob.digest, bytes=blob.bytes, executables=()))
+        progress(f"{record.name} for {record.platform}", clock.left(record.bytes))
     return Reexported(tuple(made), None, versions)
 
 

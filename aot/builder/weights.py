@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aot import digest
-from aot.builder import sources
+from aot.builder import pace, sources
 from aot.bundle import weights as layout
 from aot.bundle.records import WeightsRecord
 from aot.bundle.writer import Nowhere, Writer
@@ -15,18 +15,19 @@ from aot.bundle.writer import Nowhere, Writer
 if TYPE_CHECKING:
     from aot.plan import Plan
 
+Take = Callable[[str, "np.ndarray[Any, Any]"], None]
 
-def write(plan: "Plan", writer: Writer, progress: Callable[[str], None]) -> WeightsRecord:
-    """Streams every weight of the plan's model into blobs. Raises InputError for weights that are not as declared."""
-    model = sources.model(plan)
-    arrays = {path: (array.dtype, array.shape) for path, array in model.abstract_weights().items()}
 
-    def told() -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
-        for path, array in model.weights():
-            progress(f"weight {path}")
-            yield path, array
+def write(
+    plan: "Plan", writer: Writer, progress: pace.Progress, held: WeightsRecord | None = None
+) -> WeightsRecord:  # fmt: skip
+    """Streams every weight of the plan's model into blobs, unless they turn out to be those that are held already.
 
-    return layout.write(writer, layout.plan(arrays), told())
+    Raises InputError for weights that are not as declared.
+    """
+    if held is not None and (made := _laid_out(plan, Nowhere(), progress)) == held:
+        return made
+    return _laid_out(plan, writer, progress)
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,30 @@ class Measured:
     digests: Mapping[str, str]
 
 
-def measure(plan: "Plan", progress: Callable[[str], None]) -> Measured:
+def measure(plan: "Plan", progress: pace.Progress) -> Measured:
     """Hashes every weight of the plan's model, laid out as `write` does it. Raises as `write`."""
+    digests: dict[str, str] = {}
+
+    def take(path: str, array: "np.ndarray[Any, Any]") -> None:
+        digests[path] = digest.of(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    return Measured(_laid_out(plan, Nowhere(), progress, take), digests)
+
+
+def _laid_out(
+    plan: "Plan", writer: Writer | Nowhere, progress: pace.Progress, take: Take = lambda *_: None
+) -> WeightsRecord:
+    """Streams weights as they are planned; each is taken on its way."""
     model = sources.model(plan)
     arrays = {path: (array.dtype, array.shape) for path, array in model.abstract_weights().items()}
-    digests: dict[str, str] = {}
+    shards = layout.plan(arrays)
+    sizes = {tensor.path: tensor.size for shard in shards for tensor in shard.tensors}
+    clock = pace.Pace(len(sizes) + sum(sizes.values()))
 
     def told() -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
         for path, array in model.weights():
-            progress(f"weight {path}")
-            digests[path] = digest.of(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            take(path, array)
             yield path, array
+            progress(f"weight {path}", clock.left(1 + sizes[path]), len(sizes))
 
-    return Measured(layout.write(Nowhere(), layout.plan(arrays), told()), digests)
+    return layout.write(writer, shards, told())

@@ -19,13 +19,13 @@ from typing import Any
 
 import msgpack
 
+from aot.builder.pace import Progress
 from aot.bundle import codec
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
-Progress = Callable[[str], None]
 Answer = Callable[[str, Any], None]
 
 
@@ -64,7 +64,7 @@ def _die_with_parent() -> None:
 
 def _perform(request: dict[str, Any], answer: Answer) -> None:
     try:
-        result = _TASKS[request["task"]](lambda step: answer("progress", step), **request["arguments"])
+        result = _TASKS[request["task"]](lambda *step: answer("progress", step), **request["arguments"])
     except AotError as error:
         answer("error", (type(error).__name__, str(error)))
     except OSError as error:
@@ -117,16 +117,18 @@ def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any]
 
 
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:
-    from aot.bundle import store
-    from aot.runtime import golden as goldens
+    from aot.builder import golden as goldens
 
-    return goldens.replay(store.open(Path(bundle)), golden)
+    return goldens.replayed(Path(bundle), golden, progress)
 
 
-def _weights(progress: Progress, plan: str, staging: str) -> Any:
+def _weights(progress: Progress, plan: str, staging: str, held: Any = None) -> Any:
     from aot.builder import weights
+    from aot.builder.workers import decoded
+    from aot.bundle.records import WeightsRecord
 
-    return weights.write(_plan(plan), Writer.join(Path(staging)), progress)
+    known = None if held is None else decoded(WeightsRecord, held)
+    return weights.write(_plan(plan), Writer.join(Path(staging)), progress, known)
 
 
 def _measure(progress: Progress, plan: str) -> Any:
@@ -147,11 +149,11 @@ def _imported(progress: Progress, plan: str) -> Any:
     return provenance.imported(_plan(plan))
 
 
-def _golden(progress: Progress, bundle: str) -> Any:
-    from aot.bundle import store
-    from aot.runtime import golden
+def _golden(progress: Progress, bundle: str, kept: Any, missing: Any, cache: str | None) -> Any:
+    from aot.builder import golden
+    from aot.builder.cache import Cache
 
-    return golden.record(store.open(Path(bundle)), progress)
+    return golden.write(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
 
 
 def _plan(text: str) -> Any:

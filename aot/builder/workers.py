@@ -5,13 +5,12 @@ nothing of the caller's environment but the allow-list, and sets the rest itself
 """
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,11 +18,11 @@ import msgpack
 
 import aot
 from aot import errors
-from aot.builder import pin
+from aot.builder import cache, pin
+from aot.builder.pace import Progress
 from aot.bundle import decoders, staging
 from aot.errors import AotError
 
-log = logging.getLogger("aot")
 T = TypeVar("T")
 
 _ALLOWED = (
@@ -76,7 +75,7 @@ class Worker:
                     stream.close()
         self._scratch.close()
 
-    def request(self, task: str, progress: Callable[[str], None] = lambda _: None, **arguments: Any) -> Any:
+    def request(self, task: str, progress: Progress = lambda *_: None, **arguments: Any) -> Any:
         """The result of a task of `aot.builder.worker` as msgpack gives it; `progress` hears of its steps.
 
         Raises the AotError that the worker raised, or one with the last line of its log if it died.
@@ -96,9 +95,9 @@ class Worker:
             if kind == "error":
                 raise raised(*content)
             if kind == "log":
-                log.warning(content)
+                cache.warn(content)
             else:
-                progress(content)
+                progress(*content)
         raise self._death(task)
 
     def _death(self, task: str) -> AotError:

@@ -1,11 +1,15 @@
-"""What holds between the records of an index beyond their types: positions, digests, slots, names."""
+"""What holds between the records of an index beyond their types: positions, digests, slots, names.
+
+Of each program and each chain when it is used, of all else when an index is decoded.
+"""
 
 import datetime
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from aot import digest
-from aot.bundle.records import ArgumentRecord, ChainRecord, EntryRecord, Index, stored
+from aot.bundle.records import ArgumentRecord, ChainRecord, Index, ProgramRecord, stored
 from aot.chain import GIVES, TAKES
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -14,10 +18,44 @@ _GIVES = set(GIVES)
 
 
 def check(index: Index) -> None:
-    """Raises ValueError with the path of the first fault and what is wrong there."""
-    for rule in (_valid_until, _blobs, _combos, _programs, _bindings, _entries, _weights, _tokenizer):
-        for fault in rule(index):
-            raise ValueError(fault)
+    """Raises ValueError with the path of the first fault and what is wrong there, programs and chains aside."""
+    _raise_first(rule(index) for rule in (_valid_until, _blobs, _combos, _bindings, _entries, _weights, _tokenizer))
+
+
+def check_rows(index: Index) -> None:
+    """The same for programs and chains, each of which is read."""
+    for rows in (index.programs, *(entry.chains for entry in index.entries)):
+        rows[:]
+    _raise_first(rule(index) for rule in (_sizes, _chains))
+
+
+def program(record: ProgramRecord) -> Iterator[str]:
+    """What does not hold in a program, by the way to it."""
+    yield from _digest(".digest", record.digest)
+    for i, executable in enumerate(record.executables):
+        yield from _digest(f".executables[{i}].digest", executable.digest)
+    for kind, arrays in (("arguments", record.arguments), ("results", record.results)):
+        if len({array.name for array in arrays}) < len(arrays):
+            yield f".{kind}: a name occurs twice"
+
+
+def argument(record: ArgumentRecord) -> Iterator[str]:
+    """What does not hold in an argument or a result, by the way to it."""
+    if len(record.sharding) != len(record.shape):
+        yield f".sharding: has {len(record.sharding)} axes, the shape {len(record.shape)}"
+
+
+def chain(index: Index, record: ChainRecord) -> Iterator[str]:
+    """What does not hold in a chain and between it and the index, by the way to it."""
+    if not record.calls:
+        yield ".calls: must hold at least one call"
+    for i, j in sorted(set(record.calls)):
+        yield from _call(index, record, i, j)
+
+
+def _raise_first(rules: Iterable[Iterator[str]]) -> None:
+    for fault in itertools.chain.from_iterable(rules):
+        raise ValueError(fault)
 
 
 def _valid_until(index: Index) -> Iterator[str]:
@@ -30,10 +68,20 @@ def _valid_until(index: Index) -> Iterator[str]:
 
 
 def _blobs(index: Index) -> Iterator[str]:
+    for i, blob in enumerate(index.weights.blobs):
+        yield from _digest(f"weights.blobs[{i}].digest", blob.digest)
+    for name, blob in index.tokenizer.items():
+        yield from _digest(f"tokenizer[{name!r}].digest", blob.digest)
+
+
+def _digest(path: str, name: str) -> Iterator[str]:
+    if not digest.is_digest(name):
+        yield f"{path}: must be 'sha256:' and 64 lower-case hex digits, got {name!r}"
+
+
+def _sizes(index: Index) -> Iterator[str]:
     sizes: dict[str, int] = {}
     for path, _, name, size in stored(index):
-        if not digest.is_digest(name):
-            yield f"{path}.digest: must be 'sha256:' and 64 lower-case hex digits, got {name!r}"
         if sizes.setdefault(name, size) != size:
             yield f"{path}.bytes: the same blob has {sizes[name]} bytes elsewhere, here {size}"
 
@@ -46,20 +94,6 @@ def _combos(index: Index) -> Iterator[str]:
         if combo.key in seen:
             yield f"combos[{i}].key: occurs twice: {combo.key!r}"
         seen.add(combo.key)
-
-
-def _programs(index: Index) -> Iterator[str]:
-    for i, program in enumerate(index.programs):
-        for kind, arrays in (("arguments", program.arguments), ("results", program.results)):
-            yield from _arrays(f"programs[{i}].{kind}", arrays)
-
-
-def _arrays(path: str, arrays: tuple[ArgumentRecord, ...]) -> Iterator[str]:
-    if len({array.name for array in arrays}) < len(arrays):
-        yield f"{path}: a name occurs twice"
-    if wrong := [i for i, array in enumerate(arrays) if len(array.sharding) != len(array.shape)]:
-        array = arrays[wrong[0]]
-        yield f"{path}[{wrong[0]}].sharding: has {len(array.sharding)} axes, the shape {len(array.shape)}"
 
 
 def _bindings(index: Index) -> Iterator[str]:
@@ -80,49 +114,36 @@ def _kinds(allowed: set[str]) -> str:
 
 def _entries(index: Index) -> Iterator[str]:
     seen = set()
-    sound: dict[object, set[tuple[int, int]]] = {}
     for i, entry in enumerate(index.entries):
         if (entry.combo, entry.phase) in seen:
             yield f"entries[{i}]: combo {entry.combo} has two entries for the phase {entry.phase!r}"
         seen.add((entry.combo, entry.phase))
-        yield from _entry(index, f"entries[{i}]", entry)
-        for j, chain in enumerate(entry.chains):
-            place = (chain.platform, *chain.mesh)
-            # Entries share their calls, so most of a big index is known already.
-            if new := set(chain.calls) - sound.setdefault(place, set()):
-                yield from _calls(index, f"entries[{i}].chains[{j}]", chain, new)
-                sound[place] |= new
+        if entry.combo >= len(index.combos):
+            yield f"entries[{i}].combo: there is no combo {entry.combo}, there are {len(index.combos)}"
+        if entry.phase not in index.phases:
+            yield f"entries[{i}].phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
 
 
-def _entry(index: Index, path: str, entry: EntryRecord) -> Iterator[str]:
-    if entry.combo >= len(index.combos):
-        yield f"{path}.combo: there is no combo {entry.combo}, there are {len(index.combos)}"
-    if entry.phase not in index.phases:
-        yield f"{path}.phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
-    if len({(chain.platform, *chain.mesh) for chain in entry.chains}) < len(entry.chains):
-        yield f"{path}.chains: two for one platform and mesh"
-    for j, chain in enumerate(entry.chains):
-        if not chain.calls:
-            yield f"{path}.chains[{j}].calls: must hold at least one call"
+def _chains(index: Index) -> Iterator[str]:
+    for i, entry in enumerate(index.entries):
+        if len({(made.platform, *made.mesh) for made in entry.chains}) < len(entry.chains):
+            yield f"entries[{i}].chains: two for one platform and mesh"
 
 
-def _calls(index: Index, path: str, chain: ChainRecord, calls: set[tuple[int, int]]) -> Iterator[str]:
-    for i, j in sorted(calls):
-        if i >= len(index.programs):
-            yield f"{path}.calls: there is no program {i}, there are {len(index.programs)}"
+def _call(index: Index, chain: ChainRecord, i: int, j: int) -> Iterator[str]:
+    for kind, position, rows in (("program", i, index.programs), ("binding", j, index.bindings)):
+        if position >= len(rows):
+            yield f".calls: there is no {kind} {position}, there are {len(rows)}"
             return
-        if j >= len(index.bindings):
-            yield f"{path}.calls: there is no binding {j}, there are {len(index.bindings)}"
-            return
-        program, binding = index.programs[i], index.bindings[j]
-        if (program.platform, program.mesh) != (chain.platform, chain.mesh):
-            yield (
-                f"{path}.calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
-                f"the chain for {chain.platform!r} {dict(chain.mesh)}"
-            )
-        counts = (len(program.arguments), len(program.results)), (len(binding.takes), len(binding.gives))
-        if counts[0] != counts[1]:
-            yield f"{path}.calls: program {i} takes and gives {counts[0]} arrays, binding {j} {counts[1]}"
+    program, binding = index.programs[i], index.bindings[j]
+    if (program.platform, program.mesh) != (chain.platform, chain.mesh):
+        yield (
+            f".calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
+            f"the chain for {chain.platform!r} {dict(chain.mesh)}"
+        )
+    counts = (len(program.arguments), len(program.results)), (len(binding.takes), len(binding.gives))
+    if counts[0] != counts[1]:
+        yield f".calls: program {i} takes and gives {counts[0]} arrays, binding {j} {counts[1]}"
 
 
 def _weights(index: Index) -> Iterator[str]:

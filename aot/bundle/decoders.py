@@ -14,63 +14,57 @@ import operator
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from aot.bundle.document import Fault
 
 Column = list[Any]
 Decoder = Callable[[Column], Column]
 
 
-class Fault(Exception):
-    """A value that is not what its type hint says: its row in the column, and the way to it from there."""
-
-    def __init__(self, problem: str, row: int = 0, path: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.row = row
-        self.path = path
-
-    def under(self, field: str) -> "Fault":
-        """The same fault, seen from the record that has the field."""
-        return Fault(self.problem, self.row, f".{field}{self.path}")
-
-    def within(self, names: Iterable[Iterable[object]]) -> "Fault":
-        """The same fault, seen from the column of containers whose items, named so, its own column runs through."""
-        items = ((row, name) for row, inner in enumerate(names) for name in inner)
-        row, name = next(itertools.islice(items, self.row, None))
-        return Fault(self.problem, row, f"[{reprlib.repr(name)}]{self.path}")
-
-
 @functools.cache
 def of(hint: Any) -> Decoder:
     """The decoder of a type hint; it raises Fault."""
+    return within(hint, {})
+
+
+def within(hint: Any, known: Mapping[Any, Decoder]) -> Decoder:
+    """The decoder of a type hint in which some hints have decoders of their own."""
+    if hint in known:
+        return known[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _records(typing.cast(type, hint))
+        cls = typing.cast(type, hint)
+        return _records({name: within(field, known) for name, field in _fields(cls).items()}, cls)
     if origin is collections.abc.Mapping:
-        return _mappings(of(arguments[1]))
+        return _mappings(within(arguments[1], known))
     if origin is tuple and arguments[-1] is not ...:
-        return _pairs(tuple(of(argument) for argument in arguments))
-    if origin is tuple:
-        return _sequences(of(arguments[0]))
+        return _pairs(tuple(within(argument, known) for argument in arguments))
+    if origin in (tuple, collections.abc.Sequence):
+        return sequences(within(arguments[0], known))
     if origin in (types.UnionType, typing.Union):
-        return _union({_packed(argument): of(argument) for argument in arguments})
+        return _union({_kind(argument): within(argument, known) for argument in arguments})
     return _SCALARS[hint]
 
 
-def _packed(hint: Any) -> type:
+@functools.cache
+def _fields(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _kind(hint: Any) -> type:
     if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is collections.abc.Mapping:
         return dict
     return typing.cast(type, typing.get_origin(hint) or hint)
 
 
-def _records(cls: type) -> Decoder:
-    steps = {name: of(hint) for name, hint in typing.get_type_hints(cls).items()}
+def _records(steps: dict[str, Decoder], cls: type) -> Decoder:
     names = tuple(steps)
     assert names == tuple(field.name for field in dataclasses.fields(cls)), cls
     assert not hasattr(cls, "__post_init__"), cls
 
-    check = _scalars("a record", {dict})
+    check = scalars("a record", {dict})
 
     def decode(column: Column) -> Column:
         check(column)
@@ -113,7 +107,7 @@ def _misfit(value: dict[Any, Any], names: tuple[str, ...]) -> str:
 
 
 def _mappings(step: Decoder) -> Decoder:
-    check = _scalars("a mapping", {dict})
+    check = scalars("a mapping", {dict})
 
     def decode(column: Column) -> Column:
         check(column)
@@ -139,8 +133,9 @@ def _check_names(row: int, value: dict[Any, Any]) -> None:
         raise Fault("names must be sorted", row)
 
 
-def _sequences(step: Decoder) -> Decoder:
-    check = _scalars("an array", {tuple})
+def sequences(step: Decoder) -> Decoder:
+    """The decoder of arrays whose items have this one."""
+    check = scalars("an array", {tuple})
 
     def decode(column: Column) -> Column:
         check(column)
@@ -158,7 +153,7 @@ def _sequences(step: Decoder) -> Decoder:
 
 
 def _pairs(steps: tuple[Decoder, ...]) -> Decoder:
-    check = _scalars("an array", {tuple})
+    check = scalars("an array", {tuple})
 
     def decode(column: Column) -> Column:
         check(column)
@@ -212,7 +207,9 @@ def _decode_kind(column: Column, rows: list[int], step: Decoder) -> Column:
     return [changed.get(row, value) for row, value in enumerate(column)]
 
 
-def _scalars(allowed: str, kinds: set[type], holds: Callable[[Column], bool] = lambda column: True) -> Decoder:
+def scalars(allowed: str, kinds: set[type], holds: Callable[[Column], bool] = lambda column: True) -> Decoder:
+    """The decoder of values of some types of which one thing holds; `allowed` says what may be there."""
+
     def decode(column: Column) -> Column:
         if not (set(map(type, column)) <= kinds and holds(column)):
             row = next(row for row, value in enumerate(column) if not (type(value) in kinds and holds([value])))
@@ -240,21 +237,21 @@ _WORDS: dict[type, str] = {
     tuple: "an array",
 }
 _SCALARS: dict[Any, Decoder] = {
-    str: _scalars("a string", {str}),
-    int: _scalars("an integer of at least 0", {int}, lambda column: min(column, default=0) >= 0),
-    bool: _scalars("true or false", {bool}),
-    float: _scalars("a finite number", {int, float}, lambda column: all(map(math.isfinite, column))),
-    type(None): _scalars("null", {type(None)}),
+    str: scalars("a string", {str}),
+    int: scalars("an integer of at least 0", {int}, lambda column: min(column, default=0) >= 0),
+    bool: scalars("true or false", {bool}),
+    float: scalars("a finite number", {int, float}, lambda column: all(map(math.isfinite, column))),
+    type(None): scalars("null", {type(None)}),
     Any: _free,  # whatever JSON can say
 }
 _FREE = _union(
     {
         str: _SCALARS[str],
         bool: _SCALARS[bool],
-        int: _scalars("an integer", {int}),
+        int: scalars("an integer", {int}),
         float: _SCALARS[float],
         type(None): _SCALARS[type(None)],
         dict: _mappings(_free),
-        tuple: _sequences(_free),
+        tuple: sequences(_free),
     }
 )

@@ -4,8 +4,10 @@ Registries and copying tools rewrite `index.json`, so nothing that matters lives
 of its index, the config blob of the manifest.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from aot import digest
@@ -34,6 +36,7 @@ LAYOUT = digest.canonical_json({"imageLayoutVersion": "1.0.0"})
 _IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 _IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _KINDS = {media_type: kind for kind, media_type in ATTACHMENTS.items()}
+_NAME = re.compile(rb'"digest":"sha256:([0-9a-f]{64})"')
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -53,9 +56,24 @@ class Manifest:
     """The image manifest: the index as config, everything that it names as layers, then the attachments."""
 
     config: Descriptor
-    layers: tuple[Descriptor, ...]
+    where: str
+    rows: bytes
+    """The layers as JSON: serving needs none, and there may be thousands."""
+
+    @cached_property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """The layers in its order. Raises BundleError."""
+        try:
+            return tuple(_layer(row, i, self.config) for i, row in enumerate(strict_json.parse(self.rows)))
+        except ValueError as error:
+            raise _fault(self.where, error) from error
 
     @property
+    def names(self) -> set[bytes]:
+        """The hex of the layers' digests, with which the rest of them need not be read."""
+        return set(_NAME.findall(self.rows))
+
+    @cached_property
     def attachments(self) -> dict[str, Descriptor]:
         """The layers that are attachments, by kind."""
         return {_KINDS[layer.media_type]: layer for layer in self.layers if layer.media_type in _KINDS}
@@ -119,18 +137,28 @@ def read_index(data: bytes, where: str) -> Descriptor:
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """The image manifest in some bytes. Raises BundleError."""
+    """The image manifest in some bytes, its layers unread. Raises BundleError."""
     required = {"schemaVersion": int, "mediaType": str, "artifactType": str, "config": dict, "layers": list}
     try:
-        manifest = strict_json.expect(strict_json.parse(data), "it", required)
+        rest, rows = _without_layers(data)
+        manifest = strict_json.expect(strict_json.parse(rest), "it", required)
         _same("schemaVersion", manifest["schemaVersion"], 2)
         _same("mediaType", manifest["mediaType"], _IMAGE_MANIFEST)
         _same("artifactType", manifest["artifactType"], ARTIFACT)
         config = _descriptor(manifest["config"], "config")
         _same("config.mediaType", config.media_type, CONFIG)
-        return Manifest(config, tuple(_layer(item, i, config) for i, item in enumerate(manifest["layers"])))
+        return Manifest(config, where, rows)
     except ValueError as error:
         raise _fault(where, error) from error
+
+
+def _without_layers(data: bytes) -> tuple[bytes, bytes]:
+    """A manifest in canonical JSON without its layers, and these. Both are JSON only if they are what they seem."""
+    before, mark, rest = data.partition(b',"layers":[')
+    layers, end, after = rest.rpartition(b"]")
+    if not (mark and end):
+        raise ValueError("it must be canonical JSON with an array of layers")
+    return before + mark + end + after, b"[" + layers + b"]"
 
 
 def _manifest_descriptor(value: Any) -> Descriptor:

@@ -1,13 +1,14 @@
 """The records of a bundle's index: what the config blob says, as frozen values.
 
 Lists that repeat across entries are stored once and named by position: `Index.programs`, `Index.bindings` and
-`Index.combos` are tables, and a call is the pair (program, binding). A thousand entries stay small to parse.
+`Index.combos` are tables, and a call is the pair (program, binding). What is a `Sequence` here is read row by row as
+it is used, so that opening a bundle does not take longer for programs that are not.
 
 `aot.bundle.codec` reads them back by these type hints: an `int` is at least 0, and a number that may be negative is a
 `float`, for which an integer will do; `Any` stands for what JSON can say, with tuples for lists.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,7 @@ class EntryRecord:
 
     combo: int
     phase: str
-    chains: tuple[ChainRecord, ...]
+    chains: Sequence[ChainRecord]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class Index:
     """Custom calls that the manifest allowed."""
     combos: tuple[ComboRecord, ...]
     phases: Mapping[str, PhaseRecord]
-    programs: tuple[ProgramRecord, ...]
+    programs: Sequence[ProgramRecord]
     bindings: tuple[BindingRecord, ...]
     entries: tuple[EntryRecord, ...]
     weights: WeightsRecord

@@ -30,13 +30,23 @@ _SIGNATURE_LIMIT = 1 << 26
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Its digest, which is its index's, is checked, and so are the sizes of its blobs."""
+    """An opened bundle. Its digest, which is its index's, is checked; a blob is when it is read."""
 
     path: Path
     index: Index
     digest: str
-    attachments: Mapping[str, oci.Descriptor]
-    """What speaks about the bundle, by kind: provenance, golden, signature."""
+    manifest: oci.Manifest
+    manifest_digest: str
+
+    @property
+    def attachments(self) -> Mapping[str, oci.Descriptor]:
+        """What speaks about the bundle, by kind: provenance, golden, signature."""
+        return self.manifest.attachments
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """The digests of all its blobs, the index and the image manifest among them."""
+        return frozenset({self.digest, self.manifest_digest, *(layer.digest for layer in self.manifest.layers)})
 
     def read(self, name: str, size: int) -> bytes:
         """The bytes of a blob, checked against its digest."""
@@ -61,24 +71,46 @@ class Bundle:
 
 
 def open(path: Path, admit: Admit | None = None) -> Bundle:
-    """Opens a bundle: reads its index and sees that each blob is there in its size, but not what is in them.
+    """Opens a bundle to serve from it: reads its index, and sees that each blob has a file.
 
-    Raises InputError where there is no bundle, BundleError for a broken one or one that is not admitted, MachineError
-    for a newer format.
+    Programs and chains of the index are checked when they are used, blobs when they are read. Raises InputError where
+    there is no bundle, BundleError for a broken one or one that is not admitted, MachineError for a newer format.
     """
-    return _open(path, admit)[0]
+    place = f"bundle {path}"
+    _find(path)
+    oci.read_layout(_read(path / "oci-layout", f"{place}: oci-layout"), f"{place}: oci-layout")
+    entry = oci.read_index(_read(path / "index.json", f"{place}: index.json"), f"{place}: index.json")
+    _limit(place, "image manifest", entry.size, _MANIFEST_LIMIT)
+    manifest = oci.read_manifest(_read_blob(path, entry.digest, entry.size), f"{place}: image manifest")
+    if admit:
+        admit(path, manifest, _signature(path, manifest))
+    config = manifest.config
+    _limit(place, "index", config.size, _INDEX_LIMIT)
+    index = codec.decode(_read_blob(path, config.digest, config.size), f"{place}: index")
+    _check_there(path, manifest.names)
+    return Bundle(path, index, config.digest, manifest, entry.digest)
 
 
-def verify(path: Path, progress: Progress | None = None, admit: Admit | None = None) -> int:
-    """Hashes every blob of a bundle and gives their number, the index and the image manifest among them.
+def inspect(path: Path, admit: Admit | None = None) -> Bundle:
+    """Opens a bundle and checks all its records, and that each blob is there in its size, but not what is in them.
+
+    Raises as `open`.
+    """
+    bundle = open(path, admit)
+    codec.check(bundle.index, bundle.digest, f"bundle {path}: index")
+    _check_layers(bundle)
+    return bundle
+
+
+def verify(path: Path, progress: Progress | None = None, admit: Admit | None = None) -> Bundle:
+    """Opens a bundle, and checks that every byte in it is as it was built.
 
     Raises as `open`, and BundleError for the first blob that is damaged, for weights that are not as the index says
     and for files that do not belong to the bundle.
     """
-    bundle, manifest = _open(path, admit)
-    layers = (*oci.layers(bundle.index), *bundle.attachments.values())
-    names = {layer.digest for layer in layers} | {bundle.digest, manifest}
-    _check_surplus(path, {digest.hex_of(name) for name in names})
+    bundle = inspect(path, admit)
+    _check_surplus(path, set(map(digest.hex_of, bundle.blobs)))
+    layers = bundle.manifest.layers
     done, total = 0, sum(layer.size for layer in layers)
     for layer in layers:
         bundle.check(layer.digest)
@@ -88,25 +120,7 @@ def verify(path: Path, progress: Progress | None = None, admit: Admit | None = N
     for position, blob in enumerate(bundle.index.weights.blobs):
         where = f"bundle {path}: blob {_short(blob.digest)}"
         weights.agree(weights.table(bundle.map(blob.digest, blob.bytes), where), bundle.index.weights, position, where)
-    return len(names)
-
-
-def _open(path: Path, admit: Admit | None = None) -> tuple[Bundle, str]:
-    """The bundle, and the digest of its image manifest."""
-    place = f"bundle {path}"
-    _find(path)
-    oci.read_layout(_read(path / "oci-layout", f"{place}: oci-layout"), f"{place}: oci-layout")
-    entry = oci.read_index(_read(path / "index.json", f"{place}: index.json"), f"{place}: index.json")
-    _limit(place, "image manifest", entry.size, _MANIFEST_LIMIT)
-    manifest = oci.read_manifest(_read_blob(path, entry.digest, entry.size), f"{place}: image manifest")
-    if admit:
-        admit(path, manifest, _signature(path, manifest))
-    _limit(place, "index", manifest.config.size, _INDEX_LIMIT)
-    data = _read_blob(path, manifest.config.digest, manifest.config.size)
-    index = codec.decode(data, f"{place}: index")
-    bundle = Bundle(path, index, manifest.config.digest, manifest.attachments)
-    _check_layers(bundle, manifest)
-    return bundle, entry.digest
+    return bundle
 
 
 def _signature(path: Path, manifest: oci.Manifest) -> bytes | None:
@@ -131,12 +145,12 @@ def _find(path: Path) -> None:
         raise InputError(f"{place}: is no bundle but {kind}; name what `aot build` gave")
 
 
-def _check_layers(bundle: Bundle, manifest: oci.Manifest) -> None:
+def _check_layers(bundle: Bundle) -> None:
     place = f"bundle {bundle.path}: image manifest"
     listed = (*oci.layers(bundle.index), *bundle.attachments.values())
     expected = {layer.digest: layer for layer in listed}
-    found = {layer.digest: layer for layer in manifest.layers}
-    if len(found) < len(manifest.layers):
+    found = {layer.digest: layer for layer in bundle.manifest.layers}
+    if len(found) < len(bundle.manifest.layers):
         raise BundleError(f"{place}: a layer is listed twice; {_ADVICE}")
     if missing := sorted(expected.keys() - found.keys()):
         raise BundleError(f"{place}: lacks the layer {_short(missing[0])} that the index names; {_ADVICE}")
@@ -152,6 +166,14 @@ def _check_layers(bundle: Bundle, manifest: oci.Manifest) -> None:
         if sizes.get(digest.hex_of(name)) != layer.size:
             with _blob(bundle.path, name, layer.size):  # says what is wrong
                 pass
+
+
+def _check_there(path: Path, names: set[bytes]) -> None:
+    with _faults(f"bundle {path}: {BLOBS}"):
+        found = os.listdir(os.fsencode(path / BLOBS))
+    if missing := names.difference(found):
+        with _blob(path, f"sha256:{min(missing).decode()}", None):  # says what is wrong
+            pass
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -128,11 +128,15 @@ class Writer:
 
     def adopt(self, bundle: store.Bundle) -> None:
         """Takes all that the index of another bundle names; the files are shared where the system can."""
-        for layer in oci.layers(bundle.index):
-            name = digest.hex_of(layer.digest)
+        self.share(bundle, (BlobRecord(layer.digest, layer.size) for layer in oci.layers(bundle.index)))
+
+    def share(self, bundle: store.Bundle, blobs: Iterable[BlobRecord]) -> None:
+        """Takes blobs of another bundle, by links where the system can."""
+        for blob in blobs:
+            name = digest.hex_of(blob.digest)
             with staging.faults(self._shown):
                 _link(bundle.path / store.BLOBS / name, self._root / store.BLOBS / name)
-            self._blobs[layer.digest] = BlobRecord(layer.digest, layer.size)
+            self._blobs[blob.digest] = blob
 
     def seal(self, index: Index, attachments: Mapping[str, bytes] | None = None) -> str:
         """Completes the staged bundle under an index, and gives its digest; it can be opened at `root` from then on.
@@ -141,7 +145,8 @@ class Writer:
         """
         layers = oci.layers(index)
         data = codec.encode(index)
-        codec.decode(data, f"bundle {self._shown}: index")
+        where = f"bundle {self._shown}: index"
+        codec.check(codec.decode(data, where), digest.of(data), where)
         config = self.add(data)
         kept = {layer.digest for layer in layers} | {config.digest}
         assert kept <= self._blobs.keys(), "each blob that the index names must have been added"
@@ -207,7 +212,7 @@ class Writer:
 
     def _is_there(self, name: str) -> bool:
         try:
-            return store.open(self._destination).digest == name and store.verify(self._destination) > 0
+            return store.open(self._destination).digest == name == store.verify(self._destination).digest
         except AotError:
             return False
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from aot.cli import output
 from aot.errors import InputError
+from aot.runtime import verification
 
 
 @click.command(
@@ -27,7 +28,7 @@ from aot.errors import InputError
 @click.option("--new-tokens", type=click.IntRange(min=1), help="Tokens to generate; by default as the bundle says.")
 @click.option(
     "--verify",
-    type=click.Choice(["always", "once", "never"]),
+    type=click.Choice(verification.POLICIES),
     default="once",
     show_default=True,
     help="When the measured processes check weights against their digests.",
@@ -48,6 +49,8 @@ def command(
 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise InputError(f"--plot {plot}: must end in .svg, got {plot.suffix!r}; a browser shows and converts SVG")
+    if plot is not None and not plot.parent.is_dir():
+        raise InputError(f"--plot {plot}: there is no directory {plot.parent}; make it first")
     options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
     with Console(stderr=True, highlight=False).status("") as status:
         found = bench.measure(bundle, options, lambda number, name: status.update(f"round {number + 1}: {name}"))

@@ -26,7 +26,7 @@ from aot.plan import Plan
     type=click.Path(path_type=Path),
     help="Directory of the bundle; default: dist/NAME.",
 )
-@click.option("--replace", is_flag=True, help="Replace whatever is at the directory's path, by one rename.")
+@output.replace
 @output.jobs
 @output.no_cache
 @output.as_json

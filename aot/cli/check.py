@@ -19,8 +19,8 @@ def command(bundle: Path, as_json: bool) -> int:
     Read off the index alone. Exit code 4 when an entry is not ready, 7 when the bundle has expired; that it soon will
     is said on stderr, eight weeks before.
     """
-    index = store.open(bundle).index
-    verdicts = [entries.verdict(entry, entries.PLATFORM) for entry in entries.of(index, entries.place(index))]
+    index = store.inspect(bundle).index
+    verdicts = [entries.verdict(entry) for entry in entries.of(index, entries.place(index))]
     if as_json:
         rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
         output.document({"entries": rows})

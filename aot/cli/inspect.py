@@ -21,7 +21,7 @@ from aot.errors import BundleError, InputError
 @output.as_json
 def command(bundle: Path, provenance: bool, as_json: bool) -> None:
     """Show combos, programs, executables, sizes and memory needs of BUNDLE, from its index alone."""
-    opened = store.open(bundle)
+    opened = store.inspect(bundle)
     if provenance:
         click.echo(json.dumps(_provenance(opened), ensure_ascii=False, indent=None if as_json else 2))
     elif as_json:

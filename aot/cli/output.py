@@ -28,6 +28,13 @@ def jobs(command: F) -> F:
     )
 
 
+def replace(command: F) -> F:
+    """The option `--replace`, as the argument `replace`."""
+    return click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")(
+        command
+    )
+
+
 def no_cache(command: F) -> F:
     """The option `--no-cache`, as the argument `no_cache`."""
     return click.option("--no-cache", is_flag=True, help="Neither read nor write the build cache.")(command)

@@ -16,6 +16,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+_PARTS = {"golden": "entries"}
+"""What is counted in a step, where it is not programs."""
+
 
 class Remaining(ProgressColumn):
     """Counts down to the end of a step, from when that was last foretold."""
@@ -53,17 +56,17 @@ class Display:
         """A step begins; `total` is the number of its parts, where that is known, `kept` come from the cache."""
         cached = f"{kept} from the cache" if kept else ""
         if not self._console.is_terminal:
-            counted = name if total is None else f"{name} {total} programs"
+            counted = name if total is None else f"{name} {total} {_PARTS.get(name, 'programs')}"
             self._console.print(", ".join(filter(None, (counted, cached))), soft_wrap=True)
             return
         self._finish()
         self._progress.add_task(name, total=total, completed=kept, detail=cached, end=None)
 
-    def advance(self, detail: str, left: float | None = None) -> None:
-        """A part of the step is done; the rest takes `left` seconds."""
+    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
+        """A part of the step is done; the rest takes `left` seconds, `total` is what turned out to be its parts."""
         if self._console.is_terminal:
             end = None if left is None else time.monotonic() + left
-            self._progress.update(self._progress.task_ids[-1], advance=1, detail=detail, end=end)
+            self._progress.update(self._progress.task_ids[-1], total=total, advance=1, detail=detail, end=end)
 
     def _finish(self) -> None:
         for task in self._progress.tasks[-1:]:

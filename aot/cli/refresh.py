@@ -24,7 +24,7 @@ from aot.cli.progress import Display
     help="What the bundle was built from; needed where the installed jax refuses its programs.",
 )
 @click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="The new bundle.")
-@click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")
+@output.replace
 @output.jobs
 @output.no_cache
 @output.as_json

@@ -4,7 +4,7 @@ from aot.models.config import DecoderConfig
 from aot.partition import Dimensions
 
 _TOKENS = ("batch", "sequence")
-_CACHE = ("batch", "key_sequence", "kv_head", "attention_dim")
+_CACHE = ("batch", "kv_head", "key_sequence", "attention_dim")
 
 _ARRAYS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed/tokens|head/output", ("vocab", "hidden")),

@@ -49,14 +49,14 @@ class Attention(Part):
         self.config = config
 
     def __call__(self, x: jax.Array, cache: Mapping[str, jax.Array], span: Span) -> tuple[jax.Array, dict[str, Any]]:
-        """X [batch, length, hidden], cache arrays [batch, capacity, kv_heads, head_dim]: the sum and the new cache."""
+        """X [batch, length, hidden], cache arrays [batch, kv_heads, capacity, head_dim]: the sum and the new cache."""
         config, (batch, length, _) = self.config, x.shape
         normed = rms_norm(x, self.norm[...], config.rms_norm_eps)
         query = self._heads(normed, "q", config.num_heads, span)
         key = self._heads(normed, "k", config.num_kv_heads, span)
         value = self.linear("v", normed, span.platform).astype(x.dtype)
         value = value.reshape(batch, length, config.num_kv_heads, config.head_dim)
-        keys, values = span.write(cache["key"], key), span.write(cache["value"], value)
+        keys, values = (span.write(cache[name], new.swapaxes(1, 2)) for name, new in (("key", key), ("value", value)))
         mixed = attend(query, keys, values, span).reshape(batch, length, -1)
         return added(x, self.linear("o", mixed, span.platform)), {"key": keys, "value": values}
 
@@ -117,6 +117,12 @@ class Decoder:
     dtype: str
     platform: str
     quantization: str | None = None
+    several: bool = False
+    """Whether it runs on a mesh of several devices."""
+
+    @property
+    def blockwise(self) -> bool:
+        return self.platform == "cpu" and not self.several
 
     @property
     def hidden(self) -> int:
@@ -129,11 +135,6 @@ class Decoder:
     @property
     def windows(self) -> tuple[int | None, ...]:
         return self.config.windows
-
-    @property
-    def cache(self) -> dict[str, tuple[int, ...]]:
-        shape = (self.config.num_kv_heads, self.config.head_dim)
-        return {"key": shape, "value": shape}
 
     @property
     def embed_weights(self) -> tuple[str, ...]:
@@ -153,6 +154,13 @@ class Decoder:
     def weights(self) -> dict[str, Array]:
         return _weights(self.config, self.dtype, self.quantization)
 
+    def cache(self, batch: int, capacity: int) -> dict[str, Array]:
+        # As attention's products read it. XLA for CPU would update any bfloat16 by way of float32, the whole array at
+        # each step; bits it updates in place.
+        dtype = "uint16" if (self.platform, self.dtype) == ("cpu", "bfloat16") else self.dtype
+        array = Array((batch, self.config.num_kv_heads, capacity, self.config.head_dim), dtype)
+        return {"key": array, "value": array}
+
     def embed(self, weights: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
         rows = weights["embed/tokens"].at[tokens].get(mode="clip")
         if self.quantization is None:
@@ -160,8 +168,8 @@ class Decoder:
         scales = weights[names.scale("embed/tokens")].at[tokens].get(mode="clip")
         return (rows.astype(jnp.float32) * scales[..., None]).astype(self.dtype)
 
-    def span(self, window: int | None, start: jax.Array, lengths: jax.Array, width: int, capacity: int) -> Span:
-        return Span.of(self, window, start, lengths, width, capacity)
+    def span(self, window: int | None, start: jax.Array, lengths: jax.Array, width: int) -> Span:
+        return Span.of(self, window, start, lengths, width)
 
     def block(
         self, weights: Mapping[str, jax.Array], x: jax.Array, cache: Mapping[str, jax.Array], span: Span

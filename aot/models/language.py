@@ -37,7 +37,7 @@ class LanguageModel:
         return quantize.stored(self.tensors(), self.abstract_weights())
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
-        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization), self.options)
+        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization, bool(mesh)), self.options)
         sizes = _sizes(combo)
         forks = {
             f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)

@@ -22,20 +22,19 @@ class Decoder(Protocol):
         """Sliding window of each layer."""
 
     @property
-    def cache(self) -> Mapping[str, tuple[int, ...]]:
-        """Cache arrays of a layer: name to shape after [batch, capacity]."""
-
-    @property
     def embed_weights(self) -> tuple[str, ...]: ...
     @property
     def head_weights(self) -> tuple[str, ...]: ...
     def weights(self) -> Mapping[str, Array]:
         """All weights by path; those of a layer below `layers/<n>/`."""
 
+    def cache(self, batch: int, capacity: int) -> Mapping[str, Array]:
+        """The cache arrays of a layer by name, batch first, with room for so many tokens a row."""
+
     def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
         """Tokens [batch, length] to vectors [batch, length, hidden]."""
 
-    def span(self, window: int | None, start: Any, lengths: Any, width: int, capacity: int) -> Any:
+    def span(self, window: int | None, start: Any, lengths: Any, width: int) -> Any:
         """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more."""
 
     def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:

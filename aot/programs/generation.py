@@ -2,7 +2,7 @@
 
 State of one generation, carried from phase to phase (`state/…`):
 
-    cache/<layer>/<name>   [batch, capacity, …]    the KV cache, right-padded
+    cache/<layer>/<name>   [batch, …]              the KV cache, right-padded, as the family lays it out
     lengths                [batch] int32           tokens in the cache
     prompted               [batch, vocab] bool     whether a token occurs in the prompt
     counts                 [batch, vocab] int32    how often a token was generated
@@ -150,8 +150,7 @@ class Phases:
         return Array((sizes.batch, sizes.width, self.decoder.hidden), self.decoder.dtype)
 
     def _cache(self, sizes: Sizes) -> dict[str, Array]:
-        rows = (sizes.batch, sizes.capacity)
-        return {name: Array((*rows, *shape), self.decoder.dtype) for name, shape in self.decoder.cache.items()}
+        return dict(self.decoder.cache(sizes.batch, sizes.capacity))
 
     def _state(self, sizes: Sizes) -> dict[str, Array]:
         rows, table = (sizes.batch,), (sizes.batch, self.decoder.vocab)

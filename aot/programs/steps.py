@@ -39,10 +39,9 @@ class Block:
     window: int | None
 
     def __call__(self, x: jax.Array, start: jax.Array, lengths: jax.Array, **arrays: jax.Array) -> Arrays:
-        cache = {name: arrays[f"cache/{name}"] for name in self.decoder.cache}
+        cache = _under(arrays, "cache/")
         weights = {path: array for path, array in arrays.items() if not path.startswith("cache/")}
-        capacity = next(iter(cache.values())).shape[1]
-        span = self.decoder.span(self.window, start, lengths, x.shape[1], capacity)
+        span = self.decoder.span(self.window, start, lengths, x.shape[1])
         x, cache = self.decoder.block(weights, x, cache, span)
         return {"x": x, **{f"cache/{name}": array for name, array in cache.items()}}
 
@@ -193,8 +192,8 @@ class Decode:
         x, cache, spans = self.decoder.embed(weights, token[:, None]), dict[str, Any](), dict[int | None, Any]()
         for layer, window in enumerate(self.decoder.windows):
             if window not in spans:
-                spans[window] = self.decoder.span(window, state["lengths"], live.astype(jnp.int32), 1, self.capacity)
-            own = {name: state[f"cache/{layer}/{name}"] for name in self.decoder.cache}
+                spans[window] = self.decoder.span(window, state["lengths"], live.astype(jnp.int32), 1)
+            own = _under(state, f"cache/{layer}/")
             x, new = self.decoder.block(_under(weights, f"layers/{layer}/"), x, own, spans[window])
             cache |= {f"cache/{layer}/{name}": array for name, array in new.items()}
         return self.decoder.head(weights, x[:, 0]), cache

@@ -1,7 +1,8 @@
 """Calls any phase of any model: pads along the bucketed axes, runs the entry, cuts the outputs back."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,12 +10,19 @@ from aot import buckets
 from aot.bundle.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
 from aot.precompile import Combo
+from aot.runtime import execute
+from aot.runtime.client import dtype
 from aot.runtime.entries import Entry
-from aot.runtime.execute import Executor, Inputs, State, checked
+from aot.runtime.execute import Executor, Inputs, State
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Axes = tuple[str | None, ...]
+Place = tuple[slice, ...]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Of the inputs that a caller gives, by name."""
 
 _ROWS, _TOKENS = "batch_size", "prefill_length"
+_REMEMBERED = 1 << 12  # shapes that a phase keeps in mind
 
 
 class Outputs(dict[str, "np.ndarray[Any, Any]"]):
@@ -25,6 +33,28 @@ class Outputs(dict[str, "np.ndarray[Any, Any]"]):
         self.state = state
 
 
+class _Given(NamedTuple):
+    """An input that the caller gives, as the entry takes it."""
+
+    name: str
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+    place: Place | None
+    """Where in that shape the caller's array lies; None where it needs no padding."""
+
+
+class _Fit(NamedTuple):
+    """What the shapes of inputs decide."""
+
+    entry: Entry
+    rows: int
+    given: tuple[_Given, ...]
+    absent: frozenset[str]
+    """Inputs that the caller leaves out."""
+    cuts: tuple[tuple[str, Place], ...]
+    """Outputs with padding, and where in them is none."""
+
+
 class Candidates:
     """The entries of one phase, from which each call takes the least padded that will do."""
 
@@ -32,10 +62,30 @@ class Candidates:
         self._entries = {entry.combo: entry for entry in entries}
         self._tables: dict[tuple[Combo | None, Combo | None], buckets.Table | None] = {}
         self.first = next(iter(self._entries.values()))
+        self._fits = lru_cache(_REMEMBERED)(self._fitting)  # a call must cost microseconds
 
-    def choose(self, rows: int, tokens: int | None, state: State | None, source: State | None) -> Entry:
-        """The entry for so many rows of so many tokens that continues the states. Raises NoEntryError."""
-        held = (state.entry.combo if state else None, source.entry.combo if source else None)
+    def fit(self, arrays: Arrays, state: State | None, source: State | None) -> _Fit:
+        """The entry for these inputs that continues the states. Raises InputError, NoEntryError."""
+        shapes = tuple([(name, array.shape) for name, array in arrays.items()])
+        held = None if state is None else state.rows
+        return self._fits(shapes, state and state.entry.combo, source and source.entry.combo, held)
+
+    def _fitting(self, shapes: Shapes, state: Combo | None, source: Combo | None, held: int | None) -> _Fit:
+        name = self.first.phase
+        phase = self.first.index.phases[name]
+        sizes = _sizes(phase, shapes, name)
+        rows = sizes.setdefault(_ROWS, 1 if held is None else held)
+        if held is not None and rows != held:
+            raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {held}")
+        entry = self._choose(rows, sizes.get(_TOKENS), state, source)
+        absent = frozenset(entry.inputs) - dict(shapes).keys()
+        execute.check_names(entry, dict(shapes).keys(), absent)
+        given = tuple(_given(entry, key, shape, phase.inputs[key]) for key, shape in shapes)
+        cuts = ((key, _cut(entry, sizes, axes)) for key, axes in phase.outputs.items())
+        return _Fit(entry, rows, given, absent, tuple((key, place) for key, place in cuts if place is not None))
+
+    def _choose(self, rows: int, tokens: int | None, state: Combo | None, source: Combo | None) -> Entry:
+        held = (state, source)
         if held not in self._tables:
             self._tables[held] = self._table(*held)
         if (table := self._tables[held]) is None:
@@ -69,51 +119,59 @@ def call(
 
     Raises InputError for inputs of other names, ranks or sizes, NoEntryError where none is large enough.
     """
-    name = candidates.first.phase
-    phase = candidates.first.index.phases[name]
+    phase = candidates.first.phase
     for place, held in (("state", state), ("source", source)):
-        _check_state(held, candidates.first, f"phase {name}: {place}")
-    arrays = {key: _array(value, f"phase {name}: input {key}") for key, value in inputs.items()}
-    sizes = _sizes(phase, arrays, name)
-    rows = sizes.get(_ROWS, 1 if state is None else state.rows)
-    if state is not None and rows != state.rows:
-        raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {state.rows}")
-    entry = candidates.choose(rows, sizes.get(_TOKENS), state, source)
-    sizes.setdefault(_ROWS, rows)
-    padded = {key: _padded(array, phase.inputs[key], entry, key) for key, array in arrays.items()}
-    rest = {key: value for key, value in defaults(entry).items() if key in phase.inputs and key not in padded}
-    taken = rest | checked(entry, padded, rest.keys())
-    outputs, buffers = executor.run(entry, taken, state, source)
-    cut = {key: _cut(array, phase.outputs[key], sizes) for key, array in outputs.items()}
-    return Outputs(cut, State(entry, buffers, rows) if buffers else None)
+        if held is not None:
+            _check_state(held, candidates.first, place)
+    arrays = {name: _array(value, phase, name) for name, value in inputs.items()}
+    fit = candidates.fit(arrays, state, source)
+    taken = _absent(fit, arrays, defaults) if fit.absent else {}
+    for given in fit.given:
+        array = arrays[given.name] if given.place is None else _padded(arrays[given.name], given)
+        taken[given.name] = array if array.dtype == given.dtype else execute.cast(array, given.dtype, phase, given.name)
+    outputs, buffers = executor.run(fit.entry, taken, state, source)
+    for name, cut in fit.cuts:
+        outputs[name] = outputs[name][cut]
+    return Outputs(outputs, State(fit.entry, buffers, fit.rows) if buffers else None)
+
+
+def _absent(fit: _Fit, arrays: Arrays, defaults: Callable[[Entry], Inputs]) -> dict[str, Any]:
+    """The inputs that the caller leaves out. Raises InputError where one has no default."""
+    rest = defaults(fit.entry)
+    execute.check_names(fit.entry, arrays.keys(), fit.absent & rest.keys())
+    return {name: rest[name] for name in fit.absent}
 
 
 def _check_state(state: Any, entry: Entry, place: str) -> None:
-    if state is not None and not isinstance(state, State):
-        raise InputError(f"{place}: must be the `state` of what an earlier call gave, got {type(state).__name__}")
-    if state is not None and state.entry.index is not entry.index:
-        raise InputError(f"{place}: belongs to another loaded model; pass one that this model gave")
+    where = f"phase {entry.phase}: {place}"
+    if not isinstance(state, State):
+        raise InputError(f"{where}: must be the `state` of what an earlier call gave, got {type(state).__name__}")
+    if state.entry.index is not entry.index:
+        raise InputError(f"{where}: belongs to another loaded model; pass one that this model gave")
 
 
-def _array(value: Any, place: str) -> "np.ndarray[Any, Any]":
+def _array(value: Any, phase: str, name: str) -> "np.ndarray[Any, Any]":
+    if type(value) is np.ndarray:
+        return value
     try:
         return np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"{place}: is no array ({str(error).split('. ')[0]}); pad its rows to one length") from error
+        cause = str(error).split(". ")[0]
+        raise InputError(f"phase {phase}: input {name}: is no array ({cause}); pad its rows to one length") from error
 
 
-def _sizes(phase: PhaseRecord, arrays: Arrays, name: str) -> dict[str, int]:
+def _sizes(phase: PhaseRecord, shapes: Shapes, name: str) -> dict[str, int]:
     """The size of each precompile dimension, as the inputs have it."""
     sizes: dict[str, int] = {}
-    for key, array in arrays.items():
+    for key, shape in shapes:
         axes = phase.inputs.get(key)
         if axes is None:
             raise InputError(f"phase {name}: unknown input {key!r}; it takes {', '.join(sorted(phase.inputs))}")
-        if array.ndim != len(axes):
-            raise InputError(f"phase {name}: input {key} has {array.ndim} axes, it takes {len(axes)}: {list(axes)}")
-        if 0 in array.shape:
-            raise InputError(f"phase {name}: input {key} is empty, its shape is {array.shape}")
-        for dimension, size in zip(axes, array.shape, strict=True):
+        if len(shape) != len(axes):
+            raise InputError(f"phase {name}: input {key} has {len(shape)} axes, it takes {len(axes)}: {list(axes)}")
+        if 0 in shape:
+            raise InputError(f"phase {name}: input {key} is empty, its shape is {shape}")
+        for dimension, size in zip(axes, shape, strict=True):
             if dimension is not None and sizes.setdefault(dimension, size) != size:
                 raise InputError(
                     f"phase {name}: input {key} has {size} for {dimension}, another has {sizes[dimension]}"
@@ -125,20 +183,24 @@ def _alike(a: Combo, b: Combo) -> bool:
     return (a.max_length, a.required_props) == (b.max_length, b.required_props)
 
 
-def _padded(
-    array: "np.ndarray[Any, Any]", axes: tuple[str | None, ...], entry: Entry, name: str
-) -> "np.ndarray[Any, Any]":
-    """The array with zeros behind it along the axes that follow a dimension, as far as the entry's combo goes."""
-    if name in entry.inputs and array.shape == entry.inputs[name].shape:
-        return array
-    extents = (
-        size if axis is None else getattr(entry.combo, axis) for axis, size in zip(axes, array.shape, strict=True)
-    )
-    widths = [(0, extent - size) for extent, size in zip(extents, array.shape, strict=True)]
-    return np.pad(array, widths) if array.ndim else array
+def _given(entry: Entry, name: str, shape: tuple[int, ...], axes: Axes) -> _Given:
+    """An input that is padded along the axes that follow a dimension. Raises InputError for one of another shape."""
+    argument = entry.inputs[name]
+    wanted = argument.shape
+    sides = zip(shape, wanted, axes, strict=False)
+    if len(shape) != len(wanted) or any(size > side or (size < side and axis is None) for size, side, axis in sides):
+        raise InputError(f"phase {entry.phase}: input {name} has shape {shape}, this entry takes {wanted}")
+    return _Given(name, dtype(argument.dtype), wanted, None if shape == wanted else tuple(map(slice, shape)))
 
 
-def _cut(
-    array: "np.ndarray[Any, Any]", axes: tuple[str | None, ...], sizes: Mapping[str, int]
-) -> "np.ndarray[Any, Any]":
-    return array[tuple(slice(None if dimension is None else sizes.get(dimension)) for dimension in axes)]
+def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, Any]":
+    """The array with zeros behind it."""
+    whole = np.zeros(given.shape, array.dtype)
+    whole[given.place] = array
+    return whole
+
+
+def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Place | None:
+    """Where in an output the caller's part lies; None where all of it is."""
+    ends = [None if axis is None or sizes.get(axis) == getattr(entry.combo, axis) else sizes.get(axis) for axis in axes]
+    return tuple(map(slice, ends)) if any(ends) else None

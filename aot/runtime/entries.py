@@ -1,7 +1,7 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -22,19 +22,25 @@ _SHOWN = 8  # features that a cause names
 
 @dataclass(frozen=True)
 class Entry:
-    """One phase of one combo, with its calls on one platform. Without a chain the platform cannot run it."""
+    """One phase of one combo, with its calls in one place, which are read when they are first used."""
 
     index: Index
     combo: Combo
     key: str
     phase: str
-    chain: ChainRecord | None
+    place: Place
+    chains: Sequence[ChainRecord]
+
+    @cached_property
+    def chain(self) -> ChainRecord | None:
+        """Its calls. Without them the platform cannot run it."""
+        return next((chain for chain in self.chains if (chain.platform, chain.mesh) == self.place), None)
 
     @cached_property
     def calls(self) -> tuple[tuple[ProgramRecord, BindingRecord], ...]:
         """Each call's program and binding, in order. Raises MachineError where this platform has none."""
         if self.chain is None:
-            raise MachineError(f"bundle: {_absent(self, PLATFORM)}")
+            raise MachineError(f"bundle: {_absent(self)}")
         return tuple((self.index.programs[p], self.index.bindings[b]) for p, b in self.chain.calls)
 
     @cached_property
@@ -70,7 +76,8 @@ def place(index: Index, devices: int | None = None) -> Place:
     Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
     Raises MachineError where every mesh is larger.
     """
-    meshes = dict.fromkeys(c.mesh for e in index.entries for c in e.chains if c.platform == PLATFORM)
+    alike = (entry for entry in index.entries if entry.combo == 0)  # every combo is lowered for the same meshes
+    meshes = dict.fromkeys(c.mesh for e in alike for c in e.chains if c.platform == PLATFORM)
     if devices is None:
         return Place(PLATFORM, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
     sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
@@ -85,11 +92,8 @@ def place(index: Index, devices: int | None = None) -> Place:
 def of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
-    made = []
-    for record in index.entries:
-        chain = next((c for c in record.chains if (c.platform, c.mesh) == place), None)
-        made.append(Entry(index, combos[record.combo], index.combos[record.combo].key, record.phase, chain))
-    return tuple(made)
+    keys = [record.key for record in index.combos]
+    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, place, e.chains) for e in index.entries)
 
 
 def layout(index: Index, place: Place) -> dict[str, Axes]:
@@ -103,10 +107,10 @@ def layout(index: Index, place: Place) -> dict[str, Axes]:
     return {slot: argument.sharding for slot, argument in pairs if slot.startswith("weight/")}
 
 
-def verdict(entry: Entry, platform: str) -> Verdict:
+def verdict(entry: Entry) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        return Verdict(entry, "unusable", _absent(entry, platform))
+        return Verdict(entry, "unusable", _absent(entry))
     for program, _ in entry.calls:
         if fitting(program) is None:
             return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
@@ -125,9 +129,9 @@ def misfit(program: ProgramRecord) -> str:
     return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
 
 
-def _absent(entry: Entry, platform: str) -> str:
-    have = ", ".join(sorted({chain.platform for record in entry.index.entries for chain in record.chains}))
-    return f"no program for {platform}, only for {have}; rebuild with platforms: [{platform}]"
+def _absent(entry: Entry) -> str:
+    have = ", ".join(sorted({chain.platform for chain in entry.chains})) or "no platform"
+    return f"no program for {entry.place.platform}, only for {have}; rebuild with platforms: [{entry.place.platform}]"
 
 
 def _cause(executable: ExecutableRecord, platform: str) -> str | None:

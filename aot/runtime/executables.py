@@ -47,15 +47,21 @@ class Executables:
         self._closed = True
 
     def _load(self, programs: Iterable[ProgramRecord]) -> None:
-        for program in programs:
-            # The interpreter waits for this thread when it ends, as the loader must not lose its client meanwhile.
-            if self._closed or not threading.main_thread().is_alive():
-                return
-            if program.digest not in self._made and entries.fitting(program) is not None:
-                try:
-                    self.of(program)
-                except AotError as error:
-                    log.info("program %s was not loaded ahead: %s", program.name, error)
+        try:
+            for program in programs:
+                # The interpreter waits for this thread when it ends, as the loader must not lose its client meanwhile.
+                if self._closed or not threading.main_thread().is_alive():
+                    return
+                if program.digest not in self._made and entries.fitting(program) is not None:
+                    self._load_one(program)
+        except AotError as error:  # the record of a program, or of a chain
+            log.info("nothing more is loaded ahead: %s", error)
+
+    def _load_one(self, program: ProgramRecord) -> None:
+        try:
+            self.of(program)
+        except AotError as error:
+            log.info("program %s was not loaded ahead: %s", program.name, error)
 
     def _make(self, program: ProgramRecord, future: "Future[Executable]") -> None:
         try:

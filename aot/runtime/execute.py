@@ -1,7 +1,8 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError
 from aot.runtime import client, entries, placing
-from aot.runtime.client import Buffer, Place, dtype
+from aot.runtime.client import Buffer, Client, Place, dtype
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]
 """Host arrays, or what `Executor.put` made of them."""
+
+_SMALL, _REMEMBERED = 512, 1 << 10  # bytes of an array that is put but once, and of how many that is known
 
 
 class State:
@@ -51,6 +54,7 @@ class Executor:
         self.client = client.open(place, compiling=compiling)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
+        self._put_once = _once(self.client)
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     def run(
@@ -79,7 +83,7 @@ class Executor:
         """Inputs on the device, for calls that have them in common."""
         if self._place.mesh:
             return dict(inputs)  # entries may want them laid out differently
-        return {name: self.client.put(array) for name, array in inputs.items()}
+        return {name: self._placed(array) for name, array in inputs.items()}
 
     def _gather(self, entry: Entry) -> Entry:
         """The entry that gathers the weights which an entry takes."""
@@ -97,8 +101,9 @@ class Executor:
     ) -> dict[str, Buffer]:
         slots = {} if state is None else state.take()
         for name, value in inputs.items():
-            axes = prepared.axes.get(name, ())
-            slots[f"input/{name}"] = self.client.put(value, axes) if isinstance(value, np.ndarray) else value
+            if type(value) is np.ndarray:
+                value = self._placed(value, prepared.axes.get(name, ()), name in prepared.donated)
+            slots[f"input/{name}"] = value
         if source is not None:
             read = source.peek().items()
             slots |= {slot.replace("state/", "source/", 1): buffer for slot, buffer in read}
@@ -106,6 +111,24 @@ class Executor:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
         return slots
+
+    def _placed(self, array: "np.ndarray[Any, Any]", axes: Axes = (), donated: bool = False) -> Buffer:
+        if donated or array.nbytes > _SMALL:
+            return self.client.put(array, axes)
+        return self._put_once(array.tobytes(), array.dtype, array.shape, axes)
+
+
+def _once(client: Client) -> Callable[[bytes, "np.dtype[Any]", tuple[int, ...], Axes], Buffer]:
+    """Puts an array, or gives that which it made of one like it lately.
+
+    To put and to free one costs eight microseconds, and what says how to draw tokens stays the same for many calls.
+    """
+
+    @lru_cache(_REMEMBERED)
+    def put(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...], axes: Axes) -> Buffer:
+        return client.put(np.ndarray(shape, dtype, data), axes)
+
+    return put
 
 
 @dataclass(frozen=True)
@@ -140,6 +163,8 @@ class _Prepared:
     """How each input lies on the mesh."""
     gathered: frozenset[str]
     """Slots of gathered weights, which must be there before."""
+    donated: frozenset[str]
+    """What a call uses up."""
 
     @classmethod
     def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
@@ -152,7 +177,11 @@ class _Prepared:
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
         gathered = frozenset(slot for slot in entry.taken if slot.startswith("gathered/"))
-        return cls(calls, outputs, passing, carried, axes, gathered)
+        pairs = (
+            pair for program, binding in entry.calls for pair in zip(binding.takes, program.arguments, strict=True)
+        )
+        donated = frozenset(slot.removeprefix("input/") for slot, argument in pairs if argument.donated)
+        return cls(calls, outputs, passing, carried, axes, gathered, donated)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:
@@ -161,23 +190,23 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked(entry: Entry, inputs: Arrays, held: Collection[str] = ()) -> dict[str, "np.ndarray[Any, Any]"]:
-    """Inputs in the entry's dtypes, beside those that are held already.
+def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
+    """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
+    check_names(entry, inputs.keys())
+    return {name: _fitting(inputs[name], argument, entry, name) for name, argument in entry.inputs.items()}
 
-    Raises InputError for a missing, surplus or wrongly shaped one.
-    """
-    wanted = {name: argument for name, argument in entry.inputs.items() if name not in held}
-    if odd := sorted(set(wanted) ^ set(inputs)):
+
+def check_names(entry: Entry, given: Set[str], held: Set[str] = frozenset()) -> None:
+    """Raises InputError unless those are given that an entry takes, but for those that are held already."""
+    wanted = entry.inputs.keys() - held
+    if odd := sorted(wanted ^ given):
         raise InputError(
             f"phase {entry.phase}: takes the inputs {', '.join(sorted(wanted))}; missing or unknown: {', '.join(odd)}"
         )
-    return {name: np.ascontiguousarray(_fitting(inputs[name], a, entry, name)) for name, a in wanted.items()}
 
 
 def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "np.ndarray[Any, Any]":
-    array, wanted = np.asarray(value), dtype(argument.dtype)
-    if array.dtype != wanted:
-        array = _cast(array, wanted, f"phase {entry.phase}: input {name}")
+    array = cast(np.asarray(value), dtype(argument.dtype), entry.phase, name)
     if array.shape != argument.shape:
         raise InputError(
             f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
@@ -185,9 +214,11 @@ def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "
     return array
 
 
-def _cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", place: str) -> "np.ndarray[Any, Any]":
-    """An array in a dtype that holds it: integers stay the same, floats may be rounded."""
-    whole = "iu"
+def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
+    """An input in a dtype that holds it: integers stay the same, floats may be rounded. Else raises InputError."""
+    if array.dtype == wanted:
+        return array
+    place, whole = f"phase {phase}: input {name}", "iu"
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
     made = array.astype(wanted)

@@ -1,12 +1,13 @@
 """Runs the entries of a bundle on inputs that follow from its index alone: the same on every machine, for ever."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from aot.bundle import codec
 from aot.bundle.records import ArgumentRecord, GenerationRecord
 from aot.bundle.store import Bundle
 from aot.precompile import Combo
@@ -60,20 +61,40 @@ class Exercise:
         self._bundle = bundle
         self.entries = entries.of(bundle.index, entries.place(bundle.index))
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
+        self._latest: State | None = None  # of the prefill that ran last, unless it was used up
 
     def obstacle(self, entry: Entry) -> str:
         """Why an entry, or the prefill that it continues, does not run here as built; empty where it does."""
         source = self._source(entry)
         return next((v.cause for v in map(_verdict, filter(None, (source, entry))) if v.verdict != "ready"), "")
 
+    def factors(self, entry: Entry) -> dict[str, Any]:
+        """What of the bundle decides what an entry without an obstacle gives, by digests where there are any."""
+        index, source = self._bundle.index, self._source(entry)
+        return {
+            "entry": _factors(entry),
+            "source": None if source is None else _factors(source),
+            "weights": [blob.digest for blob in index.weights.blobs],
+            "generation": codec.plain(index.generation),
+        }
+
+    def in_turn(self, chosen: Iterable[Entry]) -> list[Entry]:
+        """Entries in an order in which each prefill runs once: after it forks, which read its state, then decode."""
+        places = {_name(entry): place for place, entry in enumerate(self.entries)}
+        ranks = {"prefill": 0, "decode": 2}
+        return sorted(chosen, key=lambda e: (places[_name(self._source(e) or e)], ranks.get(e.phase, 1)))
+
     def run(self, entry: Entry) -> tuple[Arrays, Arrays]:
         """Outputs by name, state by slot. Decode continues the prefill of its combo, a fork one alike."""
         source = self._source(entry)
         begun = None if source is None else self._begun(source)
-        fork = entry.phase != "decode"
-        outputs, buffers = self._executor.run(
-            entry, execute.checked(entry, inputs(entry)), None if fork else begun, self._read(entry, begun)
-        )
+        continued = begun if entry.phase == "decode" else None
+        if source is None or continued is not None:
+            self._latest = None
+        made = execute.checked(entry, inputs(entry))
+        outputs, buffers = self._executor.run(entry, made, continued, self._read(entry, begun))
+        if entry.phase == "prefill":
+            self._latest = State(entry, buffers, entry.combo.batch_size)
         return outputs, buffers
 
     def logits(self, entry: Entry, given: list[list[int]]) -> Array:
@@ -81,6 +102,7 @@ class Exercise:
         source = self._source(entry)
         assert source is not None, entry.phase
         width, state = source.combo.prefill_length or 1, self._begun(source)
+        self._latest = None
         for start in range(0, max(map(len, given)), width):
             made = inputs(source)
             for row, ids in enumerate(given):
@@ -94,18 +116,21 @@ class Exercise:
         return Executor(self._bundle, "strict", entries.place(self._bundle.index))
 
     def _begun(self, source: Entry) -> State:
-        _, buffers = self._executor.run(source, execute.checked(source, inputs(source)))
-        return State(source, buffers, source.combo.batch_size)
+        if self._latest is None or self._latest.entry is not source:
+            self.run(source)
+        assert self._latest is not None, source.phase
+        return self._latest
 
     def _source(self, entry: Entry) -> Entry | None:
-        """The prefill of which a language model's entry continues the state."""
+        """The prefill of which a language model's entry continues the state. Without one that starts from zeros."""
         if entry.index.generation is None:
             return None
         if entry.phase == "decode":
-            return self._prefills[entry.combo]
+            return self._prefills.get(entry.combo)
         if (rows := _fork_rows(entry)) is None:
             return None
-        return next(e for c, e in self._prefills.items() if c.batch_size == rows and _alike(c, entry.combo))
+        alike = (e for c, e in self._prefills.items() if c.batch_size == rows and _alike(c, entry.combo))
+        return next(alike, None)
 
     def _read(self, entry: Entry, begun: State | None) -> State | None:
         """What an entry takes from another generation: a prefill's state, zeros where there is none."""
@@ -134,8 +159,23 @@ def _fork_rows(entry: Entry) -> int | None:
     return int(rows) if kind == "fork" and rows.isdecimal() else None
 
 
+def _factors(entry: Entry) -> dict[str, Any]:
+    calls = []
+    for program, binding in entry.calls:
+        executable = entries.fitting(program)
+        assert executable is not None, program.name
+        slots = {"takes": binding.takes, "gives": binding.gives}
+        calls.append({"program": program.digest, "executable": executable.digest, **slots})
+    outputs = sorted(entry.index.phases[entry.phase].outputs)
+    return {"key": entry.key, "phase": entry.phase, "outputs": outputs, "calls": calls}
+
+
+def _name(entry: Entry) -> tuple[str, str]:
+    return entry.key, entry.phase
+
+
 def _verdict(entry: Entry) -> entries.Verdict:
-    return entries.verdict(entry, entries.PLATFORM)
+    return entries.verdict(entry)
 
 
 def _alike(a: Combo, b: Combo) -> bool:

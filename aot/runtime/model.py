@@ -65,7 +65,7 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Non
     usable = ("ready",) if policy == "strict" else ("ready", "compiles")
     first = None
     for entry in found:
-        verdict = entries.verdict(entry, entries.PLATFORM)
+        verdict = entries.verdict(entry)
         if verdict.verdict in usable:
             return
         first = first or verdict
@@ -78,8 +78,13 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Non
 
 
 def _programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
-    """The programs of entries, in the order in which these call them."""
-    return (program for entry in found if entry.chain for program, _ in entry.calls)
+    """The programs of entries, each once, in the order in which these call them."""
+    seen: set[int] = set()
+    for entry in found:
+        for place, _ in entry.chain.calls if entry.chain else ():
+            if place not in seen:
+                seen.add(place)
+                yield entry.index.programs[place]
 
 
 class Model:

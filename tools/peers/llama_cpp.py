@@ -81,9 +81,13 @@ def _describe(writer: Any, config: dict[str, Any]) -> None:
 
 
 def open(dtype: str, variant: str, home: Path, imported: Callable[[], None]) -> measured.Generate:
-    from llama_cpp import Llama
+    from llama_cpp import Llama, llama_cpp
 
     imported()
+    if dtype == "int8":  # repacked for AMX its product crashes: github.com/ggml-org/llama.cpp/issues/20824
+        defaults = llama_cpp.llama_model_default_params()
+        defaults.use_extra_bufts = False  # `--no-repack` of its command line; Llama has no argument for it
+        llama_cpp.llama_model_default_params = lambda: defaults
     threads = {"n_threads": measured.THREADS, "n_threads_batch": measured.THREADS}
     model = Llama(str(home / "model.gguf"), n_ctx=measured.CAPACITY, n_batch=measured.PROMPT, verbose=False, **threads)
 
@@ -98,5 +102,5 @@ def open(dtype: str, variant: str, home: Path, imported: Callable[[], None]) -> 
 
 
 if __name__ == "__main__":
-    blocks = {"int8": 8.5}  # 32 weights of 8 bits and a scale of 16
-    measured.main(prepare, open, ("llama-cpp-python",), {**measured.BITS, **blocks})
+    blocks = {"llama.cpp q8_0": 8.5}  # 32 weights of 8 bits and a scale of 16
+    measured.main(prepare, open, ("llama-cpp-python",), blocks)

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 PROMPT, TOKENS, CAPACITY, THREADS = 128, 16, 256, 2
 """Tokens of the prompt, tokens generated, tokens that a cache has room for, and threads."""
 PARAMETERS = 494_032_768
 """Of the checkpoint: a step reads them all, as the head is the embedding."""
 BITS: Mapping[str, float] = {"float32": 32, "bfloat16": 16, "int8": 8}
-"""Of a stored weight."""
+"""Of a weight."""
 
 _STEADY = 3
 
@@ -31,14 +32,19 @@ Open = Callable[[str, str, Path, Callable[[], None]], Generate]
 """Opens what was prepared for a dtype, as a variant, in a directory; calls the last when the libraries are imported."""
 
 
-def main(prepare: Prepare, open: Open, distributions: tuple[str, ...], bits: Mapping[str, float] = BITS) -> None:
-    """Does what the command line says; `distributions` are those whose versions are recorded."""
+def main(
+    prepare: Prepare, open: Open, distributions: tuple[str, ...], bits: Mapping[str, float] = MappingProxyType({})
+) -> None:
+    """Does what the command line says; `distributions` are those whose versions are recorded.
+
+    `bits` are those of a stored weight in variants that store other ones than their dtype has.
+    """
     task, dtype, third, home = sys.argv[1:]
     if task == "prepare":
         prepare(dtype, Path(third), Path(home))
         return
     document = measure(lambda imported: open(dtype, third, Path(home), imported))
-    document["weight_bytes"] = int(PARAMETERS * bits[dtype] / 8)
+    document["weight_bytes"] = int(PARAMETERS * bits.get(third, BITS[dtype]) / 8)
     import json
     from importlib import metadata
 
@@ -57,7 +63,7 @@ def measure(open: Callable[[Callable[[], None]], Generate]) -> dict[str, object]
     marks |= {"first_token": times[1] - start, "sixteen": times[TOKENS] - start}
     steady = [run(generate, prompt(number), TOKENS)[1] for number in range(1, 1 + _STEADY)]
     prefill = [times[1] - times[0] for times in steady]
-    decode = [times[i + 1] - times[i] for times in steady for i in range(2, TOKENS)]
+    decode = [(times[TOKENS] - times[1]) / (TOKENS - 1) for times in steady]
     return {**marks, "prefill": prefill, "decode": decode, "tokens": tokens}
 
 

@@ -20,18 +20,31 @@ REQUIREMENTS = (
 VARIANTS = {
     "float32": ("onnxruntime-genai",),
     "bfloat16": ("onnxruntime-genai",),
-    "int8": ("onnxruntime-genai int4",),
+    "int8": ("onnxruntime-genai int8", "onnxruntime-genai int4"),
 }
 
-_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "int8": "int4"}
+_PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 def prepare(dtype: str, checkpoint: Path, home: Path) -> None:
+    """Converts for each variant, into a directory of its own."""
+    for variant in VARIANTS[dtype]:
+        precision = _precision(dtype, variant)
+        (home / precision).mkdir()
+        _convert(precision, checkpoint, home / precision)
+
+
+def _precision(dtype: str, variant: str) -> str:
+    """What the builder calls it: the last word of a variant of int8."""
+    return _PRECISION.get(dtype, variant.rpartition(" ")[2])
+
+
+def _convert(precision: str, checkpoint: Path, home: Path) -> None:
     """Converts, then has onnxruntime write the optimized model with its weights prepacked."""
     built = home / "built"
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     places = ["-m", checkpoint, "-o", built, "-c", home / "cache"]
-    if code := subprocess.call([*builder, *places, "-p", _PRECISION[dtype], "-e", "cpu"]):
+    if code := subprocess.call([*builder, *places, "-p", precision, "-e", "cpu"]):
         sys.exit(code)
     _prepack(built / "model.onnx", home / "model.onnx")
     config = json.loads((built / "genai_config.json").read_text())
@@ -63,7 +76,7 @@ def open(dtype: str, variant: str, home: Path, imported: Callable[[], None]) -> 
     import onnxruntime_genai
 
     imported()
-    model = onnxruntime_genai.Model(str(home))
+    model = onnxruntime_genai.Model(str(home / _precision(dtype, variant)))
     parameters = onnxruntime_genai.GeneratorParams(model)
     parameters.set_search_options(do_sample=False, max_length=measured.CAPACITY)
 
@@ -78,5 +91,5 @@ def open(dtype: str, variant: str, home: Path, imported: Callable[[], None]) -> 
 
 
 if __name__ == "__main__":
-    blocks = {"int8": 5}  # 32 weights of 4 bits and a scale of 32
-    measured.main(prepare, open, ("onnxruntime", "onnxruntime-genai"), {**measured.BITS, **blocks})
+    blocks = {"onnxruntime-genai int8": 9, "onnxruntime-genai int4": 5}  # 32 weights and a scale of 32 bits
+    measured.main(prepare, open, ("onnxruntime", "onnxruntime-genai"), blocks)

@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from aot.bench import group
 from aot.bench.process import Contestant
 
 _TOOLS = Path(__file__).resolve().parents[1]
@@ -73,16 +76,22 @@ def _environment(name: str, peer: ModuleType, scratch: Path) -> Path:
 def _run(command: list[object], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        done = subprocess.run(
-            [*map(str, command)], env={**os.environ, **_OFFLINE}, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise FailedError(f"{said[-1].strip() if said else f'exit code {done.returncode}'} ({log})")
+        try:
+            run(command, env={**os.environ, **_OFFLINE}, stdout=file, stderr=subprocess.STDOUT)
+        except subprocess.CalledProcessError as error:
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            raise FailedError(f"{said[-1].strip() if said else f'exit code {error.returncode}'} ({log})") from None
+
+
+def run(command: Sequence[object], **options: Any) -> None:
+    """Runs a command of which nothing outlives this process. Raises CalledProcessError."""
+    with group.started([*map(str, command)], **options) as process:
+        if code := process.wait():
+            raise subprocess.CalledProcessError(code, [*map(str, command)])
 
 
 def _mapped(root: Path) -> list[Path]:
-    """What a process may map of a directory: of an environment its shared objects, else all."""
+    """What a process may read of a directory: of an environment its modules and shared objects, else all."""
     if not (root / "pyvenv.cfg").exists():
         return [path for path in sorted(root.rglob("*")) if path.is_file()] + sorted(root.glob("checkpoint/*"))
-    return [path for path in sorted(root.rglob("*.so*")) if path.is_file() and not path.is_symlink()]
+    return [path for suffix in (".so*", ".pyc") for path in sorted(root.rglob(f"*{suffix}")) if not path.is_symlink()]
