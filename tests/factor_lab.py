@@ -21,7 +21,7 @@ import jax.numpy
 import jaxlib
 from jax._src.lib.mlir.dialects import hlo
 
-from aot import digest, partition
+from aot import digest
 from aot.builder import build, compile, lower, pin, releases, settings, weights
 from aot.bundle import codec, records
 from aot.bundle.writer import Writer
@@ -73,10 +73,6 @@ def another_setting() -> None:
     settings.LOWERING = {**settings.LOWERING, "jax_default_matmul_precision": "highest"}
 
 
-def another_rule() -> None:
-    partition.ONE_DEVICE = (("weight", (None, None)), *partition.ONE_DEVICE)
-
-
 def another_window() -> None:
     releases.valid_until = lambda version: "2030-01-01"
 
@@ -85,7 +81,6 @@ LOWERING: dict[str, Callable[[], None]] = {
     "jax": another_jax,
     "jaxlib": another_jaxlib,
     "settings": another_setting,
-    "partition rules": another_rule,
     "validity": another_window,
 }
 COMPILING: dict[str, Callable[[], None]] = {

@@ -20,6 +20,7 @@ from aot.bundle.records import (
     ExecutableRecord,
     GenerationRecord,
     Index,
+    PartitionRecord,
     PhaseRecord,
     ProgramRecord,
     WeightRecord,
@@ -60,8 +61,8 @@ def index(stored: WeightsRecord | None = None) -> Index:
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
-        rules={},
-        partitions=(),
+        rules={"rules": ((".*", ("model",)),), "indivisible": "error"},
+        partitions=(PartitionRecord((("model", 1),), ((".*", 3),)),),
         waivers=("a_custom_call",),
         combos=tuple(_combo(length) for length in (32, 64)),
         phases={
