@@ -121,7 +121,7 @@ def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str
     COMPILING.get(job["patch"], lambda: None)()
     os.environ.update(compile.environment(target))
     os.chdir(writer.root)
-    return compile.cpu(program, target, writer)
+    return compile.cpu(program, (), target, writer)
 
 
 def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:

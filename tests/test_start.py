@@ -125,7 +125,7 @@ def test_an_unknown_jaxlib_is_left_for_the_way_through_jax_with_a_line(monkeypat
     monkeypatch.setattr(jaxlib_client._jax, name, None)
 
     with caplog.at_level(logging.WARNING, "aot"):
-        made = client.open(compiling=False)
+        made = client.open(entries.ONE_DEVICE, compiling=False)
 
     assert type(made) is jax_client.Client
     assert re.fullmatch("taking the slower way through jax: jaxlib: .+", caplog.messages[0])
@@ -146,7 +146,7 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_arrays_come_back_as_they_went(dtype, compiling):
     given = np.arange(6).reshape(2, 3).astype(client.dtype(dtype))
-    device = client.open(compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
 
     found = device.read(device.put(given))
 
