@@ -139,7 +139,9 @@ class Layouts:
 
     def _written(self, path: str, shape: tuple[int, ...], pattern: str, axes: Axes) -> tuple[Axes, tuple[str, ...]]:
         if len(axes) > len(shape):
-            self._fault(f"rule {pattern!r} has {len(axes)} entries, {path!r} has {len(shape)} axes {list(shape)}; shorten it")
+            self._fault(
+                f"rule {pattern!r} has {len(axes)} entries, {path!r} has {len(shape)} axes {list(shape)}; shorten it"
+            )
             axes = ()
         used = [name for entry in axes for name in names(entry)]
         if twice := sorted({name for name in used if used.count(name) > 1}):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot import digest, isa
+from aot import digest
 from aot.builder import build, compile
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
@@ -84,12 +84,8 @@ def _with_targets(program: ProgramRecord, plan: "Plan") -> ProgramRecord:
 
 def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
     """All that is known of an executable before it is there."""
-    import jaxlib.version
-
-    baseline = isa.baseline(target["cpu"]["isa"])
-    requires = {"machine": baseline.machine, "features": baseline.kernel}
-    compiler = {"jaxlib": jaxlib.version.__version__}
-    return ExecutableRecord(target, UNKNOWN, 0, compile.flags(target), compiler, requires, {})
+    known = compile.flags(target), compile.compiler(target), compile.requires(target)
+    return ExecutableRecord(target, UNKNOWN, 0, *known, {}, {})
 
 
 def _weight(bundle: Bundle, path: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from aot.builder import compile, identity, memory, pace
+from aot.builder import compile, cpu, identity, memory, pace
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records
@@ -96,7 +96,7 @@ def _compile(
     with ExitStack() as stack:
         idle: SimpleQueue[Worker] = SimpleQueue()
         for number in range(count):
-            idle.put(stack.enter_context(Worker({**variables, compile.CORE: str(os.getpid() + number)})))
+            idle.put(stack.enter_context(Worker({**variables, cpu.CORE: str(os.getpid() + number)})))
 
         def run(place: Place) -> ExecutableRecord:
             worker = idle.get()
