@@ -28,6 +28,7 @@ def environment(options: Options) -> dict[str, str]:
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of no importance: the topology is given by name
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_LOG_DIR": "disabled",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # only one process may have a TPU, but none has any here
     }
 
 
@@ -45,6 +46,8 @@ def devices(options: Options, number: int) -> list[Any]:
         found = deviceless.devices("tpu", text, chips_per_host_bounds=bounds)
     except Exception as error:  # jaxlib raises several types of its own
         cause = str(error).partition("\n")[0]
+        if not cause.startswith("INVALID_ARGUMENT"):
+            raise AotError(f"target tpu {text}: {cause}") from error
         raise InputError(f"target tpu {text}: {cause}; choose a topology that there is, as v5e:2x2") from error
     if (kind := found[0].device_kind) != tpu.kind:
         raise AotError(f"target tpu {text}: libtpu calls its devices {kind!r}, not {tpu.kind!r}; report it")
