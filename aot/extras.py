@@ -1,5 +1,6 @@
 """The wheels that compile for each platform beside jaxlib, and the extra of this distribution that brings them."""
 
+import functools
 from importlib import metadata
 
 _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -19,6 +20,7 @@ def versions(platform: str) -> dict[str, str]:
     return {name: found for name in wheels(platform) if (found := version(name)) is not None}
 
 
+@functools.cache
 def version(wheel: str) -> str | None:
     """The version of an installed distribution, read off its metadata."""
     try:
