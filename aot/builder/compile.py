@@ -8,6 +8,7 @@ from aot import extras
 from aot.builder import canonical, cpu, cuda, settings, tpu
 from aot.bundle.records import ExecutableRecord, Mesh
 from aot.bundle.writer import Writer
+from aot.errors import AotError
 
 Target = Mapping[str, Any]
 """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
@@ -73,12 +74,19 @@ def requires(target: Target) -> dict[str, Any]:
 def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> ExecutableRecord:
     """Compiles the program with this digest, lowered for a mesh, into a blob.
 
-    Raises AotError for code outside what the target declares, or bytes that are not as expected.
+    Raises AotError for what XLA refuses, code outside what the target declares, or bytes that are not as expected.
     """
+    import jax
+
     settings.apply()
     platform, options = _of(target)
     devices = platform.devices(options, math.prod(size for _, size in mesh))
-    compiled, data = platform.compiled(_lowered(writer.read(program), mesh, devices), options)
+    lowered = _lowered(writer.read(program), mesh, devices)
+    try:
+        compiled, data = platform.compiled(lowered, options)
+    except jax.errors.JaxRuntimeError as error:
+        (kind,) = target
+        raise AotError(f"program {program[:19]}… for {kind}: XLA refuses it: {' '.join(str(error).split())}") from error
     canonical.check_paths(data, f"executable of program {program[:19]}…")
     blob = writer.add(data)
     return ExecutableRecord(
