@@ -68,9 +68,9 @@ class Layout:
         return any(self.axes)
 
 
-def size(mesh: Mesh, entry: Entry = None, axes: Axes = ()) -> int:
-    """Into how many parts an entry, or all entries of an array, split it."""
-    return math.prod(mesh[name] for each in (entry, *axes) for name in names(each))
+def parts(mesh: Mesh, *entries: Entry) -> int:
+    """Into how many parts entries split an array."""
+    return math.prod(mesh[name] for entry in entries for name in names(entry))
 
 
 def names(entry: Entry) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def names(entry: Entry) -> tuple[str, ...]:
 
 def share(shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> tuple[int, ...]:
     """The shape of what one device has of an array."""
-    return tuple(extent // size(mesh, entry) for extent, entry in zip(shape, axes, strict=True))
+    return tuple(extent // parts(mesh, entry) for extent, entry in zip(shape, axes, strict=True))
 
 
 class Layouts:
@@ -158,16 +158,16 @@ class Layouts:
         return self._divided(path, shape, _once(table.get(name) if name else None for name in called), parts)
 
     def _divided(
-        self, path: str, shape: tuple[int, ...], axes: Axes, parts: tuple[int, ...]
+        self, path: str, shape: tuple[int, ...], axes: Axes, counts: tuple[int, ...]
     ) -> tuple[Axes, tuple[str, ...]]:
         """The axes without those that the mesh does not divide, and why each is left out."""
         kept: list[Entry] = []
         whole = []
-        for axis, (entry, count) in enumerate(zip(axes, parts, strict=True)):
+        for axis, (entry, count) in enumerate(zip(axes, counts, strict=True)):
             if unknown := [name for name in names(entry) if name not in self.mesh]:
                 self._fault(f"mesh {spelled(self.mesh)} has no axis {unknown[0]!r}, over which {path!r} is split")
                 entry = None
-            into = size(self.mesh, entry)
+            into = parts(self.mesh, entry)
             if count % into:
                 heads = "" if count == shape[axis] else f" parts of {shape[axis] // count}"
                 why = f"axis {axis} of {path!r} has {count}{heads}, {'·'.join(names(entry))} of the mesh has {into}"

@@ -64,7 +64,7 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
         arrays=tuple(_placements(on, laid)),
         weights=sum(weights.values()) + sum(unused.values()),
         state=max(states, default=0),
-        activations=_alive(_largest(laid)) // max(1, partition.size(mesh, tuple(mesh))),
+        activations=_alive(_largest(laid)) // math.prod(mesh.values()),
     )
 
 

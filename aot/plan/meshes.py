@@ -11,24 +11,25 @@ Target = Mapping[str, Any]
 
 
 def filled(target: Target, default: Mesh) -> dict[str, Any]:
-    """A target with the mesh it is built for, and as many devices where it does not say; none for one device."""
+    """A target with the mesh that it is built for and as many devices; with neither for one device."""
     ((platform, options),) = target.items()
     mesh = options.get("mesh") or default
     needed = math.prod(mesh.values())
     rest = {name: value for name, value in options.items() if name not in ("mesh", "devices")}
     if needed == 1:
         return {platform: rest}
-    devices = {} if platform == "tpu" else {"devices": options.get("devices") or needed}
+    devices = {} if platform == "tpu" else {"devices": needed}
     return {platform: {**rest, **devices, "mesh": dict(mesh)}}
 
 
-def faults(target: Target) -> Iterator[tuple[str, str]]:
-    """(option, text) of a filled target that has fewer devices than its mesh."""
+def faults(target: Target, default: Mesh) -> Iterator[tuple[str, str]]:
+    """(option, text) of a target as in the manifest that has fewer devices than its mesh."""
     ((platform, options),) = target.items()
-    mesh = of(target)
+    mesh = of(filled(target, default))
+    needed = math.prod(mesh.values())
     option = "topology" if platform == "tpu" else "devices"
-    have = _places(options["topology"]) if platform == "tpu" else options.get("devices", 1)
-    if have < (needed := math.prod(mesh.values())):
+    have = _places(options["topology"]) if platform == "tpu" else options.get("devices", needed)
+    if have < needed:
         yield option, f"has {have} devices, the mesh {spelled(mesh)} needs {needed}; give more, or a smaller mesh"
 
 

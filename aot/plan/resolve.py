@@ -42,7 +42,7 @@ def _targets(manifest: Manifest, faults: list[str]) -> tuple[Mapping[str, Any], 
     made = []
     for place, target in enumerate(manifest.content.targets):
         made.append(meshes.filled(target.plain(), mesh))
-        for option, text in meshes.faults(made[-1]):
+        for option, text in meshes.faults(target.plain(), mesh):
             faults.append(manifest.fault(("targets", place, target.platform, option), text))
     return tuple(made)
 
