@@ -91,7 +91,7 @@ def _compile(
     if not places:
         return
     sizes = {place: programs[place[0]].bytes for place in places}
-    count = memory.affordable(jobs, list(sizes.values()))
+    count = memory.affordable(jobs, list(sizes.values()), next(iter(target)))
     variables = compile.environment(target)
     with ExitStack() as stack:
         idle: SimpleQueue[Worker] = SimpleQueue()
