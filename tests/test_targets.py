@@ -12,7 +12,7 @@ import toy
 
 from aot import devices, extras, xla_flags
 from aot import plan as plans
-from aot.builder import build, compile, cuda, identity
+from aot.builder import build, compile, cuda, identity, provenance
 from aot.bundle.records import ChainRecord, ExecutableRecord, Index
 from aot.cli import main
 from aot.errors import InputError, ManifestError
@@ -336,3 +336,13 @@ def test_an_accelerator_for_which_nothing_fits_leaves_the_bundle_to_the_cpu(havi
 
     assert entries.place(index("cpu", "cuda")).platform == "cpu"
     assert {verdict for verdict, _ in verdicts(index("cuda"))} == {"compiles"}
+
+
+def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(provenance, "wheel", lambda name: {"name": name})
+    named = []
+    for home, target in (("cpu", "{cpu: {}}"), ("tpu", "{tpu: {topology: 'v5e:2x2'}}")):
+        plan = planned(tmp_path / home, target)
+        named.append({found.get("name") for found in provenance._dependencies(plan, provenance.Evidence(plan))})
+
+    assert named[1] - named[0] == {"libtpu"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot import digest
-from aot.builder import build, compile
+from aot.builder import build, compile, executables
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
 from aot.bundle import weights
@@ -78,7 +78,7 @@ def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
 
 
 def _with_targets(program: ProgramRecord, plan: "Plan") -> ProgramRecord:
-    targets = [target for target in plan.targets if program.platform in target]
+    targets = [target for target in plan.targets if executables.is_for(program, target)]
     return replace(program, executables=tuple(map(_uncompiled, targets)))
 
 

@@ -35,7 +35,7 @@ def compiled(
 
     Without a cache each is compiled; with one, those that it lacks, and they are kept in it as they come.
     """
-    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if _for(p, target)]
+    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if is_for(p, target)]
     made = {} if cache is None else _kept(work, targets, programs, writer, cache)
     report.step("compile", len(work), len(made))
     missing = [place for place in work if place not in made]
@@ -58,7 +58,7 @@ def compiled(
     )
 
 
-def _for(program: ProgramRecord, target: Target) -> bool:
+def is_for(program: ProgramRecord, target: Target) -> bool:
     """Whether a program was lowered for the platform and the mesh of a target."""
     return program.platform in target and dict(program.mesh) == target[program.platform].get("mesh", {})
 
