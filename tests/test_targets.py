@@ -346,3 +346,9 @@ def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypat
         named.append({found.get("name") for found in provenance._dependencies(plan, provenance.Evidence(plan))})
 
     assert named[1] - named[0] == {"libtpu"}
+
+
+def test_each_description_names_its_source() -> None:
+    table = devices._table()
+
+    assert {gpu["source"] for gpu in table["gpus"].values()} <= table["sources"].keys()
