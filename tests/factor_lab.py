@@ -61,7 +61,7 @@ def another_code() -> None:
         def compile(self, options: Any = None) -> Any:
             return self._lowered.compile({"xla_backend_optimization_level": 0})
 
-    pin.compile = lambda lowered, baseline: original(Lowered(lowered), baseline)
+    pin.compile = lambda lowered, *rest: original(Lowered(lowered), *rest)
 
 
 def another_flag() -> None:
@@ -121,7 +121,7 @@ def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str
     COMPILING.get(job["patch"], lambda: None)()
     os.environ.update(compile.environment(target))
     os.chdir(writer.root)
-    return compile.cpu(program, (), target, writer)
+    return compile.executable(program, (), target, writer)
 
 
 def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:

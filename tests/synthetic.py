@@ -108,7 +108,8 @@ def _program() -> ProgramRecord:
         ("--xla_cpu_max_isa=AVX2",),
         {"jaxlib": "0.10.2"},
         {"machine": "x86_64", "features": ("avx", "avx2")},
-        {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0},
+        {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0, "code": 0},
+        {"flops": 96},
     )
     stored = blob(PROGRAM)
     return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", (), arguments, arguments, (executable,))

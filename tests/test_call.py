@@ -108,7 +108,7 @@ def test_the_same_values_give_the_same_however_they_lie_in_memory(model, spelled
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_a_large_array_may_lie_in_any_order(compiling):
-    device = client.open(compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
     whole = np.arange(24 * 36, dtype=np.int32).reshape(24, 36)
 
     for array in (whole, whole.T, whole[::2, ::-3], np.asfortranarray(whole)):

@@ -138,6 +138,7 @@ def test_every_changed_value_of_an_index_has_a_cause() -> None:
         with_executable(A, requires={**executable.requires, "machine": "other"}),
         with_executable(A, target={"cpu": {"isa": "avx512", "threads": 32}}),
         with_executable(A, memory={**executable.memory, "outputs": 1}),
+        with_executable(A, cost={**executable.cost, "flops": 1}),
         with_program(A, executables=()),
     ]
 

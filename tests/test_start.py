@@ -15,7 +15,7 @@ from conftest import built
 import aot
 from aot.bundle import store
 from aot.errors import InputError
-from aot.runtime import client, entries, jax_client, jaxlib_client
+from aot.runtime import client, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
 ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgpack", "org"}  # pickle asks for a name of Jython
@@ -164,4 +164,4 @@ def test_an_unknown_client_is_refused(tiny_bundle, monkeypatch):
 def test_the_version_of_jaxlib_is_that_of_its_package():
     from importlib import metadata
 
-    assert entries.jaxlib() == metadata.version("jaxlib")
+    assert fit.jaxlib() == metadata.version("jaxlib")

@@ -92,7 +92,10 @@ FACTORS = (
         "executables",
         "digests",
         _EXECUTABLE,
-        ("programs.executables.digest", "programs.executables.bytes", "programs.executables.memory"),
+        (
+            *("programs.executables.digest", "programs.executables.bytes"),
+            *("programs.executables.memory", "programs.executables.cost"),
+        ),
     ),
 )
 

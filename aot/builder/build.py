@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot import isa
-from aot.builder import executables, golden, provenance, releases, tokenizer
+from aot.builder import compile, executables, golden, provenance, releases, tokenizer
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
-from aot.errors import AotError, InputError, MachineError
+from aot.errors import AotError, InputError
 
 if TYPE_CHECKING:
     from aot.builder.lower import Counted, Lowered
@@ -80,14 +79,9 @@ def count(plan: "Plan") -> "Counted":
 
 
 def check_machine(targets: Iterable[Target]) -> None:
-    """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
+    """Raises InputError or MachineError where this machine cannot compile for one of the targets."""
     for target in targets:
-        baseline = isa.baseline(target["cpu"]["isa"])
-        if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
-            raise MachineError(
-                f"target cpu {baseline.name}: can only be built on a machine that has it, this one lacks "
-                f"{', '.join(lacking[:4])}; build there, or choose another isa"
-            )
+        compile.check(target)
 
 
 def check_destination(options: Options) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from aot import isa
+from aot import extras, isa
 from aot.builder import compile, provenance, settings
 from aot.builder.cache import Factors
 from aot.builder.layouts import Placed
@@ -33,7 +33,8 @@ class Unknown(Exception):
 def executable(program: str, target: Mapping[str, Any]) -> Factors:
     """The compile key, spelled out: of the program with this digest, compiled for a target."""
     made = {"program": program, "target": target, "flags": compile.flags(target)}
-    return {"kind": "executable", **made, **_tools(COMPILING)}
+    compilers = [provenance.wheel(name) for name in extras.wheels(next(iter(target)))]
+    return {"kind": "executable", **made, "compilers": compilers, **_tools(COMPILING)}
 
 
 def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:

@@ -113,7 +113,7 @@ def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], stagi
 def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
     from aot.builder import compile
 
-    return compile.cpu(program, mesh, target, Writer.join(Path(staging)))
+    return compile.executable(program, mesh, target, Writer.join(Path(staging)))
 
 
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:

@@ -45,11 +45,13 @@ class ExecutableRecord:
     flags: tuple[str, ...]
     """XLA's options when it was compiled."""
     compiler: Mapping[str, str]
-    """Versions that must be the loader's own: {"jaxlib": "0.10.2"}."""
+    """Versions of all that compiled it: {"jaxlib": "0.10.2"}. What loads it must be of the same."""
     requires: Mapping[str, Any]
-    """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names."""
+    """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names, or devices."""
     memory: Mapping[str, int]
-    """XLA's own figures in bytes: arguments, outputs, aliased, temporaries."""
+    """XLA's own figures in bytes: arguments, outputs, aliased, temporaries, code."""
+    cost: Mapping[str, int]
+    """XLA's own counts, of each loop one turn: flops, transcendentals, bytes_accessed; empty where it has none."""
 
 
 @dataclass(frozen=True)

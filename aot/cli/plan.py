@@ -40,7 +40,7 @@ def command(manifest: Path, as_json: bool) -> None:
             placement.show(each)
     not_counted = (f"not counted: {what}" for what in left_out)
     laid = (remark for each in footprints for remark in placement.remarks(each))
-    for remark in (*plans.waste(plan), *plans.unsupported(plan), *not_counted, *laid):
+    for remark in (*plans.waste(plan), *plans.unsupported(plan), *plans.uninstalled(plan), *not_counted, *laid):
         click.echo(f"remark: {remark}", err=as_json)
 
 

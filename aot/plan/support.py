@@ -1,8 +1,9 @@
-"""What a plan may say that this version does not build yet, each by name."""
+"""What a plan may say that this version, or this environment, does not build, each by name."""
 
 import dataclasses
 from collections.abc import Iterator
 
+from aot import extras
 from aot.errors import ManifestError
 from aot.plan.plan import Plan
 
@@ -16,6 +17,12 @@ def buildable(plan: Plan) -> None:
 def unsupported(plan: Plan) -> tuple[str, ...]:
     """A line for each thing in the plan that cannot be built yet; none for a plan that can be built."""
     return tuple(_unsupported(plan))
+
+
+def uninstalled(plan: Plan) -> tuple[str, ...]:
+    """A line for each target whose compiler is not installed."""
+    lacking = ((place, platform, extras.missing(platform)) for place, (platform,) in enumerate(plan.targets))
+    return tuple(f"targets[{place}]: {platform}: {text}" for place, platform, text in lacking if text)
 
 
 def countable(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
@@ -32,7 +39,3 @@ def countable(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
 def _unsupported(plan: Plan) -> Iterator[str]:
     if any(combo.vision_included for combo in plan.combos):
         yield "precompile.vision_included: true cannot be built by this version; set it to false"
-    for place, target in enumerate(plan.targets):
-        (platform, _), *_ = target.items()
-        if platform != "cpu":
-            yield f"targets[{place}]: {platform} executables cannot be built by this version, only cpu; leave it out"

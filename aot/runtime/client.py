@@ -78,7 +78,7 @@ def open(place: Place, *, compiling: bool) -> Client:
         from aot.runtime import mesh_client
 
         return mesh_client.Client(place.platform, place.mesh)
-    if asked == "jaxlib" and not compiling:
+    if asked == "jaxlib" and place.platform == "cpu" and not compiling:
         from aot.runtime import jaxlib_client
 
         try:
@@ -87,7 +87,7 @@ def open(place: Place, *, compiling: bool) -> Client:
             log.warning("taking the slower way through jax: %s", unknown)
     from aot.runtime import jax_client
 
-    return jax_client.Client()
+    return jax_client.Client(place.platform)
 
 
 def refused(program: ProgramRecord, error: Exception) -> MachineError:

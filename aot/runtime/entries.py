@@ -1,23 +1,22 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
 
-from aot import isa
 from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
 from aot.errors import MachineError
 from aot.precompile import Combo
+from aot.runtime import fit, machine
 from aot.runtime.client import Place
 
 PLATFORM = "cpu"
-"""What this runtime runs on."""
+"""What every machine has."""
+
+_ACCELERATORS = ("tpu", "cuda")
 
 ONE_DEVICE = Place(PLATFORM)
-
-_SHOWN = 8  # features that a cause names
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,26 @@ def place(index: Index, devices: int | None = None) -> Place:
     Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
     Raises MachineError where every mesh is larger.
     """
+    platform = platform_of(index)
     alike = (entry for entry in index.entries if entry.combo == 0)  # every combo is lowered for the same meshes
-    meshes = dict.fromkeys(c.mesh for e in alike for c in e.chains if c.platform == PLATFORM)
+    meshes = dict.fromkeys(c.mesh for e in alike for c in e.chains if c.platform == platform)
     if devices is None:
-        return Place(PLATFORM, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
+        return Place(platform, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
     sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
     if fitting := [mesh for mesh in meshes if sizes[mesh] <= devices]:
-        return Place(PLATFORM, max(fitting, key=sizes.__getitem__))
+        return Place(platform, max(fitting, key=sizes.__getitem__))
     raise MachineError(
         f"bundle: built for meshes of {', '.join(map(str, sizes.values()))} devices, given {devices}; rebuild it for a"
         " mesh of as many, or give more"
     )
+
+
+def platform_of(index: Index) -> str:
+    """The platform on which this machine runs a bundle as built, an accelerator first; failing that what there is."""
+    found = {chain.platform for entry in index.entries for chain in entry.chains}
+    have = [name for name in _ACCELERATORS if name in found and machine.of(name).devices]
+    fits = (name for name in have if any(fitting(p) for p in index.programs if p.platform == name))
+    return next(fits, PLATFORM if PLATFORM in found or not have else have[0])
 
 
 def of(index: Index, place: Place) -> tuple[Entry, ...]:
@@ -110,51 +118,41 @@ def layout(index: Index, place: Place) -> dict[str, Axes]:
 def verdict(entry: Entry) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        return Verdict(entry, "unusable", _absent(entry))
+        return Verdict(entry, "unusable", "; ".join([*_elsewhere(entry), _absent(entry)]))
     for program, _ in entry.calls:
         if fitting(program) is None:
-            return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
-    return Verdict(entry, "ready", "")
+            elsewhere = () if program.executables else _elsewhere(entry)
+            cause = "; ".join([misfit(program), *elsewhere])
+            return Verdict(entry, "compiles", f"program {program.name}: {cause}")
+    chosen = (fitting(program) for program, _ in entry.calls)
+    remarks = dict.fromkeys(fit.remark(executable) for executable in chosen if executable is not None)
+    return Verdict(entry, "ready", "; ".join(filter(None, remarks)))
 
 
 def fitting(program: ProgramRecord) -> ExecutableRecord | None:
     """The executable that this machine runs as built; of several the one for the richest instruction set."""
-    fits = [e for e in program.executables if _cause(e, program.platform) is None]
-    return max(fits, key=lambda e: len(e.requires["features"]), default=None)
+    fits = [executable for executable in program.executables if fit.cause(executable) is None]
+    return max(fits, key=lambda e: len(e.requires.get("features", ())), default=None)
 
 
 def misfit(program: ProgramRecord) -> str:
     """Why none of the program's executables runs here as built."""
-    causes = [cause for e in program.executables if (cause := _cause(e, program.platform)) is not None]
-    return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
+    return "; ".join(_causes(program)) or f"no executable for {program.platform} was built"
+
+
+def _causes(program: ProgramRecord) -> list[str]:
+    causes = (fit.cause(executable) for executable in program.executables)
+    return list(dict.fromkeys(cause for cause in causes if cause is not None))
+
+
+def _elsewhere(entry: Entry) -> list[str]:
+    """Why what was built of an entry for other platforms does not run here."""
+    programs = (
+        entry.index.programs[p] for chain in entry.chains if chain is not entry.chain for p, _ in chain.calls[:1]
+    )
+    return list(dict.fromkeys(cause for program in programs for cause in _causes(program)))
 
 
 def _absent(entry: Entry) -> str:
     have = ", ".join(sorted({chain.platform for chain in entry.chains})) or "no platform"
     return f"no program for {entry.place.platform}, only for {have}; rebuild with platforms: [{entry.place.platform}]"
-
-
-def _cause(executable: ExecutableRecord, platform: str) -> str | None:
-    (kind, options), *_ = executable.target.items()
-    if kind != platform:
-        return f"built for {kind}, this machine is {platform}"
-    here = isa.machine()
-    if executable.requires["machine"] != here.machine:
-        return f"built for {executable.requires['machine']}, this machine is {here.machine}"
-    if lacking := isa.missing(executable.requires, here):
-        rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-        return f"built for {_spelled(kind, options)}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
-    built = executable.compiler["jaxlib"]
-    return None if jaxlib() == built else f"built by jaxlib {built}, this is {jaxlib()}"
-
-
-@cache
-def jaxlib() -> str:
-    """The version of the jaxlib that is installed."""
-    import jaxlib
-
-    return str(jaxlib.__version__)
-
-
-def _spelled(kind: str, options: Mapping[str, Any]) -> str:
-    return " ".join([kind, str(options.get("isa", ""))]).strip()
