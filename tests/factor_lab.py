@@ -22,7 +22,7 @@ import jaxlib
 from jax._src.lib.mlir.dialects import hlo
 
 from aot import digest
-from aot.builder import build, compile, lower, pin, releases, settings, weights
+from aot.builder import build, compile, cpu, lower, pin, releases, settings, weights
 from aot.bundle import codec, records
 from aot.bundle.writer import Writer
 from aot.plan import Plan
@@ -65,8 +65,8 @@ def another_code() -> None:
 
 
 def another_flag() -> None:
-    original = compile.flags
-    compile.flags = lambda target: (*original(target), "--xla_backend_optimization_level=0")
+    original = cpu.flags
+    cpu.flags = lambda options: (*original(options), "--xla_backend_optimization_level=0")
 
 
 def another_setting() -> None:

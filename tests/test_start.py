@@ -15,7 +15,7 @@ from conftest import built
 import aot
 from aot.bundle import store
 from aot.errors import InputError
-from aot.runtime import client, fit, jax_client, jaxlib_client
+from aot.runtime import client, entries, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
 ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgpack", "org"}  # pickle asks for a name of Jython

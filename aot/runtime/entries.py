@@ -76,8 +76,7 @@ def place(index: Index, devices: int | None = None) -> Place:
     Raises MachineError where every mesh is larger.
     """
     platform = platform_of(index)
-    alike = (entry for entry in index.entries if entry.combo == 0)  # every combo is lowered for the same meshes
-    meshes = dict.fromkeys(c.mesh for e in alike for c in e.chains if c.platform == platform)
+    meshes = dict.fromkeys(chain.mesh for chain in _first(index) if chain.platform == platform)
     if devices is None:
         return Place(platform, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
     sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
@@ -91,10 +90,16 @@ def place(index: Index, devices: int | None = None) -> Place:
 
 def platform_of(index: Index) -> str:
     """The platform on which this machine runs a bundle as built, an accelerator first; failing that what there is."""
-    found = {chain.platform for entry in index.entries for chain in entry.chains}
+    calls = {(chain.platform, program) for chain in _first(index) for program, _ in chain.calls}
+    found = {platform for platform, _ in calls}
     have = [name for name in _ACCELERATORS if name in found and machine.of(name).devices]
-    fits = (name for name in have if any(fitting(p) for p in index.programs if p.platform == name))
+    fits = (name for name in have if any(fitting(index.programs[p]) for platform, p in calls if platform == name))
     return next(fits, PLATFORM if PLATFORM in found or not have else have[0])
+
+
+def _first(index: Index) -> list[ChainRecord]:
+    """The chains of the first combo: every one is lowered for the same platforms and meshes."""
+    return [chain for entry in index.entries if entry.combo == 0 for chain in entry.chains]
 
 
 def of(index: Index, place: Place) -> tuple[Entry, ...]:
@@ -147,9 +152,8 @@ def _causes(program: ProgramRecord) -> list[str]:
 
 def _elsewhere(entry: Entry) -> list[str]:
     """Why what was built of an entry for other platforms does not run here."""
-    programs = (
-        entry.index.programs[p] for chain in entry.chains if chain is not entry.chain for p, _ in chain.calls[:1]
-    )
+    others = (chain for chain in entry.chains if chain is not entry.chain)
+    programs = (entry.index.programs[p] for chain in others for p, _ in chain.calls[:1])
     return list(dict.fromkeys(cause for program in programs for cause in _causes(program)))
 
 
