@@ -29,7 +29,7 @@ def executor(family):
 def counted(monkeypatch, device):
     """The arrays that a client puts from now on."""
     given, put = [], device.put
-    monkeypatch.setattr(device, "put", lambda array: given.append(array) or put(array))
+    monkeypatch.setattr(device, "put", lambda array, axes: given.append(array) or put(array, axes))
     return given
 
 

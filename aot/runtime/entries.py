@@ -124,12 +124,13 @@ def verdict(entry: Entry) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
         return Verdict(entry, "unusable", "; ".join([*_elsewhere(entry), _absent(entry)]))
+    chosen = []
     for program, _ in entry.calls:
-        if fitting(program) is None:
+        chosen.append(fitting(program))
+        if chosen[-1] is None:
             elsewhere = () if program.executables else _elsewhere(entry)
             cause = "; ".join([misfit(program), *elsewhere])
             return Verdict(entry, "compiles", f"program {program.name}: {cause}")
-    chosen = (fitting(program) for program, _ in entry.calls)
     remarks = dict.fromkeys(fit.remark(executable) for executable in chosen if executable is not None)
     return Verdict(entry, "ready", "; ".join(filter(None, remarks)))
 
