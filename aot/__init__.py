@@ -7,16 +7,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aot.errors import AotError, BundleError, ExpiredError, InputError, MachineError, ManifestError, NoEntryError
+    from aot.errors import (
+        AotError,
+        BundleError,
+        ExpiredError,
+        InputError,
+        MachineError,
+        ManifestError,
+        NoEntryError,
+        PeerError,
+    )
     from aot.precompile import Combo, PreCompileConfig
     from aot.runtime.model import Model, load
     from aot.runtime.padding import pad
+    from aot.runtime.processes import Distributed
     from aot.runtime.sequence import Result
     from aot.sampling import SamplingParams
 
 __all__ = [
     "load",
     "Model",
+    "Distributed",
     "Result",
     "pad",
     "SamplingParams",
@@ -29,12 +40,14 @@ __all__ = [
     "MachineError",
     "ManifestError",
     "NoEntryError",
+    "PeerError",
 ]
 
 _HOMES = {
     "load": "aot.runtime.model",
     "Model": "aot.runtime.model",
     "Result": "aot.runtime.sequence",
+    "Distributed": "aot.runtime.processes",
     "pad": "aot.runtime.padding",
     "SamplingParams": "aot.sampling",
     "PreCompileConfig": "aot.precompile",

@@ -7,8 +7,18 @@ from functools import cache, cached_property
 from typing import Any
 
 from aot import isa
-from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.records import (
+    ArgumentRecord,
+    Axes,
+    BindingRecord,
+    ChainRecord,
+    ExecutableRecord,
+    Index,
+    Mesh,
+    ProgramRecord,
+)
 from aot.errors import MachineError
+from aot.partition import spelled
 from aot.precompile import Combo
 from aot.runtime.client import Place
 
@@ -70,15 +80,49 @@ def place(index: Index, devices: int | None = None) -> Place:
     Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
     Raises MachineError where every mesh is larger.
     """
-    meshes = dict.fromkeys(c.mesh for e in index.entries for c in e.chains if c.platform == PLATFORM)
+    meshes = _meshes(index)
     if devices is None:
         return Place(PLATFORM, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
-    sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
-    if fitting := [mesh for mesh in meshes if sizes[mesh] <= devices]:
-        return Place(PLATFORM, max(fitting, key=sizes.__getitem__))
+    if fitting := [mesh for mesh, size in meshes.items() if size <= devices]:
+        return Place(PLATFORM, max(fitting, key=meshes.__getitem__))
     raise MachineError(
-        f"bundle: built for meshes of {', '.join(map(str, sizes.values()))} devices, given {devices}; rebuild it for a"
-        " mesh of as many, or give more"
+        f"bundle: built for {_built(meshes)}, given {devices}; rebuild it for a mesh of as many, or give more"
+    )
+
+
+def one(index: Index) -> Place:
+    """One device. Raises MachineError for a bundle that has no programs for one."""
+    if (meshes := _meshes(index)) and () not in meshes:
+        raise MachineError(f"bundle: built for {_built(meshes)}, replicas serve programs of one; rebuild for that")
+    return ONE_DEVICE
+
+
+def shared(index: Index, processes: int, devices: int | None = None) -> Place:
+    """The first mesh of which several processes can have equal parts; of the largest, where it is said how many
+    devices there are. Raises MachineError where there is none.
+    """
+    meshes = _meshes(index)
+    sizes = {
+        mesh: size for mesh, size in meshes.items() if mesh and size % processes == 0 and size <= (devices or size)
+    }
+    if not sizes:
+        room = "" if devices is None else f" of {devices} devices"
+        raise MachineError(
+            f"bundle: built for {_built(meshes)}, which {processes} processes{room} cannot share equally; start as many"
+            " as divide it, or rebuild"
+        )
+    return Place(PLATFORM, next(iter(sizes)) if devices is None else max(sizes, key=sizes.__getitem__))
+
+
+def _meshes(index: Index) -> dict[Mesh, int]:
+    """The number of devices of each mesh that a bundle has programs for, in the order of the index."""
+    meshes = dict.fromkeys(c.mesh for e in index.entries for c in e.chains if c.platform == PLATFORM)
+    return {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+
+
+def _built(meshes: Mapping[Mesh, int]) -> str:
+    return (
+        " and ".join(f"the mesh {spelled(dict(mesh))}" if mesh else "one device" for mesh in meshes) or "nothing here"
     )
 
 

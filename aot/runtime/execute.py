@@ -9,8 +9,9 @@ import numpy as np
 from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import client, entries, placing
-from aot.runtime.client import Buffer, Place, dtype
+from aot.runtime import entries, placing
+from aot.runtime.client import Buffer, Client, Place, dtype
+from aot.runtime.client import open as open_client
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
@@ -43,11 +44,17 @@ class Executor:
     """Loaded programs and placed weights of one bundle on one device, or on a mesh of them."""
 
     def __init__(
-        self, bundle: Bundle, policy: str, place: Place = entries.ONE_DEVICE, *, compiling: bool = False
+        self,
+        bundle: Bundle,
+        policy: str,
+        place: Place = entries.ONE_DEVICE,
+        *,
+        client: Client | None = None,
+        views: tuple[memoryview, ...] | None = None,
     ) -> None:
-        views = placing.maps(bundle)  # whose pages come while the client starts
+        views = views or placing.maps(bundle)  # whose pages come while the client starts
         self._mesh = place.mesh
-        self.client = client.open(place, compiling=compiling)
+        self.client = client or open_client(place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._prepared: dict[tuple[str, str], _Prepared] = {}

@@ -1,23 +1,28 @@
 """A loaded bundle: what `aot.load` gives."""
 
-from collections.abc import Iterable, Iterator
+import random
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aot import buckets
+from aot import buckets, digest
 from aot.bundle import store
 from aot.bundle.records import GenerationRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.runtime import call, entries, expiry, requests, verification
+from aot.runtime import call, entries, expiry, replicas, requests, verification
+from aot.runtime.devices import Devices
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.processes import Distributed, Group
 from aot.runtime.requests import Options, Prompt
-from aot.runtime.sequence import Result, Sequence
+from aot.runtime.sequence import Result
+from aot.runtime.sequence import Sequence as Row
 from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
@@ -33,7 +38,9 @@ def load(
     policy: str = "strict",
     verify: str = "once",
     key: str | Path | None = None,
-    devices: int | None = None,
+    devices: int | Sequence[int] | None = None,
+    replicas: int | str | None = None,
+    distributed: Distributed | None = None,
 ) -> "Model":
     """Opens a bundle and maps its weights.
 
@@ -45,19 +52,25 @@ def load(
     Of an expired bundle it is logged that it is; what fits this machine runs on, and a program that would have to be
     compiled is an ExpiredError then. `key` names a public key: a bundle not signed with its private one is refused
     before its index is parsed.
-    Raises InputError, BundleError or MachineError.
+    `devices` says on how many devices of this process to run, or on which by their ids: of the meshes that the bundle
+    was built for the largest takes them that they hold. `replicas` serves a bundle of one device on so many (`all`: on
+    all of `devices`, or of this process), splitting the rows of a call over them. With `distributed` this process holds
+    its part of a mesh that several processes share; each of them is to make the same calls in the same order.
+    Raises InputError, BundleError, MachineError, PeerError.
     """
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn(bundle)
-    place = entries.place(bundle.index, devices)
+    asked = Devices(devices, replicas, distributed)
+    place = asked.place(bundle.index)
     found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
     checked = Verification(bundle, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, _programs(found)))
-    return Model(bundle, found, Executor(bundle, policy, place, compiling=compiling), checked)
+    executors, group = asked.executors(bundle, policy, place, compiling)
+    return Model(bundle, found, executors, checked, group)
 
 
 def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:
@@ -86,10 +99,15 @@ class Model:
     """A bundle ready to serve. A context manager; may be called from several threads."""
 
     def __init__(
-        self, bundle: Bundle, found: tuple[Entry, ...], executor: Executor, verification: Verification
+        self,
+        bundle: Bundle,
+        found: tuple[Entry, ...],
+        executors: tuple[Executor, ...],
+        verification: Verification,
+        group: Group | None = None,
     ) -> None:
-        self._bundle, self._verification = bundle, verification
-        self._executor: Executor | None = executor
+        self._bundle, self._verification, self._group = bundle, verification, group
+        self._executors = executors  # none once it is closed
         self._entries = {(entry.combo, entry.phase): entry for entry in found}
         names = dict.fromkeys(entry.phase for entry in found)
         self._phases = {name: call.Candidates(e for e in found if e.phase == name) for name in names}
@@ -104,9 +122,11 @@ class Model:
 
     def close(self) -> None:
         """Lets go of weights and executables; calls afterwards are InputErrors."""
-        if self._executor is not None:
-            self._executor.executables.close()
-        self._executor = None
+        for executor in self._executors:
+            executor.executables.close()
+        if self._executors and self._group is not None:
+            self._group.leave()
+        self._executors = ()
 
     @property
     def bundle(self) -> Bundle:
@@ -145,7 +165,7 @@ class Model:
             known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
         self._verification.refuse()
-        outputs = call.call(self._running, self._phases[phase], inputs, state, source, self._defaults)
+        outputs = call.call(self._running[0], self._phases[phase], inputs, state, source, self._defaults)
         self._settle()
         return outputs
 
@@ -161,17 +181,29 @@ class Model:
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         sequences = []
-        for position, (prompt, seed) in enumerate(zip(given, options.seeds(len(given)), strict=True)):
-            ids = requests.tokens(prompt, position, self._text, record.vocab_size)
+        tokens = [requests.tokens(each, place, self._text, record.vocab_size) for place, each in enumerate(given)]
+        seeds = options.seeds(len(given), self._random(tokens, options))
+        for position, (ids, seed) in enumerate(zip(tokens, seeds, strict=True)):
             if options.truncate:
                 ids = ids[-max(1, self._combos.longest(limit, options.props)) :]
             need = buckets.Need(1, len(ids), len(ids) + limit, options.props)
             for index in range(options.n or self._sequences_each(need)):
                 sequences.append(
-                    Sequence(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
+                    Row(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
                 )
-        generation = Generation(self._running, self._entries, self._combos, request)
-        return Run(given, single, sequences, self._verified(generation.run(sequences)))
+        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
+        runs = [
+            Generation(executor, self._entries, self._combos, request).run(part)
+            for executor, part in zip(self._running, parts, strict=False)
+        ]
+        return Run(given, single, sequences, self._verified(replicas.merged(runs)))
+
+    def _random(self, tokens: list[list[int]], options: Options) -> Callable[[int], int]:
+        """What draws seeds: the same in all processes, once they agree on what is asked for."""
+        if self._group is None:
+            return secrets.randbits
+        asked = digest.of(repr((tokens, options)).encode())
+        return random.Random(self._group.agree(request=asked)).getrandbits
 
     def _verified(self, steps: Iterator[Pieces]) -> Iterator[Pieces]:
         """The steps, as long as nothing speaks against the weights; checking them begins after the first."""
@@ -186,15 +218,16 @@ class Model:
         """Ends a call: no result is whole before the weights are. What it did not need is then loaded ahead."""
         self._verification.begin()
         self._verification.settle()
-        if self._executor is not None and not self._settled:
+        if self._executors and not self._settled:
             self._settled = True
-            self._executor.executables.ahead(_programs(self._entries.values()))
+            for executor in self._executors:
+                executor.executables.ahead(_programs(self._entries.values()))
 
     @property
-    def _running(self) -> Executor:
-        if self._executor is None:
+    def _running(self) -> tuple[Executor, ...]:
+        if not self._executors:
             raise InputError(f"bundle {self._bundle.path}: the model was closed; load it again")
-        return self._executor
+        return self._executors
 
     @cached_property
     def _combos(self) -> buckets.Table:
@@ -228,14 +261,14 @@ class Model:
             return {}
         if rows not in self._greedy:
             request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
-            self._greedy[rows] = self._running.put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
+            self._greedy[rows] = self._running[0].put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
         return self._greedy[rows]
 
 
 class Run(Iterator[str]):
     """A call under way: iterate to run it, over pieces of text, or over `steps`. `results` holds once it has run."""
 
-    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Sequence], steps: Iterator[Pieces]) -> None:
+    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Iterator[Pieces]) -> None:
         self.single = single
         self.sequences = sequences
         self.steps = steps
