@@ -110,6 +110,17 @@ def count(platform: str) -> int:
     return jaxlib_client.count()
 
 
+def options_for(devices: Sequence[Any]) -> Any:
+    """How an executable is loaded for these devices: without it those are looked for that it was built on."""
+    from jaxlib import xla_client
+
+    options = xla_client.CompileOptions()
+    build = options.executable_build_options
+    build.num_replicas, build.num_partitions = 1, len(devices)
+    build.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id for device in devices]]))
+    return options
+
+
 def refused(program: ProgramRecord, error: Exception) -> MachineError:
     """The error for an executable that the compiler's loader does not take."""
     cause = str(error).partition("\n")[0]

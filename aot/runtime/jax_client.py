@@ -31,9 +31,11 @@ class Client:
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        devices = xla_client.DeviceList((self._device,))
+        devices, options = xla_client.DeviceList((self._device,)), client.options_for([self._device])
         try:
-            loaded = self._device.client.deserialize_executable(data, executable_devices=devices)
+            loaded = self._device.client.deserialize_executable(
+                data, executable_devices=devices, compile_options=options
+            )
         except Exception as error:  # jaxlib raises several types of its own
             raise client.refused(program, error) from error
         return _callable(loaded)

@@ -50,12 +50,7 @@ class Client:
             return np.asarray(buffer.addressable_shards[0].data if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        options = xla_client.CompileOptions()
-        build = options.executable_build_options
-        build.num_replicas, build.num_partitions = 1, len(self._devices)
-        # Without it the ids of the devices that it was built on are looked for.
-        ids = np.array([[device.id for device in self._devices]])
-        build.device_assignment = xla_client.DeviceAssignment.create(ids)
+        options = client.options_for(self._devices)
         try:
             loaded = self._devices[0].client.deserialize_executable(
                 data, executable_devices=self._list, compile_options=options

@@ -77,7 +77,8 @@ class Group:
     def backend(self, devices: int, make: "Callable[[Group, int], Any]") -> Any:
         """What `make` gives for so many devices of this process: made once, for the other processes know it then."""
         if self._backend is None:
-            self._backend = devices, make(self, devices)
+            with self.watched():
+                self._backend = devices, make(self, devices)
         if self._backend[0] != devices:
             raise InputError(
                 f"distributed: this process has {self._backend[0]} devices since it first loaded a bundle, this one"
@@ -189,7 +190,8 @@ def _joined(distributed: Distributed, values: dict[str, object]) -> Group:
         raise PeerError(f"processes: {line['lost']}")
     link.socket.settimeout(SILENCE)
     group = Group(distributed, link)
-    group.client = _client(distributed)
+    with group.watched():
+        group.client = _client(distributed)
     return group
 
 
