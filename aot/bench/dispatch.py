@@ -12,7 +12,7 @@ import numpy as np
 
 from aot.bench import bare
 from aot.bench.bare import Bare
-from aot.runtime import exercise
+from aot.runtime import entries, exercise
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.model import Model
@@ -25,11 +25,11 @@ def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, 
     """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, and
     `call`, one of `Model.call`; and `request`, what is given to begin a request: it is checked and its entry chosen.
     """
-    entries = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
+    pair = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
     ways = {
-        "bare": _bare(model, *entries),
-        "step": _timed(_step(model, *entries)),
-        "call": _timed(_call(model, *entries)),
+        "bare": _bare(model, *pair),
+        "step": _timed(_step(model, *pair)),
+        "call": _timed(_call(model, *pair)),
         "request": _timed(request),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -59,7 +59,7 @@ def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
 
 def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
     """As `generation` does it: what the request says is put once, who has ended at each step."""
-    executor, inputs = Executor(model.bundle, "strict"), _ended(decode)
+    executor, inputs = Executor(model.bundle, "strict", entries.place(model.bundle.index)), _ended(decode)
     held = executor.run(prefill, exercise.inputs(prefill))[1]
     stop = inputs.pop("stop")
     request = executor.put(inputs)

@@ -9,7 +9,7 @@ listens in its place. The connections stay, and carry a line of JSON at a time:
     {"process": 0, "processes": 2, "agree": {name: value}}   first, from each process
     {"agree": {name: value}}    from each process; answered when all have sent one
     {"same": true, "draw": n}   the answer, where all values are equal; n is a random number
-    {"differ": text}            the answer where they are not
+    {"differ": text}            the answer where they are not, or cannot be: two with one number
     {"lost": text}              a process has ended or is silent; there are no answers any more
     {}                          a sign of life, from either side
 """
@@ -73,19 +73,20 @@ class _Coordinator:
         self._values: dict[int, Any] = {}
         self._lock = threading.Lock()
 
-    def gather(self, listener: socket.socket, seconds: float) -> str:
-        """Waits until all processes have come; what is wrong, empty where they have."""
-        end = time.monotonic() + seconds
-        while len(self._links) < self._processes:
+    def gather(self, listener: socket.socket, seconds: float) -> Line:
+        """Waits until all processes have come; the line that says what is wrong, an empty one where nothing is."""
+        end, fault = time.monotonic() + seconds, ""
+        while len(self._links) < self._processes and not (fault and 0 in self._links):  # process 0 is on its way
             listener.settimeout(max(0.01, end - time.monotonic()))
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
                 absent = [str(number) for number in range(self._processes) if number not in self._links]
-                return f"{_named(absent)} of {self._processes} did not come within {seconds:g} s; start all of them"
-            if fault := self._greet(Link(connection)):
-                return fault
-        return _difference(self._values)
+                text = f"{_named(absent)} of {self._processes} did not come within {seconds:g} s; start all of them"
+                return {"lost": text}
+            fault = self._greet(Link(connection)) or fault
+        fault = fault or _difference(self._values)
+        return {"differ": fault} if fault else {}
 
     def _greet(self, link: Link) -> str:
         """Takes in a process; what is wrong with it."""
@@ -101,7 +102,7 @@ class _Coordinator:
         elif processes != self._processes:
             fault = f"process 0 was told that there are {self._processes}, process {number} that there are {processes}"
         if fault:
-            link.send({"lost": fault})
+            link.send({"differ": fault})
         else:
             self._links[number], self._values[number] = link, line.get("agree")
         return fault
@@ -169,7 +170,7 @@ def main(fd: int, processes: int, seconds: float) -> None:
     fault = coordinator.gather(listener, seconds)
     listener.close()
     if fault:
-        coordinator.tell({"lost": fault})
+        coordinator.tell(fault)
         return
     from jaxlib import _jax
 

@@ -79,10 +79,10 @@ class Executor:
         if (entry.key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
-    def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
+    def put(self, inputs: Arrays) -> Inputs:
         """Inputs on the device, for calls that have them in common."""
         if self._mesh:
-            return dict(inputs)  # entries may want them laid out differently
+            return {name: _Common(array, self.client) for name, array in inputs.items()}
         return {name: self.client.put(array) for name, array in inputs.items()}
 
     def _of(self, entry: Entry) -> "_Prepared":
@@ -97,13 +97,29 @@ class Executor:
         slots = {} if state is None else state.take()
         for name, value in inputs.items():
             axes = prepared.axes.get(name, ())
-            slots[f"input/{name}"] = self.client.put(value, axes) if isinstance(value, np.ndarray) else value
+            if isinstance(value, _Common):
+                slots[f"input/{name}"] = value.on(axes)
+            else:
+                slots[f"input/{name}"] = self.client.put(value, axes) if isinstance(value, np.ndarray) else value
         if source is not None:
             slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
         return slots
+
+
+class _Common:
+    """An input that calls on a mesh have in common: put once in each layout that they take it in."""
+
+    def __init__(self, array: "np.ndarray[Any, Any]", client: Client) -> None:
+        self._array, self._client = array, client
+        self._laid: dict[Axes, Buffer] = {}
+
+    def on(self, axes: Axes) -> Buffer:
+        if axes not in self._laid:
+            self._laid[axes] = self._client.put(self._array, axes)
+        return self._laid[axes]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Client:
 
     def read(self, buffer: Buffer) -> Array:
         with processes.watched(self._group):
-            return np.asarray(buffer.addressable_shards[0].data if buffer.is_fully_replicated else buffer)
+            return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
         options = client.options_for(self._devices)

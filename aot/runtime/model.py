@@ -3,7 +3,7 @@
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,9 +165,15 @@ class Model:
             known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
         self._verification.refuse()
-        outputs = call.call(self._running[0], self._phases[phase], inputs, state, source, self._defaults)
+        candidates, executors = self._phases[phase], self._running
+        parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
+        calls = [
+            partial(call.call, executor, candidates, part, state, source, self._defaults)
+            for executor, part in zip(executors, parts, strict=False)
+        ]
+        outputs = replicas.together(calls)
         self._settle()
-        return outputs
+        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
 
     def start(self, prompts: Prompt | list[Prompt], options: Options, *, streamed: bool = False) -> "Run":
         """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""

@@ -188,6 +188,8 @@ def _joined(distributed: Distributed, values: dict[str, object]) -> Group:
         line = {"lost": f"the coordinator {distributed.coordinator} has ended, or is none of aot's"}
     if "lost" in line:
         raise PeerError(f"processes: {line['lost']}")
+    if "differ" in line:
+        raise InputError(f"processes: {line['differ']}")
     link.socket.settimeout(SILENCE)
     group = Group(distributed, link)
     with group.watched():

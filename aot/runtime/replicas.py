@@ -3,10 +3,15 @@
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+
+from aot.runtime.entries import Entry
+
+_ROWS = "batch_size"
 T = TypeVar("T")
 
 
@@ -61,5 +66,35 @@ def merged(runs: Sequence[Iterator[T]]) -> Iterator[T]:
 
 def together(calls: Sequence[Callable[[], T]]) -> list[T]:
     """What some calls give, made at the same time."""
+    if len(calls) == 1:
+        return [calls[0]()]
     with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(lambda call: call(), calls))
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def rows(entry: Entry, inputs: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
+    """The inputs of a phase split by rows into at most so many parts.
+
+    One part where the phase carries state, gives something that is not by rows, or the inputs are not as it takes them.
+    """
+    phase = entry.index.phases[entry.phase]
+    split = {name: axes.index(_ROWS) for name, axes in phase.inputs.items() if _ROWS in axes and name in inputs}
+    whole = [dict(inputs)]
+    stateful = any(slot.startswith("state/") for _, binding in entry.calls for slot in (*binding.takes, *binding.gives))
+    if parts == 1 or stateful or not all(_ROWS in axes for axes in phase.outputs.values()):
+        return whole
+    try:
+        arrays = {name: np.asarray(inputs[name]) for name in split}
+        (count,) = {arrays[name].shape[axis] for name, axis in split.items()}
+    except (ValueError, TypeError, OverflowError, IndexError):  # which the call itself will explain
+        return whole
+    if count == 0:
+        return whole
+    pieces = {name: np.array_split(array, min(parts, count), split[name]) for name, array in arrays.items()}
+    return [{**inputs, **{n: piece[part] for n, piece in pieces.items()}} for part in range(min(parts, count))]
+
+
+def joined(entry: Entry, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The outputs of a phase whose inputs were split by rows."""
+    axes = entry.index.phases[entry.phase].outputs
+    return {name: np.concatenate([part[name] for part in outputs], axes[name].index(_ROWS)) for name in outputs[0]}
