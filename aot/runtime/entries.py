@@ -85,8 +85,9 @@ def place(index: Index, devices: int | None = None) -> Place:
         return Place(PLATFORM, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
     if fitting := [mesh for mesh, size in meshes.items() if size <= devices]:
         return Place(PLATFORM, max(fitting, key=meshes.__getitem__))
+    given = f"{devices} device{'s' * (devices > 1)}"
     raise MachineError(
-        f"bundle: built for {_built(meshes)}, given {devices}; rebuild it for a mesh of as many, or give more"
+        f"bundle: built for {_built(meshes)}, given {given}; rebuild it for a mesh of as many, or give more"
     )
 
 

@@ -198,15 +198,12 @@ def _joined(distributed: Distributed, values: dict[str, object]) -> Group:
 
 
 def _start_coordinator(distributed: Distributed) -> None:
-    """Listens before anything else can fail, and hands that on to a process that outlives this one."""
+    """Listens, so that an address which cannot be used is told here, and hands that on to a process of its own."""
     try:
         family, *_, address = socket.getaddrinfo(*distributed.address, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(distributed.processes)
+        listener = socket.create_server(address, family=family, backlog=distributed.processes)
     except OSError as error:
-        cause = error.strerror or error
+        cause = str(error.strerror or error).partition(" (")[0]
         raise InputError(
             f"coordinator {distributed.coordinator}: process 0 cannot listen there: {cause}; give an address of its"
             " machine with a free port"
