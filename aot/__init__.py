@@ -18,9 +18,10 @@ if TYPE_CHECKING:
         PeerError,
     )
     from aot.precompile import Combo, PreCompileConfig
-    from aot.runtime.model import Model, load
+    from aot.runtime.distributed import Distributed
+    from aot.runtime.loading import load
+    from aot.runtime.model import Model
     from aot.runtime.padding import pad
-    from aot.runtime.processes import Distributed
     from aot.runtime.sequence import Result
     from aot.sampling import SamplingParams
 
@@ -44,10 +45,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load": "aot.runtime.model",
+    "load": "aot.runtime.loading",
     "Model": "aot.runtime.model",
     "Result": "aot.runtime.sequence",
-    "Distributed": "aot.runtime.processes",
+    "Distributed": "aot.runtime.distributed",
     "pad": "aot.runtime.padding",
     "SamplingParams": "aot.sampling",
     "PreCompileConfig": "aot.precompile",

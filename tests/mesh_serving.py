@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,10 @@ def answers(model: Model) -> dict[str, Any]:
     run = model.stream(PROMPTS[0], **DRAWN)
     prefill = model.call("prefill", tokens=TOKENS, lengths=LENGTHS)
     decode = model.call("decode", state=prefill.state)
+    with ThreadPoolExecutor(4) as pool:
+        crowd = [pool.submit(model.generate, prompt, **DRAWN) for prompt in PROMPTS * 4]
     return {
+        "threads": [future.result().token_ids for future in crowd],
         "generate": [result.token_ids for result in model.generate(PROMPTS, **DRAWN)],
         "forks": [result.token_ids for result in model.generate(PROMPTS, n=2, **DRAWN)],
         "stream": "".join(run),

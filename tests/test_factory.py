@@ -22,7 +22,7 @@ from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import InputError, NoEntryError
 from aot.models import protocol
-from aot.runtime import client
+from aot.runtime import client, entries
 
 MANIFEST = """\
 name: own
@@ -112,7 +112,7 @@ def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: 
     lowered, filled, programs = lowered_and_filled(manifest(tmp_path, "scale:make", "width: 16"), worker)
     features, factors = np.full((4, 16), 2, np.float32), np.linspace(0, 1, 16, dtype=np.float32)
     arguments = [(argument["name"], argument["shape"]) for argument in lowered["programs"][1]["arguments"]]
-    here = client.open(compiling=True)
+    here = client.open(entries.ONE_DEVICE, compiling=True)
     (scaled,) = here.compile(programs[1])([here.put(features), here.put(factors)])
 
     assert arguments == [("input/features", (4, 16)), ("weight/factors", (16,))]

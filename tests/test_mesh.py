@@ -40,7 +40,7 @@ def alone(small_bundle) -> Any:
         return mesh_serving.answers(model)
 
 
-@pytest.mark.parametrize("way", ["generate", "forks", "stream", "call"])
+@pytest.mark.parametrize("way", ["generate", "forks", "stream", "call", "threads"])
 def test_a_mesh_gives_the_tokens_of_one_device(served, alone, way):
     assert served["answers"][way] == alone[way]
 

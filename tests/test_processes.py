@@ -102,10 +102,9 @@ def test_a_killed_process_ends_the_other_with_one_line(mesh_bundle, victim):
         code, _, err = ended(pair[1 - victim], processes.GRACE + coordinator.SILENCE)
 
     assert tokens[0] == tokens[1]  # of a seed that was drawn
-    assert (code, err) == (
-        1,
-        f"PeerError processes: process {victim} of 2 has ended or does not answer; start all of them again\n",
-    )
+    line = f"processes: process {victim} of 2 has ended or does not answer; start all of them again\n"
+    assert code == 1
+    assert err in ("PeerError " + line, line)  # raised, or where Gloo did not notice said by what watches
 
 
 @pytest.mark.slow
@@ -165,6 +164,9 @@ def test_processes_that_are_not_told_the_same_are_told_so(mesh_bundle, differing
     ("given", "line"),
     [
         (("here", 2, 0), "coordinator: must be HOST:PORT, got 'here'"),
+        ((None, 2, 0), "coordinator: must be HOST:PORT, got None"),
+        (("here:1", "2", 0), "processes: must be an integer, got '2'"),
+        (("here:1", 2, True), "process: must be an integer, got True"),
         (("here:0", 2, 0), "coordinator: must be HOST:PORT, got 'here:0'"),
         (("here:99999", 2, 0), "coordinator: must be HOST:PORT, got 'here:99999'"),
         (("here:1", 1, 0), "processes: must be at least 2, got 1; one needs no coordinator"),

@@ -10,8 +10,9 @@ from aot.errors import InputError, MachineError
 from aot.partition import spelled
 from aot.runtime import client, entries, placing, processes
 from aot.runtime.client import Place
+from aot.runtime.distributed import Distributed
 from aot.runtime.execute import Executor
-from aot.runtime.processes import Distributed, Group
+from aot.runtime.processes import Group
 
 ALL = "all"
 

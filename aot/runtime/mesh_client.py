@@ -1,6 +1,7 @@
 """The devices of a mesh, through jax: every array in its parts, one for each device that has some of it."""
 
 import math
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -32,6 +33,9 @@ class Client:
         grid: Any = np.array(self._devices, object)
         self._mesh = jax.sharding.Mesh(grid.reshape(shape), names)
         self._list = xla_client.DeviceList(tuple(self._devices))
+        # Virtual devices share their threads, which wait in a collective for those of its other devices: two programs
+        # at a time leave too few. Real devices take programs in order, which has to be the same for all of them.
+        self._lock, self._one_at_a_time = threading.Lock(), platform == "cpu"
         # Looking these up takes longer than putting a small array; there are few axes and shapes in a bundle.
         self._sharding, self._parts = cache(self._sharding_of), cache(self._parts_of)
 
@@ -74,8 +78,10 @@ class Client:
         handlers = [self._handler(result) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-            with processes.watched(self._group):
+            with self._lock, processes.watched(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
+                if self._one_at_a_time:
+                    made[-1].block_until_ready()  # all become ready at once
             return made
 
         return run

@@ -10,48 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from aot.errors import InputError, MachineError, PeerError
 from aot.runtime.coordinator import NEVER, PULSE, SILENCE, Line, Link
+from aot.runtime.distributed import Distributed
 
-GATHER = 60.0
-"""Seconds in which all processes have to come."""
 GRACE = 5.0
 """Seconds that a call under way has to fail by itself, once a process is lost, before this process is ended."""
 
 _RETRY = 0.1
-
-
-@dataclass(frozen=True)
-class Distributed:
-    """One process among those that serve a bundle together."""
-
-    coordinator: str
-    """HOST:PORT of process 0, which listens there, as every process reaches it."""
-    processes: int
-    process: int
-    """The number of this one."""
-    timeout: float = GATHER
-    """Seconds in which all have to come."""
-
-    def __post_init__(self) -> None:
-        host, separator, port = self.coordinator.rpartition(":")
-        if not (separator and host and port.isdecimal() and 0 < int(port) < 1 << 16):
-            raise InputError(f"coordinator: must be HOST:PORT, got {self.coordinator!r}")
-        if self.processes < 2:
-            raise InputError(f"processes: must be at least 2, got {self.processes!r}; one needs no coordinator")
-        if not 0 <= self.process < self.processes:
-            raise InputError(f"process: must be from 0 to {self.processes - 1}, got {self.process!r}")
-        if self.timeout <= 0:
-            raise InputError(f"timeout: must be above 0, got {self.timeout!r}")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.coordinator.rpartition(":")
-        return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 class Group:
