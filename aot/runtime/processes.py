@@ -1,6 +1,8 @@
 """Several processes that serve one mesh together: how they find each other, agree, and notice that one is gone."""
 
+import atexit
 import contextlib
+import faulthandler
 import os
 import queue
 import socket
@@ -30,10 +32,12 @@ class Group:
         self._link = link
         self._answers: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._lost = ""
+        self._raised = False
         self._calls = 0
         self.client: Any = None
         """Of jax's service, once it is there."""
         self._backend: tuple[int, Any] | None = None
+        atexit.register(self._end_in_time)
         for target in (self._listen, self._pulse):
             threading.Thread(target=target, name="aot-peers", daemon=True).start()
 
@@ -78,6 +82,7 @@ class Group:
         """The error that a process is gone, which may be known by nothing but the failure of what it took part in."""
         if not self._lost and error is not None:
             time.sleep(PULSE / 4)  # the message that says which one is under way
+        self._raised = True
         cause = self._lost or f"what it does together failed: {str(error).partition(chr(10))[0]}"
         return PeerError(f"processes: {cause}; start all of them again")
 
@@ -117,6 +122,13 @@ class Group:
             if before % 2 and self._calls == before:
                 os.write(2, f"{self.lost()}\n".encode())
                 os._exit(PeerError.exit_code)
+
+
+    def _end_in_time(self) -> None:
+        """Ends the process where it does not end by itself, for a program waits for a process that is gone."""
+        if self._raised:
+            nowhere = open(os.devnull, "w")  # noqa: SIM115 -- it is written to until the end
+            faulthandler.dump_traceback_later(GRACE, exit=True, file=nowhere)  # the one timer that needs no Python
 
 
 _groups: dict[Distributed, Group] = {}
