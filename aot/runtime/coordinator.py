@@ -164,6 +164,8 @@ def _named(numbers: list[str]) -> str:
 
 def main(fd: int, processes: int, seconds: float) -> None:
     """Runs to its end."""
+    from jaxlib import _jax
+
     listener = socket.socket(fileno=fd)
     host, port, *_ = listener.getsockname()
     coordinator = _Coordinator(processes)
@@ -172,8 +174,6 @@ def main(fd: int, processes: int, seconds: float) -> None:
     if fault:
         coordinator.tell(fault)
         return
-    from jaxlib import _jax
-
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     service = _jax.get_distributed_runtime_service(address, processes, NEVER, NEVER, NEVER)
     coordinator.tell({"same": True, "draw": secrets.randbits(64)})

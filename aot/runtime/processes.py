@@ -123,7 +123,6 @@ class Group:
                 os.write(2, f"{self.lost()}\n".encode())
                 os._exit(PeerError.exit_code)
 
-
     def _end_in_time(self) -> None:
         """Ends the process where it does not end by itself, for a program waits for a process that is gone."""
         if self._raised:
@@ -161,6 +160,8 @@ def _joined(distributed: Distributed, values: dict[str, object]) -> Group:
     link = _connected(distributed)
     agree = {name: str(value) for name, value in values.items()}
     link.send({"process": distributed.process, "processes": distributed.processes, "agree": agree})
+    import jax._src.distributed  # noqa: F401 -- takes long, and goes on while the others come
+
     link.socket.settimeout(distributed.timeout + SILENCE)
     try:
         line = link.receive()
