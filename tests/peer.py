@@ -1,6 +1,6 @@
 """A process of several that serve a bundle: `python peer.py BUNDLE ADDRESS PROCESSES PROCESS TIMEOUT PROMPT [forever]`.
 
-Prints the tokens of a request, or of one after the other; an error as its class and message.
+Prints the seed and the tokens of a request, or of one after the other; an error as its class and message.
 """
 
 import sys
@@ -13,7 +13,8 @@ def main(bundle: str, coordinator: str, processes: str, process: str, timeout: s
     distributed = aot.Distributed(coordinator, int(processes), int(process), float(timeout))
     with aot.load(bundle, distributed=distributed) as model:
         while True:
-            print(model.generate(prompt, temperature=1.0).token_ids, flush=True)
+            result = model.generate(prompt, temperature=1.0)
+            print([result.seed, *result.token_ids], flush=True)
             if not more:
                 return
 

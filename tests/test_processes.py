@@ -43,7 +43,7 @@ def started(*commands: list[object]) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def answer(process: subprocess.Popen[str]) -> list[int]:
-    """The next tokens that a process prints, between what Gloo says there."""
+    """The next seed and tokens that a process prints, between what Gloo says there."""
     return next(json.loads(line) for line in process.stdout if not line.startswith("[Gloo]"))
 
 
