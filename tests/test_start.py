@@ -51,7 +51,8 @@ def address(buffer: object) -> int:
 def test_weights_are_used_where_the_files_are_mapped(tiny_bundle, monkeypatch, compiling):
     maps, mapped = [], store.Bundle.map
     monkeypatch.setattr(store.Bundle, "map", lambda *of: maps.append(mapped(*of)) or maps[-1])
-    executor = Executor(store.open(tiny_bundle), "strict", compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
+    executor = Executor(store.open(tiny_bundle), "strict", client=device)
 
     placed = [address(buffer) for buffer in executor._weights.values()]
 
@@ -94,7 +95,7 @@ def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterw
     with aot.load(tiny_bundle) as model:
         found = [e for e in model._entries.values() if e.phase in ("prefill", "decode")]
         run = model.start([[1, 2, 3]], aot.runtime.requests.Options(max_new_tokens=1))
-        loaded = model._executor.executables._made
+        loaded = model._executors[0].executables._made
         before = set(loaded)
         next(run.steps)
         first = set(loaded)
@@ -136,7 +137,7 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
     for name in ("jaxlib", "jax"):
         monkeypatch.setenv(client.VARIABLE, name)
         with aot.load(tiny_bundle) as model:
-            assert type(model._executor.client).__module__ == f"aot.runtime.{name}_client"
+            assert type(model._executors[0].client).__module__ == f"aot.runtime.{name}_client"
             texts.append(model.generate("def main(", max_new_tokens=12, temperature=0.8, seed=3).text)
 
     assert texts[0] == texts[1]

@@ -1,12 +1,22 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.records import (
+    ArgumentRecord,
+    Axes,
+    BindingRecord,
+    ChainRecord,
+    ExecutableRecord,
+    Index,
+    Mesh,
+    ProgramRecord,
+)
 from aot.errors import MachineError
+from aot.partition import spelled
 from aot.precompile import Combo
 from aot.runtime import fit, machine
 from aot.runtime.client import Place
@@ -76,15 +86,52 @@ def place(index: Index, devices: int | None = None) -> Place:
     Raises MachineError where every mesh is larger.
     """
     platform = platform_of(index)
-    meshes = dict.fromkeys(chain.mesh for chain in _first(index) if chain.platform == platform)
+    meshes = _meshes(index, platform)
     if devices is None:
         return Place(platform, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
-    sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
-    if fitting := [mesh for mesh in meshes if sizes[mesh] <= devices]:
-        return Place(platform, max(fitting, key=sizes.__getitem__))
+    if fitting := [mesh for mesh, size in meshes.items() if size <= devices]:
+        return Place(platform, max(fitting, key=meshes.__getitem__))
+    given = f"{devices} device{'s' * (devices > 1)}"
     raise MachineError(
-        f"bundle: built for meshes of {', '.join(map(str, sizes.values()))} devices, given {devices}; rebuild it for a"
-        " mesh of as many, or give more"
+        f"bundle: built for {_built(meshes)}, given {given}; rebuild it for a mesh of as many, or give more"
+    )
+
+
+def one(index: Index) -> Place:
+    """One device. Raises MachineError for a bundle that has no programs for one."""
+    platform = platform_of(index)
+    if (meshes := _meshes(index, platform)) and () not in meshes:
+        raise MachineError(f"bundle: built for {_built(meshes)}, replicas serve programs of one; rebuild for that")
+    return Place(platform)
+
+
+def shared(index: Index, processes: int, devices: int | None = None) -> Place:
+    """The first mesh of which several processes can have equal parts; of the largest, where it is said how many
+    devices there are. Raises MachineError where there is none.
+    """
+    platform = platform_of(index)
+    meshes = _meshes(index, platform)
+    sizes = {
+        mesh: size for mesh, size in meshes.items() if mesh and size % processes == 0 and size <= (devices or size)
+    }
+    if not sizes:
+        room = "" if devices is None else f" of {devices} devices"
+        raise MachineError(
+            f"bundle: built for {_built(meshes)}, which {processes} processes{room} cannot share equally; start as many"
+            " as divide it, or rebuild"
+        )
+    return Place(platform, next(iter(sizes)) if devices is None else max(sizes, key=sizes.__getitem__))
+
+
+def _meshes(index: Index, platform: str) -> dict[Mesh, int]:
+    """The number of devices of each mesh that a bundle has programs for, in the order of the index."""
+    meshes = dict.fromkeys(chain.mesh for chain in _first(index) if chain.platform == platform)
+    return {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+
+
+def _built(meshes: Mapping[Mesh, int]) -> str:
+    return (
+        " and ".join(f"the mesh {spelled(dict(mesh))}" if mesh else "one device" for mesh in meshes) or "nothing here"
     )
 
 

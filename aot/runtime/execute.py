@@ -11,8 +11,9 @@ from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecor
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError
-from aot.runtime import client, entries, placing
+from aot.runtime import entries, placing
 from aot.runtime.client import Buffer, Client, Place, dtype
+from aot.runtime.client import open as open_client
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
@@ -47,11 +48,17 @@ class Executor:
     """Loaded programs and placed weights of one bundle on one device, or on a mesh of them."""
 
     def __init__(
-        self, bundle: Bundle, policy: str, place: Place = entries.ONE_DEVICE, *, compiling: bool = False
+        self,
+        bundle: Bundle,
+        policy: str,
+        place: Place = entries.ONE_DEVICE,
+        *,
+        client: Client | None = None,
+        views: tuple[memoryview, ...] | None = None,
     ) -> None:
-        views = placing.maps(bundle)  # whose pages come while the client starts
+        views = views or placing.maps(bundle)  # whose pages come while the client starts
         self._place = place
-        self.client = client.open(place, compiling=compiling)
+        self.client = client or open_client(place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._put_once = _once(self.client)
@@ -79,10 +86,10 @@ class Executor:
         if (entry.key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
-    def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
+    def put(self, inputs: Arrays) -> Inputs:
         """Inputs on the device, for calls that have them in common."""
         if self._place.mesh:
-            return dict(inputs)  # entries may want them laid out differently
+            return inputs  # which entries may want laid out differently
         return {name: self._placed(array) for name, array in inputs.items()}
 
     def _gather(self, entry: Entry) -> Entry:
