@@ -7,9 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aot.errors import AotError, BundleError, ExpiredError, InputError, MachineError, ManifestError, NoEntryError
+    from aot.errors import (
+        AotError,
+        BundleError,
+        ExpiredError,
+        InputError,
+        MachineError,
+        ManifestError,
+        NoEntryError,
+        PeerError,
+    )
     from aot.precompile import Combo, PreCompileConfig
-    from aot.runtime.model import Model, load
+    from aot.runtime.distributed import Distributed
+    from aot.runtime.loading import load
+    from aot.runtime.model import Model
     from aot.runtime.padding import pad
     from aot.runtime.sequence import Result
     from aot.sampling import SamplingParams
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "load",
     "Model",
+    "Distributed",
     "Result",
     "pad",
     "SamplingParams",
@@ -29,12 +41,14 @@ __all__ = [
     "MachineError",
     "ManifestError",
     "NoEntryError",
+    "PeerError",
 ]
 
 _HOMES = {
-    "load": "aot.runtime.model",
+    "load": "aot.runtime.loading",
     "Model": "aot.runtime.model",
     "Result": "aot.runtime.sequence",
+    "Distributed": "aot.runtime.distributed",
     "pad": "aot.runtime.padding",
     "SamplingParams": "aot.sampling",
     "PreCompileConfig": "aot.precompile",

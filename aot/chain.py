@@ -3,6 +3,7 @@
 An entry of a bundle is a chain of calls over named *slots*. A slot's first part says where its array comes from:
 
     weight/<path>   a weight, placed once when the bundle is loaded
+    gathered/<path> a weight that a mesh splits, put together on every device by the phase `gather`, once a generation
     input/<name>    what the caller of the phase passes
     state/<path>    what the phases of one generation carry from call to call; zeros at the start
     source/<path>   the state of another generation, read and left as it is
@@ -21,8 +22,10 @@ from aot.errors import InputError
 
 Axes = tuple[str | None, ...]  # of one array: for each axis the precompile dimension it is, or None
 
-TAKES = ("weight", "input", "state", "source", "value")
-GIVES = ("state", "value", "output")
+TAKES = ("weight", "gathered", "input", "state", "source", "value")
+GIVES = ("gathered", "state", "value", "output")
+GATHER = "gather"
+"""The phase that gives what is gathered."""
 
 
 @dataclass(frozen=True)

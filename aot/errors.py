@@ -49,3 +49,7 @@ class ExpiredError(AotError):
     """A program that would have to be compiled is older than its compatibility window."""
 
     exit_code = 7
+
+
+class PeerError(AotError):
+    """Another process that serves the same bundle together with this one is gone, or never came."""

@@ -108,6 +108,29 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(small_manifest(home), home / "bundle")
 
 
+MESH = {"data": 2, "model": 2}
+MESH_MANIFEST = f"""\
+name: mesh
+model: {{checkpoint: tiny/, dtype: float32}}
+precompile: {{batch_size: 2, prefill_length: 16}}
+generation: {{max_new_tokens: 16, streaming_chunks: 4}}
+platforms: [cpu]
+targets: [{{cpu: {{isa: avx2, threads: 32}}}}]
+partition:
+  mesh: {json.dumps(MESH)}
+  axes: {{batch: data, head: model, kv_head: model, mlp: model, vocab: model}}
+"""
+
+
+@pytest.fixture(scope="session")
+def mesh_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle's model and shape, for a mesh of 2 × 2 alone."""
+    home = tmp_path_factory.mktemp("mesh")
+    shutil.copytree(TINY.parent / "tiny", home / "tiny")
+    (home / "mesh.yaml").write_text(MESH_MANIFEST)
+    return built(home / "mesh.yaml", home / "bundle")
+
+
 @dataclass(frozen=True)
 class Family:
     """A random checkpoint of one architecture, transformers' model of it and our bundle."""

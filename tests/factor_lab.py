@@ -21,8 +21,8 @@ import jax.numpy
 import jaxlib
 from jax._src.lib.mlir.dialects import hlo
 
-from aot import digest, partition
-from aot.builder import build, compile, lower, pin, releases, settings, weights
+from aot import digest
+from aot.builder import build, compile, cpu, lower, pin, releases, settings, weights
 from aot.bundle import codec, records
 from aot.bundle.writer import Writer
 from aot.plan import Plan
@@ -61,20 +61,16 @@ def another_code() -> None:
         def compile(self, options: Any = None) -> Any:
             return self._lowered.compile({"xla_backend_optimization_level": 0})
 
-    pin.compile = lambda lowered, baseline: original(Lowered(lowered), baseline)
+    pin.compile = lambda lowered, *rest: original(Lowered(lowered), *rest)
 
 
 def another_flag() -> None:
-    original = compile.flags
-    compile.flags = lambda target: (*original(target), "--xla_backend_optimization_level=0")
+    original = cpu.flags
+    cpu.flags = lambda options: (*original(options), "--xla_backend_optimization_level=0")
 
 
 def another_setting() -> None:
     settings.LOWERING = {**settings.LOWERING, "jax_default_matmul_precision": "highest"}
-
-
-def another_rule() -> None:
-    partition.ONE_DEVICE = (("weight", (None, None)), *partition.ONE_DEVICE)
 
 
 def another_window() -> None:
@@ -85,7 +81,6 @@ LOWERING: dict[str, Callable[[], None]] = {
     "jax": another_jax,
     "jaxlib": another_jaxlib,
     "settings": another_setting,
-    "partition rules": another_rule,
     "validity": another_window,
 }
 COMPILING: dict[str, Callable[[], None]] = {
@@ -126,7 +121,7 @@ def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str
     COMPILING.get(job["patch"], lambda: None)()
     os.environ.update(compile.environment(target))
     os.chdir(writer.root)
-    return compile.cpu(program, target, writer)
+    return compile.executable(program, (), target, writer)
 
 
 def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:

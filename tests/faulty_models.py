@@ -96,8 +96,14 @@ METHODS = {
 CHAINS = {
     "unmatched": (calls(("value/w", "output/y")), r"takes 'value/w', which no earlier call gives"),
     "no such weight": (calls(("weight/w", "output/y")), r"takes 'weight/w', which is not among the model's weights"),
-    "unknown slot": (calls(("inputs/x", "output/y")), r"takes 'inputs/x', which must be weight/… or input/… or "),
-    "backwards": (calls(("input/x", "input/y")), r"gives 'input/y', which must be state/… or value/… or output/…"),
+    "unknown slot": (
+        calls(("inputs/x", "output/y")),
+        r"takes 'inputs/x', which must be weight/… or gathered/… or input/… or ",
+    ),
+    "backwards": (
+        calls(("input/x", "input/y")),
+        r"gives 'input/y', which must be gathered/… or state/… or value/… or output/…",
+    ),
     "wrong weight": (calls(("weight/scale", "output/y")), r"is float32 \[1, 3\], 'weight/scale' is float32 \[3\]"),
     "donated weight": (
         calls(("weight/scale", "output/y"), donated=", 'x'")

@@ -40,8 +40,8 @@ def raw(compiled):
 directory, baseline = Path(sys.argv[1]), isa.baseline(sys.argv[2])
 of = jax.ShapeDtypeStruct
 arguments = of((16, 64), "float32"), of((64, 64), "float32"), of((64, 64), "bfloat16")
-directory.joinpath("mixed").write_bytes(raw(pin.compile(lowered(mixed, *arguments), baseline)))
-directory.joinpath("shift").write_bytes(raw(pin.compile(lowered(shift, of((1000,), "uint8")), baseline)))
+directory.joinpath("mixed").write_bytes(raw(pin.compile(lowered(mixed, *arguments), baseline, {})))
+directory.joinpath("shift").write_bytes(raw(pin.compile(lowered(shift, of((1000,), "uint8")), baseline, {})))
 Path(pin.FILE).write_text("")
 directory.joinpath("free").write_bytes(raw(lowered(shift, of((1000,), "uint8")).compile()))
 """

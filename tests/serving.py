@@ -34,7 +34,7 @@ def only(model, *shapes) -> Iterator[None]:
 @contextmanager
 def recorded(model) -> Iterator[list[Ran]]:
     """Lists what the model runs meanwhile."""
-    ran, run = [], model._executor.run
+    ran, run = [], model._executors[0].run
 
     def note(entry, inputs, *states):
         prompts = int(np.count_nonzero(inputs.get("lengths", 0)))
@@ -43,11 +43,11 @@ def recorded(model) -> Iterator[list[Ran]]:
         ran.append(Ran(entry.phase.split("/")[0], shape, prompts, int(outputs.get("steps", 0))))
         return outputs, buffers
 
-    model._executor.run = note
+    model._executors[0].run = note
     try:
         yield ran
     finally:
-        model._executor.run = run
+        model._executors[0].run = run
 
 
 def shapes(model):

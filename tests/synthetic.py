@@ -61,7 +61,8 @@ def index(stored: WeightsRecord | None = None) -> Index:
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
-        partition=PartitionRecord({}, ((r".*", ("model", None)),), {"embed": (None, None)}),
+        rules={"rules": ((".*", ("model",)),), "indivisible": "error"},
+        partitions=(PartitionRecord((("model", 1),), ((".*", 3),)),),
         waivers=("a_custom_call",),
         combos=tuple(_combo(length) for length in (32, 64)),
         phases={
@@ -107,14 +108,15 @@ def _program() -> ProgramRecord:
         ("--xla_cpu_max_isa=AVX2",),
         {"jaxlib": "0.10.2"},
         {"machine": "x86_64", "features": ("avx", "avx2")},
-        {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0},
+        {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0, "code": 0},
+        {"flops": 96},
     )
     stored = blob(PROGRAM)
-    return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", {}, arguments, arguments, (executable,))
+    return ProgramRecord(stored.digest, stored.bytes, "block", "cpu", (), arguments, arguments, (executable,))
 
 
 def _entry(combo: int, phase: str) -> EntryRecord:
-    return EntryRecord(combo, phase, (ChainRecord("cpu", {}, ((0, 0), (0, 1))),))
+    return EntryRecord(combo, phase, (ChainRecord("cpu", (), ((0, 0), (0, 1))),))
 
 
 def opened(data: bytes) -> dict[str, Any]:

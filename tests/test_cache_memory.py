@@ -64,7 +64,7 @@ def test_as_many_are_compiled_at_a_time_as_the_largest_of_them_have_room(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: free)
 
-    assert memory.affordable(jobs, sizes) == count
+    assert memory.affordable(jobs, sizes, "cpu") == count
     assert len(caplog.records) == (count < min(jobs, len(sizes)))
 
 
@@ -73,7 +73,7 @@ def test_one_is_compiled_in_whatever_memory_there_is_and_a_line_says_why(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 0)
 
-    assert memory.affordable(2, [LARGE, LARGE]) == 1
+    assert memory.affordable(2, [LARGE, LARGE], "cpu") == 1
     assert [record.getMessage() for record in caplog.records] == [
         "compile: 2 at a time would take 2.7 GiB, and 0.0 GiB of memory are free: 1 at a time"
     ]

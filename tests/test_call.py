@@ -29,7 +29,7 @@ def executor(family):
 def counted(monkeypatch, device):
     """The arrays that a client puts from now on."""
     given, put = [], device.put
-    monkeypatch.setattr(device, "put", lambda array: given.append(array) or put(array))
+    monkeypatch.setattr(device, "put", lambda array, axes: given.append(array) or put(array, axes))
     return given
 
 
@@ -69,7 +69,7 @@ def test_an_array_that_its_owner_changes_afterwards_stays_as_it_was_given(execut
 
 def test_an_input_that_a_call_uses_up_is_put_each_time(executor, family):
     index = store.open(family("qwen2").bundle).index
-    entry = next(e for e in entries.of(index, entries.PLATFORM) if e.phase == "decode")
+    entry = next(e for e in entries.of(index, entries.ONE_DEVICE) if e.phase == "decode")
     ((place, _),) = entry.chain.calls
     taken = dict(zip(entry.calls[0][1].takes, index.programs[place].arguments, strict=True))
     arguments = tuple(dataclasses.replace(a, donated=a is taken["input/stop"]) for a in index.programs[place].arguments)
@@ -108,7 +108,7 @@ def test_the_same_values_give_the_same_however_they_lie_in_memory(model, spelled
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_a_large_array_may_lie_in_any_order(compiling):
-    device = client.open(compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
     whole = np.arange(24 * 36, dtype=np.int32).reshape(24, 36)
 
     for array in (whole, whole.T, whole[::2, ::-3], np.asfortranarray(whole)):

@@ -17,7 +17,7 @@ from aot.bundle import codec, records, store
 from aot.bundle.records import ExecutableRecord, Index
 from aot.cli import main
 from aot.errors import MachineError
-from aot.runtime import client, entries
+from aot.runtime import client, entries, fit
 
 AVX2 = isa.Machine("x86_64", frozenset(isa.baseline("avx2").kernel))
 WITHOUT = isa.Machine("x86_64", AVX2.features - {"avx2", "fma"})
@@ -94,8 +94,8 @@ def test_another_architecture_is_the_cause_and_not_each_of_its_features(
 
 
 def test_another_jaxlib_would_compile(tiny_bundle: Path, run: Run, monkeypatch: Any) -> None:
-    built = entries.jaxlib()
-    monkeypatch.setattr(entries, "jaxlib", lambda: "0.11.9")
+    built = fit.jaxlib()
+    monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
     done = run("check", tiny_bundle, "--json")
 
     assert done.code == 4
@@ -203,7 +203,7 @@ def test_causes_name_each_target_that_does_not_fit(tiny_bundle: Path, monkeypatc
     old = [built_for(name, program.executables[0], compiler={"jaxlib": "0.0.1"}) for name in ("avx2", "avx512")]
 
     assert entries.misfit(dataclasses.replace(program, executables=tuple(old))) == (
-        f"built by jaxlib 0.0.1, this is {entries.jaxlib()}; "
+        f"built by jaxlib 0.0.1, this is {fit.jaxlib()}; "
         "built for cpu avx512, this cpu lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
     )
 
@@ -224,7 +224,7 @@ def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
     tiny_bundle: Path, run: Run, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = aot.load(tiny_bundle).generate(PROMPT).token_ids
-    monkeypatch.setattr(entries, "jaxlib", lambda: "0.11.9")
+    monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
     before = client.compilations()
     with caplog.at_level(logging.WARNING, "aot"):
         done = run("run", tiny_bundle, "--prompt", PROMPT, "--policy", "compile", "--json")

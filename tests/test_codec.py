@@ -101,7 +101,7 @@ def spoil(path: str, value: object) -> bytes:
         ("programs/0/bytes", -1, "programs[0].bytes: must be an integer of at least 0, got -1"),
         ("programs/0/bytes", None, "programs[0].bytes: must be an integer of at least 0, got None"),
         ("arguments/1/shape/0", -1, "arguments[1].shape[0]: must be an integer of at least 0"),
-        ("arguments/1/sharding/1", 3, "arguments[1].sharding[1]: must be a string or null"),
+        ("arguments/1/sharding/1", 3, "arguments[1].sharding[1]: must be a string or an array or null, got 3"),
         ("arguments/1/donated", 1, "arguments[1].donated: must be true or false, got 1"),
         ("arguments/1/name", b"x", "arguments[1].name: must be a string, got b'x'"),
         ("arguments/1/donated", ..., "arguments[1]: lacks the field 'donated'"),
@@ -134,8 +134,8 @@ def spoil(path: str, value: object) -> bytes:
         ),
         ("generation/eos_token_id/1", None, "generation.eos_token_id[1]: must be an integer of at least 0, got None"),
         ("generation", 0, "generation: must be a mapping or null, got 0"),
-        ("partition/rules/0", ["a"], "partition.rules[0]: must be an array of 2, got ('a',)"),
-        ("partition/rules/0/1/0", 1, "partition.rules[0][1][0]: must be a string or null, got 1"),
+        ("partitions/0/mesh/0", ["a"], "partitions[0].mesh[0]: must be an array of 2, got ('a',)"),
+        ("partitions/0/matches/0/1", "1", "partitions[0].matches[0][1]: must be an integer of at least 0, got '1'"),
         ("entries/1/chains/0/calls/1/1", "0", "entries[1].chains[0].calls[1][1]: must be an integer of at least 0"),
         ("weights/arrays/embed/blob", 1, "weights.arrays['embed'].blob: no blob 1, there are 1"),
         ("entries/1/combo", 2, "entries[1].combo: there is no combo 2, there are 2"),
@@ -145,9 +145,13 @@ def spoil(path: str, value: object) -> bytes:
         ("entries/1/chains/0/calls/0", [0, 2], "entries[1].chains[0].calls: there is no binding 2, there are 2"),
         ("entries/1/chains/0/calls", [], "entries[1].chains[0].calls: must hold at least one call"),
         ("entries/1/chains/0/platform", "tpu", "program 0 is for 'cpu' {}, the chain for 'tpu' {}"),
-        ("bindings/0/takes/1", "output/x", "bindings[0].takes[1]: must be input or source or state or value or weight"),
-        ("bindings/0/takes/1", "input", "bindings[0].takes[1]: must be input or source"),
-        ("bindings/0/gives/0", "weight/embed", "bindings[0].gives[0]: must be output or state or value"),
+        (
+            "bindings/0/takes/1",
+            "output/x",
+            "bindings[0].takes[1]: must be gathered or input or source or state or value or weight",
+        ),
+        ("bindings/0/takes/1", "input", "bindings[0].takes[1]: must be gathered or input or source"),
+        ("bindings/0/gives/0", "weight/embed", "bindings[0].gives[0]: must be gathered or output or state or value"),
         ("bindings/0/takes/0", "weight/none", "bindings[0].takes[0]: no weight 'none' in weights.arrays"),
         ("bindings/0/takes/1", ..., "entries[0].chains[0].calls: program 0 takes and gives (2, 2) arrays, binding 0"),
         ("arguments/1/name", "scale", "programs[0].arguments: a name occurs twice"),
@@ -252,7 +256,7 @@ def test_threads_that_use_an_index_at_once_get_equal_records():
 
 
 def test_a_table_is_a_sequence_like_the_tuple_that_it_was_made_from():
-    chains = tuple(ChainRecord("cpu", {"data": size}, ((0, 0),)) for size in range(1, 5))
+    chains = tuple(ChainRecord("cpu", (("data", size),), ((0, 0),)) for size in range(1, 5))
     entry = EntryRecord(0, "prefill", chains)
     programs = tuple(dataclasses.replace(synthetic.index().programs[0], mesh=chain.mesh) for chain in chains)
     index = dataclasses.replace(synthetic.index(), programs=programs, entries=(entry,))

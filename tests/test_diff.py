@@ -131,13 +131,14 @@ def test_every_changed_value_of_an_index_has_a_cause() -> None:
     changes = [
         *(replace(A, **{name: value}) for name, value in {"format": 2, "waivers": (), "model": {}}.items()),
         replace(A, combos=A.combos[::-1]),
-        replace(A, partition=replace(A.partition, rules=())),
-        replace(A, partition=replace(A.partition, resolved={"embed": ("model", None)})),
+        replace(A, rules={}),
+        replace(A, partitions=()),
         replace(A, bindings=A.bindings[::-1]),
         replace(A, phases={**A.phases, "more": A.phases["decode"]}),
         with_executable(A, requires={**executable.requires, "machine": "other"}),
         with_executable(A, target={"cpu": {"isa": "avx512", "threads": 32}}),
         with_executable(A, memory={**executable.memory, "outputs": 1}),
+        with_executable(A, cost={**executable.cost, "flops": 1}),
         with_program(A, executables=()),
     ]
 

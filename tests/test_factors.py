@@ -134,7 +134,7 @@ CASES: Mapping[str, tuple[str, Mutation]] = {
     "generation.bos_token_id": ("decoder", in_decoder(bos_token_id=8)),
     "generation.sampling": ("decoder", in_decoder(sampling=plans.plan.SamplingParams(temperature=0.5))),
     "platforms": ("layer", in_manifest("platforms: [cpu]", "platforms: [cpu, cuda]")),
-    "partition rules": ("layer", resolved),
+    "partition rules": ("layer", in_manifest("platforms", "partition: {rules: [[weight, []]]}\nplatforms")),
     "custom calls": ("layer", in_manifest("platforms", "allow_custom_calls: [mine]\nplatforms")),
     "targets": ("layer", in_manifest("threads: 32", "threads: 1")),
     "flags": ("layer", resolved),

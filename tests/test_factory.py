@@ -16,13 +16,14 @@ from conftest import ROOT, aot, built
 
 import aot as product
 from aot import plan as plans
-from aot.builder.workers import Worker
+from aot.builder.workers import Worker, decoded
 from aot.bundle import store
+from aot.bundle.records import ProgramRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import InputError, NoEntryError
 from aot.models import protocol
-from aot.runtime import client
+from aot.runtime import client, entries
 
 MANIFEST = """\
 name: own
@@ -112,8 +113,9 @@ def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: 
     lowered, filled, programs = lowered_and_filled(manifest(tmp_path, "scale:make", "width: 16"), worker)
     features, factors = np.full((4, 16), 2, np.float32), np.linspace(0, 1, 16, dtype=np.float32)
     arguments = [(argument["name"], argument["shape"]) for argument in lowered["programs"][1]["arguments"]]
-    here = client.open(compiling=True)
-    (scaled,) = here.compile(programs[1])([here.put(features), here.put(factors)])
+    here = client.open(entries.ONE_DEVICE, compiling=True)
+    contract = decoded(ProgramRecord, lowered["programs"][1])
+    (scaled,) = here.compile(programs[1], contract)([here.put(features), here.put(factors)])
 
     assert arguments == [("input/features", (4, 16)), ("weight/factors", (16,))]
     assert list(filled["arrays"]) == ["factors"]

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -271,18 +272,13 @@ def test_waste_counts_exactly_the_sizes_padded_more_than_twice(tiny, upper):
     assert bool(plan.waste(made)) == bool(wasted)
 
 
-def test_what_cannot_be_built_yet_is_named_all_at_once():
+def test_what_cannot_be_built_yet_is_named():
     made = plan.resolve(plan.read(CASES / "vision/manifest.yaml"))
 
     with pytest.raises(ManifestError) as caught:
         plan.buildable(made)
 
-    assert [fault.split(": ")[1] for fault in caught.value.faults] == [
-        "precompile.vision_included",
-        "partition",
-        "targets[1]",
-        "targets[2]",
-    ]
+    assert [fault.split(": ")[1] for fault in caught.value.faults] == ["precompile.vision_included"]
 
 
 def test_a_quantized_plan_is_buildable_and_tells_the_bytes_of_its_weights(tiny):
@@ -300,12 +296,31 @@ def test_a_plan_for_cpus_is_buildable():
     plan.buildable(plan.resolve(plan.read(CASES / "product/manifest.yaml")))
 
 
-@pytest.mark.parametrize("target", ["cpu: {devices: 2}", "cpu: {mesh: {data: 2}}", "cuda: {device: h200}"])
-def test_a_target_of_several_devices_or_another_platform_is_not_buildable(tiny, target):
-    made = resolved(tiny, MINIMAL + f"targets: [{target}]\n")
+def test_a_target_has_its_own_mesh_or_that_of_the_partition(tiny):
+    partition = "partition: {mesh: {data: 2, model: 1}, axes: {batch: data}}\n"
+    targets = "targets: [cpu: {}, cpu: {mesh: {data: 4}}, cpu: {mesh: {data: 1}}, tpu: {topology: 'v5e:2x2'}]\n"
 
-    with pytest.raises(ManifestError, match=r"manifest 'a': targets\[0\].*cannot be built by this version"):
-        plan.buildable(made)
+    made = resolved(tiny, MINIMAL + partition + targets)
+
+    assert [next(iter(target.values())).get("mesh") for target in made.targets] == [
+        {"data": 2, "model": 1},
+        {"data": 4},
+        None,
+        {"data": 2, "model": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("cpu: {devices: 2}", "cpu.devices: has 2 devices, the mesh data 4 needs 4"),
+        ("tpu: {topology: 'v5e:1x2'}", "tpu.topology: has 2 devices, the mesh data 4 needs 4"),
+        ("cuda: {device: h200, devices: 4, mesh: {data: 8}}", "cuda.devices: has 4 devices, the mesh data 8 needs 8"),
+    ],
+)
+def test_a_target_with_fewer_devices_than_its_mesh_is_refused_with_both_numbers(tiny, target, fault):
+    with pytest.raises(ManifestError, match=re.escape(fault)):
+        resolved(tiny, MINIMAL + f"partition: {{mesh: {{data: 4}}, axes: {{batch: data}}}}\ntargets: [{target}]\n")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from conftest import built
 import aot
 from aot.bundle import store
 from aot.errors import InputError
-from aot.runtime import client, entries, jax_client, jaxlib_client
+from aot.runtime import client, entries, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
 ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgpack", "org"}  # pickle asks for a name of Jython
@@ -51,7 +51,8 @@ def address(buffer: object) -> int:
 def test_weights_are_used_where_the_files_are_mapped(tiny_bundle, monkeypatch, compiling):
     maps, mapped = [], store.Bundle.map
     monkeypatch.setattr(store.Bundle, "map", lambda *of: maps.append(mapped(*of)) or maps[-1])
-    executor = Executor(store.open(tiny_bundle), "strict", compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
+    executor = Executor(store.open(tiny_bundle), "strict", client=device)
 
     placed = [address(buffer) for buffer in executor._weights.values()]
 
@@ -94,7 +95,7 @@ def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterw
     with aot.load(tiny_bundle) as model:
         found = [e for e in model._entries.values() if e.phase in ("prefill", "decode")]
         run = model.start([[1, 2, 3]], aot.runtime.requests.Options(max_new_tokens=1))
-        loaded = model._executor.executables._made
+        loaded = model._executors[0].executables._made
         before = set(loaded)
         next(run.steps)
         first = set(loaded)
@@ -125,7 +126,7 @@ def test_an_unknown_jaxlib_is_left_for_the_way_through_jax_with_a_line(monkeypat
     monkeypatch.setattr(jaxlib_client._jax, name, None)
 
     with caplog.at_level(logging.WARNING, "aot"):
-        made = client.open(compiling=False)
+        made = client.open(entries.ONE_DEVICE, compiling=False)
 
     assert type(made) is jax_client.Client
     assert re.fullmatch("taking the slower way through jax: jaxlib: .+", caplog.messages[0])
@@ -136,7 +137,7 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
     for name in ("jaxlib", "jax"):
         monkeypatch.setenv(client.VARIABLE, name)
         with aot.load(tiny_bundle) as model:
-            assert type(model._executor.client).__module__ == f"aot.runtime.{name}_client"
+            assert type(model._executors[0].client).__module__ == f"aot.runtime.{name}_client"
             texts.append(model.generate("def main(", max_new_tokens=12, temperature=0.8, seed=3).text)
 
     assert texts[0] == texts[1]
@@ -146,7 +147,7 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_arrays_come_back_as_they_went(dtype, compiling):
     given = np.arange(6).reshape(2, 3).astype(client.dtype(dtype))
-    device = client.open(compiling=compiling)
+    device = client.open(entries.ONE_DEVICE, compiling=compiling)
 
     found = device.read(device.put(given))
 
@@ -164,4 +165,4 @@ def test_an_unknown_client_is_refused(tiny_bundle, monkeypatch):
 def test_the_version_of_jaxlib_is_that_of_its_package():
     from importlib import metadata
 
-    assert entries.jaxlib() == metadata.version("jaxlib")
+    assert fit.jaxlib() == metadata.version("jaxlib")

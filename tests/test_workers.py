@@ -33,7 +33,7 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 
 def compiled(worker: Worker, program: str, writer: Writer) -> Any:
-    return worker.request("compile", program=program, target=TARGET, staging=str(writer.root))["digest"]
+    return worker.request("compile", program=program, mesh=(), target=TARGET, staging=str(writer.root))["digest"]
 
 
 def test_an_executable_does_not_depend_on_what_its_worker_compiled_before(tmp_path: Path, writer: Writer) -> None:

@@ -63,7 +63,7 @@ def _calls(index: Index, part: Part) -> dict[Entry, tuple[Call, ...]]:
         key = index.combos[entry.combo].key
         if part.key in (None, key):
             found[key, entry.phase] = tuple(
-                (" ".join([chain.platform, *(f"{a}={n}" for a, n in chain.mesh.items())]), index.programs[p], slots)
+                (" ".join([chain.platform, *(f"{a}={n}" for a, n in chain.mesh)]), index.programs[p], slots)
                 for chain in entry.chains
                 for p, slots in ((p, index.bindings[b]) for p, b in chain.calls)
             )

@@ -137,13 +137,13 @@ def _by_default(combos: list[ComboRecord], index: Index) -> bool:
 
 
 def _partition(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    rules = [codec.plain({"mesh": i.partition.mesh, "rules": i.partition.rules}) for i in (pair.a, pair.b)]
-    if rules[0] != rules[1]:
-        yield Cause(factor.name, rules[0], rules[1])
-        return
-    a, b = pair.a.partition.resolved, pair.b.partition.resolved
-    if names := [path for path in a if path in b and a[path] != b[path]]:
-        yield _among(names, factor.name, a, b, f"resolved otherwise: {listed(names)}")
+    for rules in (
+        [codec.plain(i.rules) for i in (pair.a, pair.b)],
+        [codec.plain(i.partitions) for i in (pair.a, pair.b)],
+    ):
+        if rules[0] != rules[1]:
+            yield Cause(factor.name, rules[0], rules[1])
+            return
 
 
 def _targets(factor: Factor, pair: _Pair) -> Iterator[Cause]:

@@ -73,7 +73,7 @@ FACTORS = (
     Factor("generation.bos_token_id", "value", _BUNDLE, ("generation.bos_token_id",)),
     Factor("generation.sampling", "value", _BUNDLE, ("generation.sampling",)),
     Factor("platforms", "values", ("program", "bundle"), ("programs.platform", "entries.chains.platform")),
-    Factor("partition rules", "table", _BUNDLE, ("partition", "programs.mesh", "entries.chains.mesh")),
+    Factor("partition rules", "table", _BUNDLE, ("rules", "partitions", "programs.mesh", "entries.chains.mesh")),
     Factor("custom calls", "value", ("program", "bundle"), ("waivers",)),
     Factor("targets", "values", _EXECUTABLE, ("programs.executables.target", "programs.executables.requires")),
     Factor("flags", "values", _EXECUTABLE, ("programs.executables.flags",)),
@@ -92,7 +92,10 @@ FACTORS = (
         "executables",
         "digests",
         _EXECUTABLE,
-        ("programs.executables.digest", "programs.executables.bytes", "programs.executables.memory"),
+        (
+            *("programs.executables.digest", "programs.executables.bytes"),
+            *("programs.executables.memory", "programs.executables.cost"),
+        ),
     ),
 )
 

@@ -94,7 +94,7 @@ class Matched:
 
 def _chains(index: Index) -> dict[Place, ChainRecord]:
     return {
-        (index.combos[entry.combo].key, entry.phase, chain.platform, tuple(sorted(chain.mesh.items()))): chain
+        (index.combos[entry.combo].key, entry.phase, chain.platform, chain.mesh): chain
         for entry in index.entries
         for chain in entry.chains
     }

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot import digest, isa
-from aot.builder import build, compile
+from aot import digest
+from aot.builder import build, compile, executables
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
 from aot.bundle import weights
@@ -78,18 +78,14 @@ def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
 
 
 def _with_targets(program: ProgramRecord, plan: "Plan") -> ProgramRecord:
-    targets = [target for target in plan.targets if program.platform in target]
+    targets = [target for target in plan.targets if executables.is_for(program, target)]
     return replace(program, executables=tuple(map(_uncompiled, targets)))
 
 
 def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
     """All that is known of an executable before it is there."""
-    import jaxlib.version
-
-    baseline = isa.baseline(target["cpu"]["isa"])
-    requires = {"machine": baseline.machine, "features": baseline.kernel}
-    compiler = {"jaxlib": jaxlib.version.__version__}
-    return ExecutableRecord(target, UNKNOWN, 0, compile.flags(target), compiler, requires, {})
+    known = compile.flags(target), compile.compiler(target), compile.requires(target)
+    return ExecutableRecord(target, UNKNOWN, 0, *known, {}, {})
 
 
 def _weight(bundle: Bundle, path: str) -> str:

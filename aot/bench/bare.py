@@ -27,9 +27,10 @@ class Bare:
     """A bundle's weights and executables, loaded apart from any model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._client = client.open(compiling=False)
+        place = entries.place(bundle.index)
+        self._client = client.open(place, compiling=False)
         self._executables = Executables(bundle, self._client, "strict")
-        self._weights = placing.weights(bundle, placing.maps(bundle), self._client)
+        self._weights = placing.weights(bundle, placing.maps(bundle), self._client, entries.layout(bundle.index, place))
 
     def load(self, program: ProgramRecord) -> float:
         """Seconds that it takes to make a program ready, read and checked; next to nothing where it is already."""
@@ -44,7 +45,8 @@ class Bare:
         given = ("state/", "source/")
         slots = {slot: self._client.zeros(a) for slot, a in entry.taken.items() if slot.startswith(given)}
         slots |= {slot: buffer for slot, buffer in (before or {}).items() if slot.startswith("state/")}
-        return slots | {f"input/{name}": self._client.put(array) for name, array in inputs.items()}
+        axes = {name: argument.sharding for name, argument in entry.inputs.items()}
+        return slots | {f"input/{name}": self._client.put(array, axes[name]) for name, array in inputs.items()}
 
     def run(self, entry: Entry, slots: Slots) -> list[Timing]:
         """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
@@ -66,8 +68,8 @@ class Bare:
 
 
 def entry(index: Index, key: str, phase: str) -> Entry:
-    """The entry of a key and a phase, which there is."""
-    return next(e for e in entries.of(index, entries.PLATFORM) if (e.key, e.phase) == (key, phase))
+    """The entry of a key and a phase, which there is, where `aot.load` runs it."""
+    return next(e for e in entries.of(index, entries.place(index)) if (e.key, e.phase) == (key, phase))
 
 
 def weight_bytes(index: Index, key: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from aot.bench import bare
 from aot.bench.bare import Bare
-from aot.runtime import exercise
+from aot.runtime import entries, exercise
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.model import Model
@@ -28,12 +28,12 @@ def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, 
     one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
     request: it is checked and its entry chosen.
     """
-    entries = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
+    pair = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
     ways = {
-        "bare": _bare(model, *entries),
-        "step": _timed(_step(model, *entries)),
-        "call": _call(model, *entries, new=False),
-        "new": _call(model, *entries, new=True),
+        "bare": _bare(model, *pair),
+        "step": _timed(_step(model, *pair)),
+        "call": _call(model, *pair, new=False),
+        "new": _call(model, *pair, new=True),
         "request": _timed(request),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -63,7 +63,7 @@ def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
 
 def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
     """As `generation` does it: what the request says is put once, who has ended at each step."""
-    executor, inputs = Executor(model.bundle, "strict"), _ended(decode)
+    executor, inputs = Executor(model.bundle, "strict", entries.place(model.bundle.index)), _ended(decode)
     held = executor.run(prefill, exercise.inputs(prefill))[1]
     stop = inputs.pop("stop")
     request = executor.put(inputs)

@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot import isa, partition
-from aot.builder import executables, golden, provenance, releases, tokenizer
+from aot.builder import compile, executables, golden, provenance, releases, tokenizer
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
-from aot.bundle.records import Index, PartitionRecord
+from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
-from aot.errors import AotError, InputError, MachineError
+from aot.errors import AotError, InputError
 
 if TYPE_CHECKING:
-    from aot.builder.lower import Lowered
+    from aot.builder.lower import Counted, Lowered
     from aot.plan import Plan
 
 Target = Mapping[str, Any]
@@ -71,22 +70,18 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     return digest
 
 
-def count(plan: "Plan") -> Mapping[str, int]:
-    """`programs` and `compiles` of a plan; nothing is lowered."""
+def count(plan: "Plan") -> "Counted":
+    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered."""
+    from aot.builder.lower import Counted
+
     with Worker() as worker:
-        counted: Mapping[str, int] = worker.request("count", plan=plan.to_json())
-        return counted
+        return decoded(Counted, worker.request("count", plan=plan.to_json()))
 
 
 def check_machine(targets: Iterable[Target]) -> None:
-    """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
+    """Raises InputError or MachineError where this machine cannot compile for one of the targets."""
     for target in targets:
-        baseline = isa.baseline(target["cpu"]["isa"])
-        if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
-            raise MachineError(
-                f"target cpu {baseline.name}: can only be built on a machine that has it, this one lacks "
-                f"{', '.join(lacking[:4])}; build there, or choose another isa"
-            )
+        compile.check(target)
 
 
 def check_destination(options: Options) -> None:
@@ -160,7 +155,6 @@ def _old(options: Options) -> Bundle | None:
 
 def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
     """The index of all that was made; tokenizer files go into the writer."""
-    rules = partition.ONE_DEVICE
     return Index(
         format=records.FORMAT,
         valid_until=releases.valid_until(lowered.versions["jax"]),
@@ -169,7 +163,8 @@ def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, wr
         settings=lowered.settings,
         model=_model(plan),
         generation=_generation(plan),
-        partition=PartitionRecord({}, rules, partition.resolve(rules, weights.arrays)),
+        rules={} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
+        partitions=lowered.partitions,
         waivers=plan.allow_custom_calls,
         combos=tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
         phases=lowered.phases,

@@ -1,76 +1,127 @@
 """Compiling: one stored program to one executable, in canonical bytes, in a worker started for its target."""
 
-import os
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
-from aot import isa
-from aot.builder import canonical, instructions, pin, settings
-from aot.bundle.records import ExecutableRecord
+from aot import extras
+from aot.builder import canonical, cpu, cuda, settings, tpu
+from aot.bundle.records import ExecutableRecord, Mesh
 from aot.bundle.writer import Writer
-from aot.errors import MachineError
+from aot.errors import AotError
 
-CORE = "AOT_CORE"
-"""Variable of a worker: a number by which workers of one build take different cores."""
-
-
-def environment(target: Mapping[str, Any]) -> dict[str, str]:
-    """Variables for the worker of a cpu target: XLA reads both once in a process."""
-    return {"XLA_FLAGS": " ".join(flags(target)), "NPROC": str(target["cpu"]["threads"])}
+Target = Mapping[str, Any]
+"""As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
 
 
-def flags(target: Mapping[str, Any]) -> tuple[str, ...]:
-    """XLA's options for a cpu target."""
-    return f"--xla_cpu_max_isa={isa.baseline(target['cpu']['isa']).xla_max_isa}", pin.FLAG
+class Platform(Protocol):
+    """What the module of a platform says of its targets, each by its options."""
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raises InputError or MachineError where this machine cannot compile for the target."""
+
+    def environment(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Variables for a worker of the target."""
+
+    def flags(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The flags of XLA that we set, beside those of the manifest."""
+
+    def devices(self, options: Mapping[str, Any], number: int) -> list[Any]:
+        """So many devices of the target to compile for."""
+
+    def compiled(self, lowered: Any, options: Mapping[str, Any]) -> tuple[Any, bytes]:
+        """A `jax.stages.Compiled` of a `Lowered`, and its canonical bytes."""
+
+    def requires(self, options: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """What a machine must have to run what is compiled for so many devices of the target."""
 
 
-def cpu(program: str, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
-    """Compiles the program with this digest into a blob.
+_PLATFORMS = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
 
-    Raises AotError for code outside the declared instruction set or bytes that are not as expected.
+
+def check(target: Target) -> None:
+    """Raises InputError or MachineError where this machine cannot compile for the target."""
+    platform, options = _of(target)
+    platform.check(options)
+
+
+def environment(target: Target) -> dict[str, str]:
+    """Variables for a worker of a target."""
+    platform, options = _of(target)
+    return platform.environment(options)
+
+
+def flags(target: Target) -> tuple[str, ...]:
+    """All flags of XLA for a target: ours, and those of the manifest."""
+    platform, options = _of(target)
+    return (*platform.flags(options), *options.get("xla_flags", ()))
+
+
+def compiler(target: Target) -> dict[str, str]:
+    """The versions of all that compiles for a target, as far as it is installed."""
+    import jaxlib.version
+
+    (kind,) = target
+    return {"jaxlib": jaxlib.version.__version__, **extras.versions(kind)}
+
+
+def requires(target: Target) -> dict[str, Any]:
+    """What a machine must have to run what is compiled for a target."""
+    platform, options = _of(target)
+    return platform.requires(options, math.prod(options.get("mesh", {}).values()))
+
+
+def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> ExecutableRecord:
+    """Compiles the program with this digest, lowered for a mesh, into a blob.
+
+    Raises AotError for what XLA refuses, code outside what the target declares, or bytes that are not as expected.
     """
     import jax
-    import jaxlib
-    from jax import export
 
     settings.apply()
-    _show_two_cores()
-    baseline = isa.baseline(target["cpu"]["isa"])
-    exported = export.deserialize(bytearray(writer.read(program)))
-    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
-    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-    lowered = jax.jit(exported.call, donate_argnums=0, keep_unused=True).lower(*arguments)
-    compiled = pin.compile(lowered, baseline)
-    data = canonical.executable(bytes(compiled.runtime_executable().serialize()), baseline)
+    platform, options = _of(target)
+    devices = platform.devices(options, math.prod(size for _, size in mesh))
+    lowered = _lowered(writer.read(program), mesh, devices)
+    try:
+        compiled, data = platform.compiled(lowered, options)
+    except jax.errors.JaxRuntimeError as error:
+        (kind,) = target
+        raise AotError(f"program {program[:19]}… for {kind}: XLA refuses it: {' '.join(str(error).split())}") from error
     canonical.check_paths(data, f"executable of program {program[:19]}…")
-    instructions.check(data, baseline)
     blob = writer.add(data)
     return ExecutableRecord(
         target=target,
         digest=blob.digest,
         bytes=blob.bytes,
         flags=flags(target),
-        compiler={"jaxlib": jaxlib.__version__},
-        requires={"machine": baseline.machine, "features": baseline.kernel},
+        compiler=compiler(target),
+        requires=requires(target),
         memory=_memory(compiled.memory_analysis()),
+        cost=_cost(compiled.cost_analysis()),
     )
 
 
-def _show_two_cores() -> None:
-    """Leaves this process two cores, before XLA starts in it, so that XLA sees as many on every machine.
+def _of(target: Target) -> tuple[Platform, Mapping[str, Any]]:
+    ((kind, options),) = target.items()
+    return cast(Platform, _PLATFORMS[kind]), options
 
-    NPROC sets the threads that code is made for, but XLA's ParallelTaskAssignment also splits a kernel bound by memory
-    into at most the square root, rounded up, of the cores that the process may use: two for two, three or four cores.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:  # a builder may have been held to one core of a machine that has more
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise MachineError("build: this machine lets a process use one core, and code is made for two; build elsewhere")
-    first = 2 * int(os.environ.get(CORE, 0))
-    os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in (0, 1)})
+
+def _lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
+    """A stored program for the mesh of some devices, in their order; on one device no mesh is named."""
+    import jax
+    import numpy as np
+    from jax import export
+    from jax.sharding import SingleDeviceSharding
+
+    exported = export.deserialize(bytearray(program))
+    grid: Any = np.array(devices, object).reshape([size for _, size in mesh])
+    placed = exported.in_shardings_jax(jax.sharding.Mesh(grid, [name for name, _ in mesh]))
+    described = zip(exported.in_avals, placed, strict=True)
+    alone = SingleDeviceSharding(devices[0])
+    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=given or alone) for aval, given in described]
+    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
+    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
+    return jax.jit(exported.call, donate_argnums=0, keep_unused=True).lower(*arguments)
 
 
 def _memory(analysis: Any) -> dict[str, int]:
@@ -79,4 +130,11 @@ def _memory(analysis: Any) -> dict[str, int]:
         "outputs": int(analysis.output_size_in_bytes),
         "aliased": int(analysis.alias_size_in_bytes),
         "temporaries": int(analysis.temp_size_in_bytes),
+        "code": int(analysis.generated_code_size_in_bytes),
     }
+
+
+def _cost(analysis: Any) -> dict[str, int]:
+    """What XLA counts in a program, loops once; nothing where its compiler for the platform does not say."""
+    names = {"flops": "flops", "transcendentals": "transcendentals", "bytes accessed": "bytes_accessed"}
+    return {name: int(analysis[key]) for key, name in names.items() if analysis and analysis.get(key, -1) >= 0}

@@ -8,20 +8,20 @@ from aot.chain import Array, Chain
 from aot.errors import InputError
 
 Calls = list[tuple[ProgramRecord, BindingRecord]]
-_LENT = ("weight/", "source/")  # read by others and later, so never donated
+_LENT = ("weight/", "gathered/", "source/")  # read by others and later, so never donated
 
 
 def check(
     phase: str, made: Chain, calls: Calls, known: Mapping[str, Array], dimensions: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """Follows the arrays from call to call, and gives those of the state.
+    """Follows the arrays from call to call, and gives those of the state and those gathered.
 
     `known` are the weights, and the state of the combo's other phases, by slot. Raises InputError for the first fault.
     """
     slots = dict(known)
     for fault in (*_calls(calls, slots), *_ends(made, slots, dimensions)):
         raise InputError(f"model: phase {phase!r}: {fault}")
-    return {slot: array for slot, array in slots.items() if slot.startswith("state/")}
+    return {slot: array for slot, array in slots.items() if slot.startswith(("state/", "gathered/"))}
 
 
 def _calls(calls: Calls, slots: dict[str, Array]) -> Iterator[str]:
@@ -48,7 +48,7 @@ def _taken(program: ProgramRecord, slot: str, argument: ArgumentRecord, slots: d
     wanted = Array(argument.shape, argument.dtype)
     if slot.startswith("weight/") and slot not in slots:
         yield f"program {program.name}: takes {slot!r}, which is not among the model's weights"
-    elif slot.startswith("value/") and slot not in slots:
+    elif slot.startswith(("value/", "gathered/")) and slot not in slots:
         yield f"program {program.name}: takes {slot!r}, which no earlier call gives"
     elif slots.setdefault(slot, wanted) != wanted:
         found = f"{_spelled(wanted)}, {slot!r} is {_spelled(slots[slot])}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from aot.builder import compile, identity, memory, pace
+from aot.builder import compile, cpu, identity, memory, pace
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records
@@ -35,7 +35,7 @@ def compiled(
 
     Without a cache each is compiled; with one, those that it lacks, and they are kept in it as they come.
     """
-    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if p.platform in target]
+    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if is_for(p, target)]
     made = {} if cache is None else _kept(work, targets, programs, writer, cache)
     report.step("compile", len(work), len(made))
     missing = [place for place in work if place not in made]
@@ -56,6 +56,11 @@ def compiled(
         replace(program, executables=tuple(made[i, t] for t in range(len(targets)) if (i, t) in made))
         for i, program in enumerate(programs)
     )
+
+
+def is_for(program: ProgramRecord, target: Target) -> bool:
+    """Whether a program was lowered for the platform and the mesh of a target."""
+    return program.platform in target and dict(program.mesh) == target[program.platform].get("mesh", {})
 
 
 def _kept(
@@ -86,18 +91,19 @@ def _compile(
     if not places:
         return
     sizes = {place: programs[place[0]].bytes for place in places}
-    count = memory.affordable(jobs, list(sizes.values()))
+    count = memory.affordable(jobs, list(sizes.values()), next(iter(target)))
     variables = compile.environment(target)
     with ExitStack() as stack:
         idle: SimpleQueue[Worker] = SimpleQueue()
         for number in range(count):
-            idle.put(stack.enter_context(Worker({**variables, compile.CORE: str(os.getpid() + number)})))
+            idle.put(stack.enter_context(Worker({**variables, cpu.CORE: str(os.getpid() + number)})))
 
         def run(place: Place) -> ExecutableRecord:
             worker = idle.get()
             try:
-                program, staging = programs[place[0]].digest, str(writer.root)
-                made = worker.request("compile", program=program, target=dict(target), staging=staging)
+                program = programs[place[0]]
+                task: dict[str, Any] = {"program": program.digest, "mesh": program.mesh, "target": dict(target)}
+                made = worker.request("compile", **task, staging=str(writer.root))
                 return decoded(ExecutableRecord, made)
             finally:
                 idle.put(worker)

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from aot import chain, isa
+from aot import extras, isa
 from aot.builder import compile, provenance, settings
 from aot.builder.cache import Factors
+from aot.builder.layouts import Placed
 
 _PACKAGES = ("capstone", "flatbuffers", "flax", "jax", "jaxlib", "ml_dtypes", "numpy", "pyelftools")
 COMPILING = ("", "builder", "bundle")
@@ -32,21 +33,24 @@ class Unknown(Exception):
 def executable(program: str, target: Mapping[str, Any]) -> Factors:
     """The compile key, spelled out: of the program with this digest, compiled for a target."""
     made = {"program": program, "target": target, "flags": compile.flags(target)}
-    return {"kind": "executable", **made, **_tools(COMPILING)}
+    compilers = [provenance.wheel(name) for name in extras.wheels(next(iter(target)))]
+    return {"kind": "executable", **made, "compilers": compilers, **_tools(COMPILING)}
 
 
-def program(made: chain.Program, for_platform: str, waivers: tuple[str, ...]) -> Factors | None:
-    """Of a program as lowered for a platform; None for one whose function is not known to the last bit.
+def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
+    """Of a program as lowered for a platform and mesh; None for one whose function is not known to the last bit.
 
     Only functions of our own families are: what else a user's function reads, nobody can tell.
     """
+    made = placed.program
     try:
         contract = {name: spelled(getattr(made, name)) for name in ("name", "function", "arguments")}
     except Unknown:
         return None
     contract["donated"] = sorted(made.donated)
-    options = {"platform": for_platform, "waivers": waivers, "settings": settings.LOWERING}
-    return {"kind": "program", **contract, **options, **_tools(None)}
+    where = {name: spelled(getattr(placed, name)) for name in ("platform", "mesh", "arguments", "results")}
+    options = {"waivers": waivers, "settings": settings.LOWERING}
+    return {"kind": "program", **contract, "placed": where, **options, **_tools(None)}
 
 
 def golden(entry: Mapping[str, Any]) -> Factors:

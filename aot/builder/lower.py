@@ -1,26 +1,31 @@
 """Lowering: every program of a plan traced and exported once per platform, with its calling contract."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aot import chain
-from aot.builder import canonical, contract, pace, settings, sources
+from aot.builder import canonical, contract, footprint, layouts, pace, settings, sources
+from aot.builder.layouts import Placed
 from aot.builder.tables import Tables
-from aot.bundle.records import ArgumentRecord, BindingRecord, EntryRecord, PhaseRecord, ProgramRecord
+from aot.bundle.records import (
+    ArgumentRecord,
+    BindingRecord,
+    ChainRecord,
+    EntryRecord,
+    PartitionRecord,
+    PhaseRecord,
+    ProgramRecord,
+)
 from aot.bundle.writer import Writer
 from aot.errors import InputError
+from aot.partition import Axes, Layouts
 
 if TYPE_CHECKING:
     from aot.builder.stored import Programs
-    from aot.models.protocol import Model
     from aot.plan import Plan
-    from aot.precompile import Combo
-
-    _Place = tuple[int, Combo, str, str, chain.Chain]
-    """The position of a combo, the combo, a platform, a phase, and its chain."""
 
 _CONSTANT_LIMIT = 1 << 16
 """Bytes that one program may hold as a constant; more belongs to the weights."""
@@ -34,6 +39,7 @@ class Lowered:
     bindings: tuple[BindingRecord, ...]
     phases: Mapping[str, PhaseRecord]
     entries: tuple[EntryRecord, ...]
+    partitions: tuple[PartitionRecord, ...]
     versions: Mapping[str, str]
     settings: Mapping[str, Any]
 
@@ -55,62 +61,72 @@ def write(
     settings.apply()
     tables, model = Tables(), sources.model(plan)
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
-    states: dict[tuple[int, str], dict[str, chain.Array]] = {}
-    chains = list(_chains(plan, model, key))
-    count = len(_programs(chains))
+    states: dict[Hashable, dict[str, chain.Array]] = {}
+    every, meshes = layouts.of(plan, model, key)
+    count = len({placed for laid in every for placed in laid.programs})
     clock = pace.Pace(count)
 
-    def lowered(program: chain.Program, platform: str) -> ProgramRecord:
-        lower = partial(_lowered, program, platform, plan, writer)
-        record = lower() if stored is None else stored.get(program, platform, lower)
-        progress(f"{program.name} for {platform}", clock.left(1), count)
+    def lowered(placed: Placed) -> ProgramRecord:
+        lower = partial(_lowered, placed, plan, writer)
+        record = lower() if stored is None else stored.get(placed, lower)
+        progress(f"{placed.program.name} for {placed.platform}", clock.left(1), count)
         return record
 
-    for position, combo, platform, phase, made in chains:
+    for laid in every:
         calls = []
-        for call in made.calls:
-            program = tables.program((call.program, platform), partial(lowered, call.program, platform))
-            calls.append((program, tables.binding(_binding(phase, call, tables.programs[program]))))
+        for call, placed in zip(laid.chain.calls, laid.programs, strict=True):
+            program = tables.program(placed, partial(lowered, placed))
+            calls.append((program, tables.binding(_binding(laid.phase, call, tables.programs[program]))))
         records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]
-        known = weights | states.get((position, platform), {})
-        states[position, platform] = contract.check(phase, made, records, known, combo.dimensions())
-        tables.phase(phase, PhaseRecord(made.inputs, made.outputs))
-        tables.chain(position, phase, platform, tuple(calls))
+        where = laid.position, laid.platform, *laid.mesh.items()
+        known = weights | states.get(where, {})
+        states[where] = contract.check(laid.phase, laid.chain, records, known, laid.combo.dimensions())
+        tables.phase(laid.phase, PhaseRecord(laid.chain.inputs, laid.chain.outputs))
+        tables.chain(laid.position, laid.phase, ChainRecord(laid.platform, tuple(laid.mesh.items()), tuple(calls)))
     return Lowered(
         programs=tuple(tables.programs),
         bindings=tuple(tables.bindings),
         phases=tables.phases,
         entries=tables.entries(),
+        partitions=tuple(_partition(each) for each in meshes if each.mesh),
         versions={"jax": jax.__version__, "jaxlib": jaxlib.__version__},
         settings=settings.LOWERING,
     )
 
 
-def count(plan: "Plan") -> dict[str, int]:
-    """Distinct programs, and how often one is compiled for a target, without lowering."""
-    programs = _programs(_chains(plan, sources.model(plan)))
-    compiled = sum(platform in target for _, platform in programs for target in plan.targets)
-    return {"programs": len(programs), "compiles": compiled}
+def _partition(laid: Layouts) -> PartitionRecord:
+    return PartitionRecord(tuple(laid.mesh.items()), tuple((name, len(found)) for name, found in laid.matches.items()))
 
 
-def _programs(chains: "Iterable[_Place]") -> set[tuple[chain.Program, str]]:
-    """Distinct programs and their platforms: equal ones lower alike."""
-    return {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
+@dataclass(frozen=True)
+class Counted:
+    """What a plan takes, without lowering: equal programs lower alike."""
+
+    programs: int
+    """Distinct ones."""
+    compiles: int
+    """Of such for a target."""
+    footprints: tuple[footprint.Footprint, ...]
+    """On each mesh."""
 
 
-def _chains(plan: "Plan", model: "Model", key: str | None = None) -> "Iterator[_Place]":
-    for position, combo in enumerate(plan.combos):
-        if key not in (None, combo.key):
-            continue
-        for platform in plan.platforms:
-            for phase, made in model.chains(combo, platform, {}).items():
-                yield position, combo, platform, phase, made
+def count(plan: "Plan") -> Counted:
+    """Counts the programs of a plan, and lays its arrays on its meshes. Raises ManifestError as layouts do."""
+    from aot.plan import meshes
+
+    model = sources.model(plan)
+    laid, on = layouts.of(plan, model)
+    distinct = {placed for each in laid for placed in each.programs}
+    wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
+    compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
+    return Counted(len(distinct), compiles, footprint.of(laid, on, model))
 
 
-def _lowered(program: chain.Program, platform: str, plan: "Plan", writer: Writer) -> ProgramRecord:
+def _lowered(placed: Placed, plan: "Plan", writer: Writer) -> ProgramRecord:
     import jax
 
-    exported = _exported(program, platform, plan.allow_custom_calls)
+    program = placed.program
+    exported = _exported(placed, plan.allow_custom_calls)
     _check_constants(program, exported)
     data = bytes(exported.serialize())
     canonical.check_paths(data, f"program {program.name}")
@@ -119,36 +135,54 @@ def _lowered(program: chain.Program, platform: str, plan: "Plan", writer: Writer
     arguments = sorted(program.arguments, key=lambda item: (item[0] not in program.donated, item[0]))
     _check_dtypes(program, arguments, exported)
     results = sorted(jax.tree.unflatten(exported.out_tree, exported.out_avals).items())
+    axes, given = dict(placed.arguments), dict(placed.results)
     return ProgramRecord(
         blob.digest,
         blob.bytes,
         program.name,
-        platform,
-        {},
-        tuple(_argument(name, array.dtype, array.shape, name in program.donated) for name, array in arguments),
-        tuple(_argument(name, aval.dtype.name, aval.shape, False) for name, aval in results),
+        placed.platform,
+        placed.mesh,
+        tuple(_argument(n, a.dtype, a.shape, axes.get(n, ()), n in program.donated) for n, a in arguments),
+        tuple(_argument(n, aval.dtype.name, aval.shape, given.get(n, ()), False) for n, aval in results),
         (),
     )
 
 
-def _exported(program: chain.Program, platform: str, waivers: tuple[str, ...]) -> Any:
+def _exported(placed: Placed, waivers: tuple[str, ...]) -> Any:
     import jax
     from jax import export
+
+    program = placed.program
 
     def function(donated: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
         return dict(program.function(**donated, **kept))
 
     function.__name__ = function.__qualname__ = program.name
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in waivers]
-    jitted = jax.jit(function, donate_argnums=0, keep_unused=True)
+    arguments, results = _shardings(placed.mesh, placed.arguments), _shardings(placed.mesh, placed.results)
+    jitted = jax.jit(function, donate_argnums=0, keep_unused=True, out_shardings=results or None)
     try:
-        kept = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
+        kept = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=arguments.get(name))
+            for name, array in program.arguments
+        }
         donated = {name: kept.pop(name) for name in sorted(program.donated)}
-        return export.export(jitted, platforms=[platform], disabled_checks=checks)(donated, kept)
+        return export.export(jitted, platforms=[placed.platform], disabled_checks=checks)(donated, kept)
     except Exception as error:  # whatever a user's own model raises while it is traced
         cause = " ".join(str(error).split())
-        place = f"program {program.name} for {platform}"
+        place = f"program {program.name} for {placed.platform}"
         raise InputError(f"{place}: {type(error).__name__}: {cause[:500]}") from error
+
+
+def _shardings(mesh: tuple[tuple[str, int], ...], axes: layouts.NamedAxes) -> dict[str, Any]:
+    """The shardings of named arrays over an abstract mesh, which no device stands behind."""
+    from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+    if not mesh:
+        return {}
+    names, sizes = zip(*mesh, strict=True)
+    abstract = AbstractMesh(sizes, names)
+    return {name: NamedSharding(abstract, PartitionSpec(*entries)) for name, entries in axes}
 
 
 def _check_constants(program: chain.Program, exported: Any) -> None:
@@ -179,5 +213,6 @@ def _binding(phase: str, call: chain.Call, contract: ProgramRecord) -> BindingRe
     return BindingRecord(tuple(takes[a.name] for a in contract.arguments), tuple(gives[name] for name in results))
 
 
-def _argument(name: str, dtype: str, shape: tuple[int, ...], donated: bool) -> ArgumentRecord:
-    return ArgumentRecord(name, dtype, tuple(shape), (None,) * len(shape), donated)
+def _argument(name: str, dtype: str, shape: tuple[int, ...], axes: Axes, donated: bool) -> ArgumentRecord:
+    sharding = (*axes, *(None,) * (len(shape) - len(axes)))
+    return ArgumentRecord(name, dtype, tuple(shape), sharding, donated)

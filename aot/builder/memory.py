@@ -6,20 +6,21 @@ from pathlib import Path
 
 log = logging.getLogger("aot")
 
-# A worker's peak, measured with jaxlib 0.10.2 over the programs of Qwen2 0.5 B (1.7 to 138 KB) and of manifests/tiny:
-# 195 to 513 MB, never more than this makes of a program's size. Its arguments do not matter: nothing allocates them.
-_WORKER = 350 << 20
-_OF_PROGRAM = 2048
+# A worker's peak, measured with jaxlib 0.10.2 and libtpu 0.0.42 over the programs of Qwen2 0.5 B (1.7 to 210 KB) and of
+# manifests/tiny: 195 to 513 MB, for a TPU 414 to 985, never more than this makes of a program's size. Its arguments do
+# not matter: nothing allocates them.
+_WORKER = {"cpu": 350 << 20, "cuda": 350 << 20, "tpu": 500 << 20}
+_OF_PROGRAM = {"cpu": 2048, "cuda": 2048, "tpu": 2600}
 """Bytes for each byte of the program."""
 
 _UNLIMITED = 1 << 60  # what version 1 of control groups says for no limit is near 2 to the 63rd
 
 
-def affordable(jobs: int, sizes: Sequence[int]) -> int:
-    """The number of workers, at most `jobs`, that compile programs of these sizes; a line says if memory is short."""
+def affordable(jobs: int, sizes: Sequence[int], platform: str) -> int:
+    """How many workers, at most `jobs`, compile programs of these sizes; a line says if memory is short."""
     wanted = max(1, min(jobs, len(sizes)))
     free = available()
-    needs = sorted((_WORKER + _OF_PROGRAM * size for size in sizes), reverse=True)[:wanted]
+    needs = sorted((_WORKER[platform] + _OF_PROGRAM[platform] * size for size in sizes), reverse=True)[:wanted]
     fitting = max([1, *(count for count in range(1, len(needs) + 1) if sum(needs[:count]) <= free)])
     if fitting < wanted:
         log.warning(

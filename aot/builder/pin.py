@@ -7,13 +7,14 @@ target; but the file has to name each function. So a program is compiled twice: 
 functions in the object files, for their names; and held.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aot.builder import canonical, instructions
 from aot.errors import AotError
 from aot.isa import Baseline
+from aot.xla_flags import Value
 
 FILE = "isa.csv"
 """Read from the directory of the process, so that no path of the machine gets into the options."""
@@ -25,12 +26,12 @@ _NOISE = "Function in CSV file at line "
 _PARTS = ("", "_wrapped", "_impl")  # a function, and what XLA names after it and inlines at once, so that none is seen
 
 
-def compile(lowered: Any, baseline: Baseline) -> Any:
+def compile(lowered: Any, baseline: Baseline, flags: Mapping[str, Value]) -> Any:
     """A `jax.stages.Lowered` compiled for the baseline and nothing beyond, in a process started with `FLAG`."""
     Path(FILE).write_text("")
-    plain = _bytes(lowered.compile({"xla_backend_optimization_level": 0}))
+    plain = _bytes(lowered.compile({**flags, "xla_backend_optimization_level": 0}))
     Path(FILE).write_text(attributes(instructions.functions(plain), baseline))
-    held = lowered.compile()
+    held = lowered.compile(dict(flags))
     if canonical.kernels(_bytes(held)) != canonical.kernels(plain):
         raise AotError("executable: two compiles of one program gave kernels of different names; report it")
     return held

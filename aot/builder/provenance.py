@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aot
-from aot import digest
+from aot import digest, extras
 from aot.builder import tokenizer
 from aot.builder.workers import Worker
 from aot.bundle.records import Index
@@ -131,7 +131,8 @@ def _flags(index: Index) -> list[str]:
 
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
     yield {"uri": BUILDER, **_sources("aot", own())}
-    yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels})))
+    compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
+    yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels, *compilers})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
     for place, files in (("checkpoint", _checkpoint(plan)), ("tokenizer", _tokenizer(plan))):

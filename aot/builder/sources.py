@@ -10,6 +10,7 @@ import numpy as np
 
 from aot.chain import Array, Call, Chain
 from aot.errors import AotError, InputError
+from aot.partition import Dimensions
 from aot.precompile import Combo
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ def model(plan: "Plan") -> "Model":
     Raises InputError for a factory that cannot be imported, fails, or gives something else.
     """
     return _from_factory(plan) if plan.model.factory is not None else _from_checkpoint(plan)
+
+
+def dimensions(model: "Model", combo: Combo) -> Dimensions:
+    """What a model calls the axes of its arrays; nothing where it has no `dimensions`."""
+    from aot.models.protocol import Named
+
+    return model.dimensions(combo) if isinstance(model, Named) else Dimensions()
 
 
 def _from_checkpoint(plan: "Plan") -> "Model":
@@ -105,6 +113,13 @@ class _Checked:
                     hash(call.program)  # equal programs are found by it
         if not (made and all(chain.calls for chain in made.values())):
             raise InputError(f"{place}: must give a chain of at least one call for each phase, got {made!r:.200}")
+        return made
+
+    def dimensions(self, combo: Combo) -> Dimensions:
+        place = f"{self._place}: dimensions"
+        with _blaming(place):
+            made = dimensions(self._model, combo)
+        _expect(made, Dimensions, place)
         return made
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aot import chain
 from aot.builder import identity
 from aot.builder.cache import Cache
+from aot.builder.layouts import Placed
 from aot.builder.workers import decoded
 from aot.bundle import codec
 from aot.bundle.records import ProgramRecord
@@ -20,9 +20,9 @@ class Programs:
     writer: Writer
     waivers: tuple[str, ...]
 
-    def get(self, program: chain.Program, platform: str, lower: Callable[[], ProgramRecord]) -> ProgramRecord:
+    def get(self, placed: Placed, lower: Callable[[], ProgramRecord]) -> ProgramRecord:
         """The record of a program, its bytes in the writer; lowered, and kept, where the cache has none."""
-        if (factors := identity.program(program, platform, self.waivers)) is None:
+        if (factors := identity.program(placed, self.waivers)) is None:
             return lower()
         if kept := self.cache.read(factors):
             self.writer.add(kept.data)

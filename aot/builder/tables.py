@@ -35,9 +35,9 @@ class Tables:
         if self.phases.setdefault(name, record) != record:
             raise InputError(f"model: phase {name!r}: its inputs and outputs differ between combos or platforms")
 
-    def chain(self, combo: int, phase: str, platform: str, calls: tuple[tuple[int, int], ...]) -> None:
-        """Adds the chain of an entry on one platform."""
-        self._chains.setdefault((combo, phase), []).append(ChainRecord(platform, {}, calls))
+    def chain(self, combo: int, phase: str, record: ChainRecord) -> None:
+        """Adds the chain of an entry on one platform and mesh."""
+        self._chains.setdefault((combo, phase), []).append(record)
 
     def entries(self) -> tuple[EntryRecord, ...]:
         """All entries, in the order in which they came."""

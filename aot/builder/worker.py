@@ -110,10 +110,10 @@ def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], stagi
     return reexport.write(programs, waivers, Writer.join(Path(staging)), progress)
 
 
-def _compile(progress: Progress, program: str, target: dict[str, Any], staging: str) -> Any:
+def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
     from aot.builder import compile
 
-    return compile.cpu(program, target, Writer.join(Path(staging)))
+    return compile.executable(program, mesh, target, Writer.join(Path(staging)))
 
 
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:

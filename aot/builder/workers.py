@@ -18,7 +18,7 @@ import msgpack
 
 import aot
 from aot import errors
-from aot.builder import cache, pin
+from aot.builder import cache, deviceless, pin
 from aot.builder.pace import Progress
 from aot.bundle import decoders, staging
 from aot.errors import AotError
@@ -38,6 +38,7 @@ _FIXED = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    **deviceless.ENVIRONMENT,
 }
 _LOG_END = 1 << 24  # bytes that are searched for a cause: LLVM may have said a hundred thousand lines after it
 

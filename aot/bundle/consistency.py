@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from aot import digest
 from aot.bundle.records import ArgumentRecord, ChainRecord, Index, ProgramRecord, stored
+from aot.chain import GIVES, TAKES
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TAKES = {"weight", "input", "state", "source", "value"}
-_GIVES = {"state", "value", "output"}
+_TAKES = set(TAKES)
+_GIVES = set(GIVES)
 
 
 def check(index: Index) -> None:
@@ -125,7 +126,7 @@ def _entries(index: Index) -> Iterator[str]:
 
 def _chains(index: Index) -> Iterator[str]:
     for i, entry in enumerate(index.entries):
-        if len({(made.platform, *sorted(made.mesh.items())) for made in entry.chains}) < len(entry.chains):
+        if len({(made.platform, *made.mesh) for made in entry.chains}) < len(entry.chains):
             yield f"entries[{i}].chains: two for one platform and mesh"
 
 
@@ -135,7 +136,7 @@ def _call(index: Index, chain: ChainRecord, i: int, j: int) -> Iterator[str]:
             yield f".calls: there is no {kind} {position}, there are {len(rows)}"
             return
     program, binding = index.programs[i], index.bindings[j]
-    if (program.platform, dict(program.mesh)) != (chain.platform, dict(chain.mesh)):
+    if (program.platform, program.mesh) != (chain.platform, chain.mesh):
         yield (
             f".calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
             f"the chain for {chain.platform!r} {dict(chain.mesh)}"

@@ -56,7 +56,7 @@ def _fields(cls: type) -> dict[str, Any]:
 def _kind(hint: Any) -> type:
     if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is collections.abc.Mapping:
         return dict
-    return typing.cast(type, hint)
+    return typing.cast(type, typing.get_origin(hint) or hint)
 
 
 def _records(steps: dict[str, Decoder], cls: type) -> Decoder:

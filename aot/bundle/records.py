@@ -16,6 +16,12 @@ from typing import Any
 # 1: the first.
 FORMAT = 1
 
+Axes = tuple[str | tuple[str, ...] | None, ...]
+"""For each axis of an array the mesh axes that it is split over; None where every device has all of it."""
+
+Mesh = tuple[tuple[str, int], ...]
+"""Name and size of each axis, in the order in which devices are laid out; empty for one device."""
+
 
 @dataclass(frozen=True)
 class ArgumentRecord:
@@ -24,8 +30,7 @@ class ArgumentRecord:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    sharding: tuple[str | None, ...]
-    """Mesh axis of each array axis; all None on one device."""
+    sharding: Axes
     donated: bool = False
 
 
@@ -40,11 +45,13 @@ class ExecutableRecord:
     flags: tuple[str, ...]
     """XLA's options when it was compiled."""
     compiler: Mapping[str, str]
-    """Versions that must be the loader's own: {"jaxlib": "0.10.2"}."""
+    """Versions of all that compiled it: {"jaxlib": "0.10.2"}. What loads it must be of the same."""
     requires: Mapping[str, Any]
-    """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names."""
+    """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names, or devices."""
     memory: Mapping[str, int]
-    """XLA's own figures in bytes: arguments, outputs, aliased, temporaries."""
+    """XLA's own figures in bytes: arguments, outputs, aliased, temporaries, code."""
+    cost: Mapping[str, int]
+    """XLA's own counts, of each loop one turn: flops, transcendentals, bytes_accessed; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class ProgramRecord:
     bytes: int
     name: str
     platform: str
-    mesh: Mapping[str, int]
+    mesh: Mesh
     arguments: tuple[ArgumentRecord, ...]
     results: tuple[ArgumentRecord, ...]
     executables: tuple[ExecutableRecord, ...]
@@ -82,7 +89,7 @@ class ChainRecord:
     """The calls of an entry on one platform and mesh, as positions in `Index.programs` and `Index.bindings`."""
 
     platform: str
-    mesh: Mapping[str, int]
+    mesh: Mesh
     calls: tuple[tuple[int, int], ...]
 
 
@@ -144,11 +151,13 @@ class GenerationRecord:
 
 @dataclass(frozen=True)
 class PartitionRecord:
-    """Partition rules as written and as resolved: for each path the mesh axis of each array axis."""
+    """On one mesh, how many arrays each partition rule was the first to match, by its pattern, in order.
 
-    mesh: Mapping[str, int]
-    rules: tuple[tuple[str, tuple[str | None, ...]], ...]
-    resolved: Mapping[str, tuple[str | None, ...]]
+    How arrays lie in the end, contracts say (`ArgumentRecord.sharding`).
+    """
+
+    mesh: Mesh
+    matches: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,9 @@ class Index:
     model: Mapping[str, Any]
     """What the model was, for people: family and configuration. The runtime does not read it."""
     generation: GenerationRecord | None
-    partition: PartitionRecord
+    rules: Mapping[str, Any]
+    """Partition rules as in the manifest; empty where it has none."""
+    partitions: tuple[PartitionRecord, ...]
     waivers: tuple[str, ...]
     """Custom calls that the manifest allowed."""
     combos: tuple[ComboRecord, ...]

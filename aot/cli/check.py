@@ -20,7 +20,7 @@ def command(bundle: Path, as_json: bool) -> int:
     is said on stderr, eight weeks before.
     """
     index = store.inspect(bundle).index
-    verdicts = [entries.verdict(entry) for entry in entries.of(index, entries.PLATFORM)]
+    verdicts = [entries.verdict(entry) for entry in entries.of(index, entries.place(index))]
     if as_json:
         rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
         output.document({"entries": rows})

@@ -1,6 +1,7 @@
 """`aot inspect`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import click
 from rich.table import Table
 
 from aot import precompile
-from aot.bundle import store, strict_json
-from aot.bundle.records import EntryRecord, Index, ProgramRecord
+from aot.bundle import codec, store, strict_json
+from aot.bundle.records import EntryRecord, ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.errors import BundleError, InputError
@@ -63,12 +64,13 @@ def _entry(index: Index, entry: EntryRecord) -> dict[str, Any]:
         "key": index.combos[entry.combo].key,
         "phase": entry.phase,
         "programs": programs,
-        "executables": [
-            {"program": program.digest, "target": dict(e.target), "digest": e.digest, "bytes": e.bytes}
-            for program in _programs(index, entry)
-            for e in program.executables
-        ],
+        "executables": [_executable(program, e) for program in _programs(index, entry) for e in program.executables],
     }
+
+
+def _executable(program: ProgramRecord, executable: ExecutableRecord) -> dict[str, Any]:
+    """All of its record: what it was compiled for, by what, what it needs, and XLA's own figures."""
+    return {"program": program.digest, **codec.plain(executable)}
 
 
 def _programs(index: Index, entry: EntryRecord) -> list[ProgramRecord]:
@@ -103,17 +105,22 @@ def _entries(index: Index) -> Table:
 
 
 def _table_of_programs(index: Index) -> Table:
-    """Programs and their executables, with the sizes of both and the memory that a call takes."""
-    numbers = ("program bytes", "executable bytes", "arguments", "temporaries")
+    """Programs and their executables: the sizes of both, the memory that a call takes, and what XLA counts in it."""
+    numbers = ("program bytes", "executable bytes", "arguments", "temporaries", "flops", "bytes accessed")
     table = output.table("program", "name", "for", *numbers, right=numbers)
     for program in index.programs:
         row = (program.digest[7:19], program.name)
         if not program.executables:
             table.add_row(*row, program.platform, output.size(program.bytes))
         for e in program.executables:
-            memory = (output.size(e.memory["arguments"]), output.size(e.memory["temporaries"]))
-            table.add_row(*row, output.target(e.target), output.size(program.bytes), output.size(e.bytes), *memory)
+            sizes = (program.bytes, e.bytes, e.memory["arguments"], e.memory["temporaries"])
+            cost = (_flops(e.cost), output.size(e.cost["bytes_accessed"]) if "bytes_accessed" in e.cost else "")
+            table.add_row(*row, output.target(e.target), *map(output.size, sizes), *cost)
     return table
+
+
+def _flops(cost: Mapping[str, int]) -> str:
+    return f"{cost['flops'] / 1e6:,.1f} M" if "flops" in cost else ""
 
 
 def _needs(memory: Any) -> int:

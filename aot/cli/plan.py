@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aot import plan as plans
-from aot.cli import output
+from aot.cli import output, placement
 from aot.plan import Plan
+
+if TYPE_CHECKING:
+    from aot.builder.lower import Counted
 
 
 @click.command("plan", epilog=output.examples("aot plan manifests/tiny.yaml"))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @output.as_json
 def command(manifest: Path, as_json: bool) -> None:
-    """Show every combo that MANIFEST expands to, its key, and how many programs and compiles it takes.
+    """Show every combo that MANIFEST expands to, its key, how many programs and compiles it takes, and on a mesh how
+    every array lies and what each device holds.
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, and what this version cannot build.
@@ -22,22 +27,29 @@ def command(manifest: Path, as_json: bool) -> None:
     plan = plans.resolve(plans.read(manifest))
     part, left_out = plans.countable(plan)
     counted = _count(part)
+    numbers = {"programs": counted.programs, "compiles": counted.compiles} if counted else {}
+    footprints = counted.footprints if counted else ()
     if as_json:
-        output.document({"combos": [{"key": combo.key, **combo.dimensions()} for combo in plan.combos], **counted})
+        combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]
+        none = {"programs": 0, "compiles": 0}
+        meshes = [placement.document(each) for each in footprints]
+        output.document({"combos": combos, **(numbers or none), "meshes": meshes})
     else:
-        _print(plan, counted if part.combos else {})
+        _print(plan, numbers)
+        for each in footprints:
+            placement.show(each)
     not_counted = (f"not counted: {what}" for what in left_out)
-    for remark in (*plans.waste(plan), *plans.unsupported(plan), *not_counted):
+    laid = (remark for each in footprints for remark in placement.remarks(each))
+    for remark in (*plans.waste(plan), *plans.unsupported(plan), *plans.uninstalled(plan), *not_counted, *laid):
         click.echo(f"remark: {remark}", err=as_json)
 
 
-def _count(plan: Plan) -> dict[str, int]:
+def _count(plan: Plan) -> "Counted | None":
     if not plan.combos:
-        return {"programs": 0, "compiles": 0}
+        return None
     from aot.builder import build
 
-    counted = build.count(plan)
-    return {name: counted[name] for name in ("programs", "compiles")}
+    return build.count(plan)
 
 
 def _print(plan: Plan, counted: Mapping[str, int]) -> None:

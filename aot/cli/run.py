@@ -1,8 +1,11 @@
 """`aot run`."""
 
+import contextlib
 import json
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +66,17 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     help="What to do where no executable fits this machine: fail, or compile.",
 )
 @click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
+@click.option("--devices", type=click.IntRange(min=1), help="Devices to run on; it takes the largest mesh they hold.")
+@click.option("--replicas", metavar="N|all", help="Devices that share the rows, each with all of a one-device bundle.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Where the processes of a mesh meet: an address of process 0.")
+@click.option("--processes", type=int, help="How many processes share the mesh; start each with the same options.")
+@click.option("--process", type=int, help="Which of them this is, from 0; process 0 prints.")
 @click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
 @output.as_json
 def command(
     bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], policy: str,
-    key: Path | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
+    key: Path | None, devices: int | None, replicas: str | None, coordinator: str | None, processes: int | None,
+    process: int | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Generate from BUNDLE: continue texts, answer conversations.
 
@@ -81,10 +90,44 @@ def command(
     if stream and len(given) > 1:
         raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
     chosen = {name: value for name, value in options.items() if value is not None}
-    if stream:
-        _stream(bundle, given[0], {"policy": policy, "key": key}, chosen, logprobs)
-    else:
-        _generate(bundle, given, {"policy": policy, "key": key}, chosen, logprobs=logprobs, as_json=as_json)
+    how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}
+    how["distributed"] = _distributed(coordinator, processes, process)
+    with _quiet(process or 0) if coordinator else contextlib.nullcontext():
+        if stream:
+            _stream(bundle, given[0], how, chosen, logprobs)
+        else:
+            _generate(bundle, given, how, chosen, logprobs=logprobs, as_json=as_json)
+
+
+def _replicas(text: str | None) -> Any:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _distributed(coordinator: str | None, processes: int | None, process: int | None) -> Any:
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if all(value is None for value in given.values()):
+        return None
+    if missing := [name for name, value in given.items() if value is None]:
+        raise click.UsageError(f"{missing[0]} is missing: --coordinator, --processes and --process belong together")
+    import aot
+
+    return aot.Distributed(str(coordinator), int(processes or 0), int(process or 0))
+
+
+@contextlib.contextmanager
+def _quiet(process: int) -> Iterator[None]:
+    """Stdout is ours alone, and process 0's: Gloo speaks of its peers there."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    before = sys.stdout
+    with open(own if process == 0 else os.devnull, "w", encoding="utf-8", errors="backslashreplace") as sys.stdout:
+        try:
+            yield
+        finally:
+            sys.stdout = before
 
 
 def _stream(bundle: Path, prompt: Any, how: dict[str, Any], options: dict[str, Any], logprobs: bool) -> None:

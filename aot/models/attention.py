@@ -33,6 +33,8 @@ class Span:
     """[batch, length, head_dim / 2] of the rotary angles."""
     window: int | None
     platform: str
+    blockwise: bool
+    """Whether a cache is read block by block; one that a mesh may split over its slots is not."""
 
     @classmethod
     def of(cls, decoder: "Decoder", window: int | None, start: jax.Array, lengths: jax.Array, width: int) -> "Span":
@@ -40,7 +42,8 @@ class Span:
         positions = start[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
         frequencies = np.asarray(decoder.config.inverse_frequencies(), np.float32)
         angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
-        return cls(start, lengths, positions, jnp.cos(angles), jnp.sin(angles), window, decoder.platform)
+        turned = jnp.cos(angles), jnp.sin(angles)
+        return cls(start, lengths, positions, *turned, window, decoder.platform, decoder.blockwise)
 
     def sees(self, slots: jax.Array) -> jax.Array:
         """Whether each token attends to each of some slots: [batch, length, slots]."""
@@ -115,7 +118,7 @@ def attend(query: jax.Array, keys: jax.Array, values: jax.Array, span: Span) -> 
     batch, length, heads, dim = query.shape
     kv_heads, capacity = keys.shape[1:3]
     # At least two blocks: where a whole cache is read, XLA fuses the reading with the writing, and writes it twice.
-    size = min((capacity + 1) // 2, _BLOCK) if span.platform == "cpu" else capacity
+    size = min((capacity + 1) // 2, _BLOCK) if span.blockwise else capacity
     # Heads first: the two products then need no transposition of the scores, the largest arrays here.
     queries = query.reshape(batch, length, kv_heads, -1, dim).transpose(0, 2, 3, 1, 4)
 
@@ -127,7 +130,7 @@ def attend(query: jax.Array, keys: jax.Array, values: jax.Array, span: Span) -> 
         return sums.with_slots(queries, key, value, visible, span.platform)
 
     sums = Sums.nothing(queries)
-    sums = lax.fori_loop(*span.blocks(size), add, sums) if span.platform == "cpu" else add(jnp.int32(0), sums)
+    sums = lax.fori_loop(*span.blocks(size), add, sums) if span.blockwise else add(jnp.int32(0), sums)
     mixed = (sums.mixed / sums.total).transpose(0, 3, 1, 2, 4)
     return mixed.astype(query.dtype).reshape(batch, length, heads, dim)
 

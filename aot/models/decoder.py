@@ -117,6 +117,12 @@ class Decoder:
     dtype: str
     platform: str
     quantization: str | None = None
+    several: bool = False
+    """Whether it runs on a mesh of several devices."""
+
+    @property
+    def blockwise(self) -> bool:
+        return self.platform == "cpu" and not self.several
 
     @property
     def hidden(self) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from aot.chain import Array, Chain
-from aot.models import names, quantize
+from aot.models import axes, names, quantize
 from aot.models.config import DecoderConfig
 from aot.models.decoder import Decoder
+from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs.generation import Options, Phases, Sizes
 
@@ -36,13 +37,16 @@ class LanguageModel:
         return quantize.stored(self.tensors(), self.abstract_weights())
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
-        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization), self.options)
+        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization, bool(mesh)), self.options)
         sizes = _sizes(combo)
         forks = {
             f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)
             for rows in sorted(self._sources(combo))
         }
         return {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+
+    def dimensions(self, combo: Combo) -> Dimensions:
+        return axes.of(self.config)
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""

@@ -45,6 +45,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from aot.chain import Array, Chain
+from aot.partition import Dimensions
 from aot.precompile import Combo
 
 
@@ -60,3 +61,14 @@ class Model(Protocol):
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> Mapping[str, Chain]:
         """The chain of each phase. Phases of one name have the same inputs and outputs in every combo."""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A model that calls the axes of its arrays by names, which `partition.axes` of a manifest lays on a mesh.
+
+    One without them is partitioned by `partition.rules` alone.
+    """
+
+    def dimensions(self, combo: Combo) -> Dimensions:
+        """The dimensions of weights, inputs (`input/…`), state (`state/…`) and values (`value/…`), by pattern."""

@@ -1,11 +1,14 @@
 """The sections of a manifest that say for what to build: `targets` and `partition`."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from aot.plan import strict
+from aot import devices, xla_flags
+from aot.errors import InputError
 from aot.plan.strict import Positive, Section, Text, Wrong
 
 Mesh = dict[Text, Positive]
@@ -27,6 +30,23 @@ def _isa(value: str) -> str:
     return value
 
 
+def _known(look_up: Callable[[str], Any], value: str) -> str:
+    try:
+        look_up(value)
+    except InputError as error:
+        raise Wrong(("", str(error))) from None
+    return value
+
+
+def _flags(platform: str, value: list[str]) -> list[str] | None:
+    """Sorted: their order means nothing."""
+    try:
+        xla_flags.options(platform, value)
+    except InputError as error:
+        raise Wrong(("", str(error))) from None
+    return sorted(value) or None
+
+
 class Cpu(Section):
     """An x86-64 machine: the instruction set, and a bound on the threads of one call."""
 
@@ -34,21 +54,24 @@ class Cpu(Section):
     threads: Positive = 32
     devices: Positive | None = None
     mesh: Mesh | None = None
+    xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "cpu"))] = None
 
 
 class Cuda(Section):
     """NVIDIA GPUs of one kind."""
 
-    device: Text
+    device: Annotated[Text, AfterValidator(partial(_known, devices.gpu))]
     devices: Positive | None = None
     mesh: Mesh | None = None
+    xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "cuda"))] = None
 
 
 class Tpu(Section):
     """A TPU slice."""
 
-    topology: Annotated[str, strict.matching(r"v\d+[a-z]*:\d+(x\d+){1,2}", "a version and a shape as 'v5e:2x2'")]
+    topology: Annotated[Text, AfterValidator(partial(_known, devices.topology))]
     mesh: Mesh | None = None
+    xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "tpu"))] = None
 
 
 class Target(Section):
@@ -118,7 +141,7 @@ def _axes(value: Any) -> Any:
 class Partition(Section):
     """How arrays are laid over a mesh of devices."""
 
-    mesh: Mesh
+    mesh: Mesh = Field(default_factory=dict)
     rules: Annotated[list[Any], PlainValidator(_rules)] = Field(default_factory=list)
     axes: Annotated[dict[str, Any], PlainValidator(_axes)] = Field(default_factory=dict)
     indivisible: Literal["error", "replicate"] = "error"
@@ -131,7 +154,7 @@ class Partition(Section):
         used += [("axes", entry) for entry in (*self.axes.values(), *decode.values()) if entry is not decode]
         names = [(key, name) for key, entry in used for name in (entry if isinstance(entry, list) else [entry])]
         wrong = [(key, name) for key, name in names if name is not None and name not in self.mesh]
-        if wrong:
+        if wrong and self.mesh:  # without one, targets have meshes of their own
             axes = ", ".join(self.mesh)
             raise Wrong(*((key, f"mesh has no axis {name!r}; its axes: {axes}") for key, name in dict.fromkeys(wrong)))
         return self

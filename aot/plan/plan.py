@@ -69,6 +69,8 @@ class Plan:
         """Canonical JSON, from which `from_json` makes an equal plan."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["model"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(self.model).items()}
+        plain["targets"] = [{name: _spelled(options) for name, options in target.items()} for target in self.targets]
+        plain["partition"] = None if self.partition is None else _spelled(self.partition)
         plain["combos"] = [combo.dimensions() for combo in self.combos]
         if self.generation is not None:
             plain["generation"] = {**vars(self.generation), "sampling": dataclasses.asdict(self.generation.sampling)}
@@ -78,16 +80,30 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         """The plan that `to_json` wrote."""
         plain = json.loads(text)
-        tuples = {name: tuple(plain[name]) for name in ("platforms", "targets", "allow_custom_calls")}
+        tuples = {name: tuple(plain[name]) for name in ("platforms", "allow_custom_calls")}
+        targets = ({name: _read(options) for name, options in target.items()} for target in plain["targets"])
         return cls(
             **{
                 **plain,
                 **tuples,
+                "targets": tuple(targets),
+                "partition": None if plain["partition"] is None else _read(plain["partition"]),
                 "model": _model(plain["model"]),
                 "combos": tuple(map(Combo.from_dict, plain["combos"])),
                 "generation": _generation(plain["generation"]),
             }
         )
+
+
+def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with their mesh as pairs: the order of its axes is that of the devices, and JSON's names are sorted."""
+    mesh = options.get("mesh")
+    return {**options, "mesh": list(map(list, mesh.items()))} if mesh else dict(options)
+
+
+def _read(options: dict[str, Any]) -> dict[str, Any]:
+    mesh = options.get("mesh")
+    return {**options, "mesh": dict(mesh)} if mesh else options
 
 
 def _model(plain: dict[str, Any]) -> ModelPlan:

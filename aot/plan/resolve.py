@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aot.errors import ManifestError
-from aot.plan import combos, source
+from aot.plan import combos, meshes, source
 from aot.plan.manifest import Manifest
 from aot.plan.plan import GenerationPlan, Plan
 from aot.plan.tokens import Sources
@@ -19,6 +19,7 @@ def resolve(manifest: Manifest) -> Plan:
     found = source.of(manifest, faults)
     expanded = combos.united(manifest, _facts(manifest, found), faults)
     generation = _generation(manifest, found, expanded, faults)
+    targets = _targets(manifest, faults)
     if faults:
         raise ManifestError(*dict.fromkeys(faults))
     content = manifest.content
@@ -28,11 +29,22 @@ def resolve(manifest: Manifest) -> Plan:
         combos=expanded,
         generation=generation,
         platforms=tuple(content.platforms),
-        targets=tuple(target.plain() for target in content.targets),
+        targets=targets,
         partition=None if content.partition is None else content.partition.model_dump(),
         allow_custom_calls=tuple(content.allow_custom_calls),
         max_combos=max(section.max_combos for section in content.precompile),
     )
+
+
+def _targets(manifest: Manifest, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
+    partition = manifest.content.partition
+    mesh = partition.mesh if partition else {}
+    made = []
+    for place, target in enumerate(manifest.content.targets):
+        made.append(meshes.filled(target.plain(), mesh))
+        for option, text in meshes.faults(target.plain(), mesh):
+            faults.append(manifest.fault(("targets", place, target.platform, option), text))
+    return tuple(made)
 
 
 def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:

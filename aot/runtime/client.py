@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
 from aot.errors import InputError, MachineError
+
+if TYPE_CHECKING:
+    from aot.runtime.processes import Group
 
 log = logging.getLogger("aot")
 
@@ -32,13 +35,23 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
+class Place(NamedTuple):
+    """Where a bundle runs: a platform, and a mesh of its devices, empty for one of them."""
+
+    platform: str
+    mesh: Mesh = ()
+
+
 class Client(Protocol):
-    """One device of this process."""
+    """One device of this process, or those of a mesh."""
 
     platform: str
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
-        """A host array on the device; on CPU in place where its memory allows, so it must not change afterwards."""
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
+        """A host array on the device, or laid over those of a mesh.
+
+        On CPU it stays in place where its memory allows, so it must not change afterwards.
+        """
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
         """An array of zeros as the contract describes it."""
@@ -52,28 +65,60 @@ class Client(Protocol):
         Raises MachineError where the compiler's loader refuses them.
         """
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         """A stored program, compiled here and now."""
 
 
-def open(*, compiling: bool) -> Client:
-    """The client for this process: without jax where nothing has to be compiled and jaxlib is one that we know.
+def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None) -> Client:
+    """The client for a place: without jax for one device, where nothing is to be compiled and jaxlib is known to us.
 
-    Raises InputError for an unknown name in the environment.
+    `ids` are the devices to take; `group` the processes that the mesh spans. Raises InputError for an unknown name in
+    the environment, MachineError where devices lack.
     """
+    if place.mesh:
+        from aot.runtime import mesh_client
+
+        return mesh_client.Client(place.platform, place.mesh, ids, group)
+    return each(place.platform, ids or (0,), compiling=compiling)[0]
+
+
+def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
+    """A client for each of some devices of this process."""
     asked = os.environ.get(VARIABLE) or "jaxlib"
     if asked not in ("jaxlib", "jax"):
         raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
-    if asked == "jaxlib" and not compiling:
+    if asked == "jaxlib" and platform == "cpu" and not compiling:
         from aot.runtime import jaxlib_client
 
         try:
-            return jaxlib_client.Client()
+            return list(jaxlib_client.clients(ids))
         except jaxlib_client.UnknownError as unknown:
             log.warning("taking the slower way through jax: %s", unknown)
     from aot.runtime import jax_client
 
-    return jax_client.Client()
+    return [jax_client.Client(device) for device in jax_client.devices(platform, max(ids) + 1, ids)]
+
+
+def count(platform: str) -> int:
+    """How many devices of a platform this process has."""
+    if "jax" in sys.modules or platform != "cpu":
+        from aot.runtime import jax_client
+
+        return len(jax_client.devices(platform, 1))
+    from aot.runtime import jaxlib_client
+
+    return jaxlib_client.count()
+
+
+def options_for(devices: Sequence[Any]) -> Any:
+    """How an executable is loaded for these devices: without it those are looked for that it was built on."""
+    from jaxlib import xla_client
+
+    options = xla_client.CompileOptions()
+    build = options.executable_build_options
+    build.num_replicas, build.num_partitions = 1, len(devices)
+    build.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id for device in devices]]))
+    return options
 
 
 def refused(program: ProgramRecord, error: Exception) -> MachineError:

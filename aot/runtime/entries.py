@@ -1,36 +1,49 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
 
-from aot import isa
-from aot.bundle.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.records import (
+    ArgumentRecord,
+    Axes,
+    BindingRecord,
+    ChainRecord,
+    ExecutableRecord,
+    Index,
+    Mesh,
+    ProgramRecord,
+)
 from aot.errors import MachineError
+from aot.partition import spelled
 from aot.precompile import Combo
+from aot.runtime import fit, machine
+from aot.runtime.client import Place
 
 PLATFORM = "cpu"
-"""What this runtime runs on."""
+"""What every machine has."""
 
-_SHOWN = 8  # features that a cause names
+_ACCELERATORS = ("tpu", "cuda")
+
+ONE_DEVICE = Place(PLATFORM)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One phase of one combo, with its calls on one platform, which are read when they are first used."""
+    """One phase of one combo, with its calls in one place, which are read when they are first used."""
 
     index: Index
     combo: Combo
     key: str
     phase: str
-    platform: str
+    place: Place
     chains: Sequence[ChainRecord]
 
     @cached_property
     def chain(self) -> ChainRecord | None:
         """Its calls. Without them the platform cannot run it."""
-        return next((chain for chain in self.chains if chain.platform == self.platform and not chain.mesh), None)
+        return next((chain for chain in self.chains if (chain.platform, chain.mesh) == self.place), None)
 
     @cached_property
     def calls(self) -> tuple[tuple[ProgramRecord, BindingRecord], ...]:
@@ -66,61 +79,132 @@ class Verdict:
     cause: str
 
 
-def of(index: Index, platform: str) -> tuple[Entry, ...]:
+def place(index: Index, devices: int | None = None) -> Place:
+    """Where the bundle of an index runs on this machine: on the largest of its meshes that so many devices hold.
+
+    Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
+    Raises MachineError where every mesh is larger.
+    """
+    platform = platform_of(index)
+    meshes = _meshes(index, platform)
+    if devices is None:
+        return Place(platform, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))
+    if fitting := [mesh for mesh, size in meshes.items() if size <= devices]:
+        return Place(platform, max(fitting, key=meshes.__getitem__))
+    given = f"{devices} device{'s' * (devices > 1)}"
+    raise MachineError(
+        f"bundle: built for {_built(meshes)}, given {given}; rebuild it for a mesh of as many, or give more"
+    )
+
+
+def one(index: Index) -> Place:
+    """One device. Raises MachineError for a bundle that has no programs for one."""
+    platform = platform_of(index)
+    if (meshes := _meshes(index, platform)) and () not in meshes:
+        raise MachineError(f"bundle: built for {_built(meshes)}, replicas serve programs of one; rebuild for that")
+    return Place(platform)
+
+
+def shared(index: Index, processes: int, devices: int | None = None) -> Place:
+    """The first mesh of which several processes can have equal parts; of the largest, where it is said how many
+    devices there are. Raises MachineError where there is none.
+    """
+    platform = platform_of(index)
+    meshes = _meshes(index, platform)
+    sizes = {
+        mesh: size for mesh, size in meshes.items() if mesh and size % processes == 0 and size <= (devices or size)
+    }
+    if not sizes:
+        room = "" if devices is None else f" of {devices} devices"
+        raise MachineError(
+            f"bundle: built for {_built(meshes)}, which {processes} processes{room} cannot share equally; start as many"
+            " as divide it, or rebuild"
+        )
+    return Place(platform, next(iter(sizes)) if devices is None else max(sizes, key=sizes.__getitem__))
+
+
+def _meshes(index: Index, platform: str) -> dict[Mesh, int]:
+    """The number of devices of each mesh that a bundle has programs for, in the order of the index."""
+    meshes = dict.fromkeys(chain.mesh for chain in _first(index) if chain.platform == platform)
+    return {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+
+
+def _built(meshes: Mapping[Mesh, int]) -> str:
+    return (
+        " and ".join(f"the mesh {spelled(dict(mesh))}" if mesh else "one device" for mesh in meshes) or "nothing here"
+    )
+
+
+def platform_of(index: Index) -> str:
+    """The platform on which this machine runs a bundle as built, an accelerator first; failing that what there is."""
+    calls = {(chain.platform, program) for chain in _first(index) for program, _ in chain.calls}
+    found = {platform for platform, _ in calls}
+    have = [name for name in _ACCELERATORS if name in found and machine.of(name).devices]
+    fits = (name for name in have if any(fitting(index.programs[p]) for platform, p in calls if platform == name))
+    return next(fits, PLATFORM if PLATFORM in found or not have else have[0])
+
+
+def _first(index: Index) -> list[ChainRecord]:
+    """The chains of the first combo: every one is lowered for the same platforms and meshes."""
+    return [chain for entry in index.entries if entry.combo == 0 for chain in entry.chains]
+
+
+def of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
     keys = [record.key for record in index.combos]
-    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, platform, e.chains) for e in index.entries)
+    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, place, e.chains) for e in index.entries)
+
+
+def layout(index: Index, place: Place) -> dict[str, Axes]:
+    """How the programs for a mesh take each weight, by its slot: one and the same way. Empty on one device."""
+    if not place.mesh:
+        return {}
+    chains = (chain for entry in index.entries for chain in entry.chains if (chain.platform, chain.mesh) == place)
+    calls = {call for chain in chains for call in chain.calls}
+    taken = ((index.bindings[b].takes, index.programs[p].arguments) for p, b in calls)
+    pairs = (pair for slots, arguments in taken for pair in zip(slots, arguments, strict=True))
+    return {slot: argument.sharding for slot, argument in pairs if slot.startswith("weight/")}
 
 
 def verdict(entry: Entry) -> Verdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        return Verdict(entry, "unusable", _absent(entry))
+        return Verdict(entry, "unusable", "; ".join([*_elsewhere(entry), _absent(entry)]))
+    chosen = []
     for program, _ in entry.calls:
-        if fitting(program) is None:
-            return Verdict(entry, "compiles", f"program {program.name}: {misfit(program)}")
-    return Verdict(entry, "ready", "")
+        chosen.append(fitting(program))
+        if chosen[-1] is None:
+            elsewhere = () if program.executables else _elsewhere(entry)
+            cause = "; ".join([misfit(program), *elsewhere])
+            return Verdict(entry, "compiles", f"program {program.name}: {cause}")
+    remarks = dict.fromkeys(fit.remark(executable) for executable in chosen if executable is not None)
+    return Verdict(entry, "ready", "; ".join(filter(None, remarks)))
 
 
 def fitting(program: ProgramRecord) -> ExecutableRecord | None:
     """The executable that this machine runs as built; of several the one for the richest instruction set."""
-    fits = [e for e in program.executables if _cause(e, program.platform) is None]
-    return max(fits, key=lambda e: len(e.requires["features"]), default=None)
+    fits = [executable for executable in program.executables if fit.cause(executable) is None]
+    return max(fits, key=lambda e: len(e.requires.get("features", ())), default=None)
 
 
 def misfit(program: ProgramRecord) -> str:
     """Why none of the program's executables runs here as built."""
-    causes = [cause for e in program.executables if (cause := _cause(e, program.platform)) is not None]
-    return "; ".join(dict.fromkeys(causes)) or f"no executable for {program.platform} was built"
+    return "; ".join(_causes(program)) or f"no executable for {program.platform} was built"
+
+
+def _causes(program: ProgramRecord) -> list[str]:
+    causes = (fit.cause(executable) for executable in program.executables)
+    return list(dict.fromkeys(cause for cause in causes if cause is not None))
+
+
+def _elsewhere(entry: Entry) -> list[str]:
+    """Why what was built of an entry for other platforms does not run here."""
+    others = (chain for chain in entry.chains if chain is not entry.chain)
+    programs = (entry.index.programs[p] for chain in others for p, _ in chain.calls[:1])
+    return list(dict.fromkeys(cause for program in programs for cause in _causes(program)))
 
 
 def _absent(entry: Entry) -> str:
     have = ", ".join(sorted({chain.platform for chain in entry.chains})) or "no platform"
-    return f"no program for {entry.platform}, only for {have}; rebuild with platforms: [{entry.platform}]"
-
-
-def _cause(executable: ExecutableRecord, platform: str) -> str | None:
-    (kind, options), *_ = executable.target.items()
-    if kind != platform:
-        return f"built for {kind}, this machine is {platform}"
-    here = isa.machine()
-    if executable.requires["machine"] != here.machine:
-        return f"built for {executable.requires['machine']}, this machine is {here.machine}"
-    if lacking := isa.missing(executable.requires, here):
-        rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-        return f"built for {_spelled(kind, options)}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
-    built = executable.compiler["jaxlib"]
-    return None if jaxlib() == built else f"built by jaxlib {built}, this is {jaxlib()}"
-
-
-@cache
-def jaxlib() -> str:
-    """The version of the jaxlib that is installed."""
-    import jaxlib
-
-    return str(jaxlib.__version__)
-
-
-def _spelled(kind: str, options: Mapping[str, Any]) -> str:
-    return " ".join([kind, str(options.get("isa", ""))]).strip()
+    return f"no program for {entry.place.platform}, only for {have}; rebuild with platforms: [{entry.place.platform}]"

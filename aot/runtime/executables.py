@@ -83,4 +83,4 @@ class Executables:
                 "rebuild for this target, or load with policy='compile'"
             )
         log.warning("compiling program %s (%s): %s", program.name, program.digest, cause)
-        return self._client.compile(self._bundle.read(program.digest, program.bytes))
+        return self._client.compile(self._bundle.read(program.digest, program.bytes), program)

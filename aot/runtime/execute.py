@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
+from aot.chain import GATHER
 from aot.errors import InputError
-from aot.runtime import client, placing
-from aot.runtime.client import Buffer, Client, dtype
+from aot.runtime import entries, placing
+from aot.runtime.client import Buffer, Client, Place, dtype
+from aot.runtime.client import open as open_client
 from aot.runtime.entries import Entry
 from aot.runtime.executables import Executables
 
@@ -43,13 +45,22 @@ class State:
 
 
 class Executor:
-    """Loaded programs and placed weights of one bundle on one device."""
+    """Loaded programs and placed weights of one bundle on one device, or on a mesh of them."""
 
-    def __init__(self, bundle: Bundle, policy: str, *, compiling: bool = False) -> None:
-        views = placing.maps(bundle)  # whose pages come while the client starts
-        self.client = client.open(compiling=compiling)
+    def __init__(
+        self,
+        bundle: Bundle,
+        policy: str,
+        place: Place = entries.ONE_DEVICE,
+        *,
+        client: Client | None = None,
+        views: tuple[memoryview, ...] | None = None,
+    ) -> None:
+        views = views or placing.maps(bundle)  # whose pages come while the client starts
+        self._place = place
+        self.client = client or open_client(place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
-        self._weights = placing.weights(bundle, views, self.client)
+        self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._put_once = _once(self.client)
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
@@ -60,6 +71,8 @@ class Executor:
         self.prepare(entry)
         prepared = self._of(entry)
         slots = self._start(prepared, inputs, state, source)
+        if not prepared.gathered <= slots.keys():
+            slots |= self.run(self._gather(entry), {})[1]
         for call in prepared.calls:
             results = self.executables.of(call.program)(call.arguments(slots))
             slots.update(zip(call.gives, results, strict=True))
@@ -73,9 +86,16 @@ class Executor:
         if (entry.key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
-    def put(self, inputs: Arrays) -> Mapping[str, Buffer]:
+    def put(self, inputs: Arrays) -> Inputs:
         """Inputs on the device, for calls that have them in common."""
+        if self._place.mesh:
+            return inputs  # which entries may want laid out differently
         return {name: self._placed(array) for name, array in inputs.items()}
+
+    def _gather(self, entry: Entry) -> Entry:
+        """The entry that gathers the weights which an entry takes."""
+        beside = entries.of(entry.index, self._place)
+        return next(e for e in beside if (e.key, e.phase) == (entry.key, GATHER))
 
     def _of(self, entry: Entry) -> "_Prepared":
         name = entry.key, entry.phase
@@ -88,31 +108,32 @@ class Executor:
     ) -> dict[str, Buffer]:
         slots = {} if state is None else state.take()
         for name, value in inputs.items():
-            slots[f"input/{name}"] = (
-                self._placed(value, name in prepared.donated) if type(value) is np.ndarray else value
-            )
+            if type(value) is np.ndarray:
+                value = self._placed(value, prepared.axes.get(name, ()), name in prepared.donated)
+            slots[f"input/{name}"] = value
         if source is not None:
-            slots |= {f"source/{slot.removeprefix('state/')}": buffer for slot, buffer in source.peek().items()}
+            read = source.peek().items()
+            slots |= {slot.replace("state/", "source/", 1): buffer for slot, buffer in read}
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
         return slots
 
-    def _placed(self, array: "np.ndarray[Any, Any]", donated: bool = False) -> Buffer:
+    def _placed(self, array: "np.ndarray[Any, Any]", axes: Axes = (), donated: bool = False) -> Buffer:
         if donated or array.nbytes > _SMALL:
-            return self.client.put(array)
-        return self._put_once(array.tobytes(), array.dtype, array.shape)
+            return self.client.put(array, axes)
+        return self._put_once(array.tobytes(), array.dtype, array.shape, axes)
 
 
-def _once(client: Client) -> Callable[[bytes, "np.dtype[Any]", tuple[int, ...]], Buffer]:
+def _once(client: Client) -> Callable[[bytes, "np.dtype[Any]", tuple[int, ...], Axes], Buffer]:
     """Puts an array, or gives that which it made of one like it lately.
 
     To put and to free one costs eight microseconds, and what says how to draw tokens stays the same for many calls.
     """
 
     @lru_cache(_REMEMBERED)
-    def put(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Buffer:
-        return client.put(np.ndarray(shape, dtype, data))
+    def put(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...], axes: Axes) -> Buffer:
+        return client.put(np.ndarray(shape, dtype, data), axes)
 
     return put
 
@@ -145,6 +166,10 @@ class _Prepared:
     """Slots of all that is not carried on."""
     carried: tuple[tuple[str, ArgumentRecord], ...]
     """Slots of state that must be there before, with the argument that takes them."""
+    axes: Mapping[str, Axes]
+    """How each input lies on the mesh."""
+    gathered: frozenset[str]
+    """Slots of gathered weights, which must be there before."""
     donated: frozenset[str]
     """What a call uses up."""
 
@@ -153,13 +178,17 @@ class _Prepared:
         calls = tuple(_call(program, binding, weights) for program, binding in entry.calls)
         outputs = tuple((name, f"output/{name}") for name in entry.index.phases[entry.phase].outputs)
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
-        passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "weight/")))
+        passing = tuple(
+            slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "gathered/", "weight/"))
+        )
         carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
+        axes = {name: argument.sharding for name, argument in entry.inputs.items()}
+        gathered = frozenset(slot for slot in entry.taken if slot.startswith("gathered/"))
         pairs = (
             pair for program, binding in entry.calls for pair in zip(binding.takes, program.arguments, strict=True)
         )
         donated = frozenset(slot.removeprefix("input/") for slot, argument in pairs if argument.donated)
-        return cls(calls, outputs, passing, carried, donated)
+        return cls(calls, outputs, passing, carried, axes, gathered, donated)
 
 
 def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, Buffer]) -> _Call:

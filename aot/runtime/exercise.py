@@ -59,7 +59,7 @@ class Exercise:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.entries = entries.of(bundle.index, entries.PLATFORM)
+        self.entries = entries.of(bundle.index, entries.place(bundle.index))
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
         self._latest: State | None = None  # of the prefill that ran last, unless it was used up
 
@@ -113,7 +113,7 @@ class Exercise:
 
     @cached_property
     def _executor(self) -> Executor:
-        return Executor(self._bundle, "strict")
+        return Executor(self._bundle, "strict", entries.place(self._bundle.index))
 
     def _begun(self, source: Entry) -> State:
         if self._latest is None or self._latest.entry is not source:

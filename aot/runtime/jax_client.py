@@ -1,5 +1,6 @@
 """The device through jax: slower to start, and the only way to compile."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ import jax
 import numpy as np
 from jaxlib import xla_client
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
+from aot.errors import MachineError
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
@@ -15,11 +17,11 @@ from aot.runtime.client import Buffer, Executable
 class Client:
     """One device of this process, by jax's own backend."""
 
-    def __init__(self, platform: str = "cpu") -> None:
-        self.platform = platform
-        self._device = jax.devices(platform)[0]
+    def __init__(self, device: Any) -> None:
+        self.platform: str = device.platform
+        self._device = device
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         return jax.device_put(array, self._device)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
@@ -29,14 +31,16 @@ class Client:
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        devices = xla_client.DeviceList((self._device,))
+        devices, options = xla_client.DeviceList((self._device,)), client.options_for([self._device])
         try:
-            loaded = self._device.client.deserialize_executable(data, executable_devices=devices)
+            loaded = self._device.client.deserialize_executable(
+                data, executable_devices=devices, compile_options=options
+            )
         except Exception as error:  # jaxlib raises several types of its own
             raise client.refused(program, error) from error
         return _callable(loaded)
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         from jax import export
 
         exported = export.deserialize(bytearray(data))
@@ -46,6 +50,29 @@ class Client:
         # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
         jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
         return _callable(jitted.lower(*arguments).compile().runtime_executable())
+
+
+def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
+    """Devices of this process: those of the ids, else all; on CPU at least as many as are needed, if jax has not begun.
+
+    Raises MachineError where they are fewer, or one has no such id.
+    """
+    if platform == "cpu" and needed > 1:
+        with contextlib.suppress(RuntimeError):  # jax has begun, with as many as it was told
+            jax.config.update("jax_num_cpu_devices", needed)
+    try:
+        found = {device.id: device for device in jax.local_devices(backend=platform)}
+    except RuntimeError as error:
+        cause = str(error).partition("\n")[0]
+        raise MachineError(f"devices: this machine has none of {platform} ({cause}); load it elsewhere") from error
+    if missing := [id for id in ids if id not in found]:
+        there = ", ".join(map(str, found))
+        raise MachineError(f"devices: no {platform} device has the id {missing[0]}, there are {there}; give others")
+    chosen = [found[id] for id in ids] or list(found.values())
+    if len(chosen) < needed and not ids:
+        hint = "load it before jax begins, or set jax_num_cpu_devices" if platform == "cpu" else "load it elsewhere"
+        raise MachineError(f"devices: {needed} of {platform} are needed, this process has {len(chosen)}; {hint}")
+    return chosen
 
 
 def _callable(loaded: Any) -> Executable:

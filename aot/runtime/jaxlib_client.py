@@ -7,7 +7,7 @@ is missing or gives something else is unknown, and the way through jax is taken 
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as jax sets it: the client
 import numpy as np
 from jaxlib import _jax, xla_client
 
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
@@ -25,21 +25,32 @@ class UnknownError(Exception):
     """A jaxlib whose private names are not those that we know; says which."""
 
 
+def clients(ids: Sequence[int]) -> "Iterator[Client]":
+    """A client for each of some virtual devices, of which there are as many as it takes. Raises UnknownError."""
+    backend = _backend(max(ids) + 1) if any(ids) or len(ids) > 1 else None
+    return (Client(backend, id) for id in ids)
+
+
+def count() -> int:
+    """How many virtual devices this process has unless more are asked for: XLA_FLAGS may say so."""
+    return len(xla_client.make_cpu_client().devices())
+
+
 class Client:
-    """The CPU of this process. Raises UnknownError where jaxlib is not as we know it."""
+    """The CPU of this process, or one of its virtual devices. Raises UnknownError where jaxlib is not as we know it."""
 
     platform = "cpu"
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Any = None, id: int = 0) -> None:
         try:
-            self._start()
+            self._start(backend, id)
             self._try()
         except UnknownError:
             raise
         except Exception as error:  # whatever calling a private name in a wrong way may raise
             raise UnknownError(f"jaxlib: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
-    def put(self, array: "np.ndarray[Any, Any]") -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
@@ -54,7 +65,9 @@ class Client:
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
         try:
-            loaded = self._client.deserialize_executable(data, executable_devices=self._list)
+            loaded = self._client.deserialize_executable(
+                data, executable_devices=self._list, compile_options=client.options_for(self._devices)
+            )
         except Exception as error:  # jaxlib raises several types of its own
             raise client.refused(program, error) from error
         handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
@@ -65,14 +78,14 @@ class Client:
 
         return run
 
-    def compile(self, data: bytes) -> Executable:
+    def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         raise AssertionError("a client that compiles was not asked for")
 
-    def _start(self) -> None:
+    def _start(self, backend: Any, id: int) -> None:
         if "jax" not in sys.modules:  # which has set it already
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("jax_enable_x64", False))
-        self._client = xla_client.make_cpu_client()
-        self._devices = self._client.devices()[:1]
+        self._client = backend or xla_client.make_cpu_client()
+        self._devices = self._client.devices()[id : id + 1]
         self._list = xla_client.DeviceList(tuple(self._devices))
         self._sharding = _sharding(self._devices[0], self._list)
         self._put = xla_client.batched_device_put
@@ -94,6 +107,15 @@ class Client:
     def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
         """What makes an array of a raw result; it skips the checks of what we know to be so."""
         return _jax.array_result_handler(_aval(shape, dtype), self._sharding, True, True)
+
+
+@cache
+def _backend(devices: int) -> Any:
+    """One for all bundles of a process, as its virtual devices share their threads."""
+    try:
+        return xla_client.make_cpu_client(num_devices=devices)
+    except TypeError as error:
+        raise UnknownError(f"jaxlib: {str(error).partition(chr(10))[0]}") from error
 
 
 class _Aval:

@@ -1,92 +1,45 @@
 """A loaded bundle: what `aot.load` gives."""
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+import random
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aot import buckets
-from aot.bundle import store
+from aot import buckets, digest
 from aot.bundle.records import GenerationRecord, ProgramRecord
 from aot.bundle.store import Bundle
-from aot.errors import InputError, MachineError
-from aot.runtime import call, entries, expiry, requests, verification
+from aot.errors import InputError
+from aot.runtime import call, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.processes import Group
 from aot.runtime.requests import Options, Prompt
-from aot.runtime.sequence import Result, Sequence
+from aot.runtime.sequence import Result
+from aot.runtime.sequence import Sequence as Row
 from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from aot.runtime.text import Text
 
-POLICIES = ("strict", "compile")
-
-
-def load(path: str | Path, *, policy: str = "strict", verify: str = "once", key: str | Path | None = None) -> "Model":
-    """Opens a bundle and maps its weights.
-
-    With policy `strict` nothing is ever compiled: a program without an executable for this machine is a MachineError
-    when it is needed, or at once where that is so for every entry. `compile` compiles it then, and logs that it does.
-    `verify` says when weights are checked against their digests; the index and whatever is run always are. `always`:
-    now. `once`: not where this user has verified these very files on this machine before; else in a thread that starts
-    after the first token, and no call ends well before it has. `never`: not at all.
-    Of an expired bundle it is logged that it is; what fits this machine runs on, and a program that would have to be
-    compiled is an ExpiredError then. `key` names a public key: a bundle not signed with its private one is refused
-    before its index is parsed.
-    Raises InputError, BundleError or MachineError.
-    """
-    for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
-        if value not in allowed:
-            raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
-    bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
-    expiry.warn(bundle)
-    found = entries.of(bundle.index, entries.PLATFORM)
-    _check_machine(bundle, found, policy)
-    checked = Verification(bundle, verify)
-    compiling = policy == "compile" and not all(map(entries.fitting, _programs(found)))
-    return Model(bundle, found, Executor(bundle, policy, compiling=compiling), checked)
-
-
-def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:
-    """Refuses a bundle of which this machine can run nothing, before its weights are read."""
-    usable = ("ready",) if policy == "strict" else ("ready", "compiles")
-    first = None
-    for entry in found:
-        verdict = entries.verdict(entry)
-        if verdict.verdict in usable:
-            return
-        first = first or verdict
-    if first is not None:
-        if first.verdict == "compiles":
-            expiry.check(bundle, first.cause)
-        hint = ", or load with policy='compile'" if first.verdict == "compiles" else ""
-        place = f"bundle {bundle.path}: no executable for this machine"
-        raise MachineError(f"{place}: {first.cause}; rebuild for this target{hint}")
-
-
-def _programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
-    """The programs of entries, each once, in the order in which these call them."""
-    seen: set[int] = set()
-    for entry in found:
-        for place, _ in entry.chain.calls if entry.chain else ():
-            if place not in seen:
-                seen.add(place)
-                yield entry.index.programs[place]
-
 
 class Model:
     """A bundle ready to serve. A context manager; may be called from several threads."""
 
     def __init__(
-        self, bundle: Bundle, found: tuple[Entry, ...], executor: Executor, verification: Verification
+        self,
+        bundle: Bundle,
+        found: tuple[Entry, ...],
+        executors: tuple[Executor, ...],
+        verification: Verification,
+        group: Group | None = None,
     ) -> None:
-        self._bundle, self._verification = bundle, verification
-        self._executor: Executor | None = executor
+        self._bundle, self._verification, self._group = bundle, verification, group
+        self._executors = executors  # none once it is closed
         self._entries = {(entry.combo, entry.phase): entry for entry in found}
         names = dict.fromkeys(entry.phase for entry in found)
         self._phases = {name: call.Candidates(e for e in found if e.phase == name) for name in names}
@@ -101,9 +54,11 @@ class Model:
 
     def close(self) -> None:
         """Lets go of weights and executables; calls afterwards are InputErrors."""
-        if self._executor is not None:
-            self._executor.executables.close()
-        self._executor = None
+        for executor in self._executors:
+            executor.executables.close()
+        if self._executors and self._group is not None:
+            self._group.leave()
+        self._executors = ()
 
     @property
     def bundle(self) -> Bundle:
@@ -142,9 +97,15 @@ class Model:
             known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
         self._verification.refuse()
-        outputs = call.call(self._running, self._phases[phase], inputs, state, source, self._defaults)
+        candidates, executors = self._phases[phase], self._running
+        parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
+        calls = [
+            partial(call.call, executor, candidates, part, state, source, self._defaults)
+            for executor, part in zip(executors, parts, strict=False)
+        ]
+        outputs = replicas.together(calls)
         self._settle()
-        return outputs
+        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
 
     def start(self, prompts: Prompt | list[Prompt], options: Options, *, streamed: bool = False) -> "Run":
         """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""
@@ -158,17 +119,29 @@ class Model:
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         sequences = []
-        for position, (prompt, seed) in enumerate(zip(given, options.seeds(len(given)), strict=True)):
-            ids = requests.tokens(prompt, position, self._text, record.vocab_size)
+        tokens = [requests.tokens(each, place, self._text, record.vocab_size) for place, each in enumerate(given)]
+        seeds = options.seeds(len(given), self._random(tokens, options))
+        for position, (ids, seed) in enumerate(zip(tokens, seeds, strict=True)):
             if options.truncate:
                 ids = ids[-max(1, self._combos.longest(limit, options.props)) :]
             need = buckets.Need(1, len(ids), len(ids) + limit, options.props)
             for index in range(options.n or self._sequences_each(need)):
                 sequences.append(
-                    Sequence(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
+                    Row(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
                 )
-        generation = Generation(self._running, self._entries, self._combos, request)
-        return Run(given, single, sequences, self._verified(generation.run(sequences)))
+        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
+        runs = [
+            Generation(executor, self._entries, self._combos, request).run(part)
+            for executor, part in zip(self._running, parts, strict=False)
+        ]
+        return Run(given, single, sequences, self._verified(replicas.merged(runs)))
+
+    def _random(self, tokens: list[list[int]], options: Options) -> Callable[[int], int]:
+        """What draws seeds: the same in all processes, once they agree on what is asked for."""
+        if self._group is None:
+            return secrets.randbits
+        asked = digest.of(repr((tokens, options)).encode())
+        return random.Random(self._group.agree(request=asked)).getrandbits
 
     def _verified(self, steps: Iterator[Pieces]) -> Iterator[Pieces]:
         """The steps, as long as nothing speaks against the weights; checking them begins after the first."""
@@ -183,15 +156,16 @@ class Model:
         """Ends a call: no result is whole before the weights are. What it did not need is then loaded ahead."""
         self._verification.begin()
         self._verification.settle()
-        if self._executor is not None and not self._settled:
+        if self._executors and not self._settled:
             self._settled = True
-            self._executor.executables.ahead(_programs(self._entries.values()))
+            for executor in self._executors:
+                executor.executables.ahead(programs(self._entries.values()))
 
     @property
-    def _running(self) -> Executor:
-        if self._executor is None:
+    def _running(self) -> tuple[Executor, ...]:
+        if not self._executors:
             raise InputError(f"bundle {self._bundle.path}: the model was closed; load it again")
-        return self._executor
+        return self._executors
 
     @cached_property
     def _combos(self) -> buckets.Table:
@@ -225,14 +199,14 @@ class Model:
             return {}
         if rows not in self._greedy:
             request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
-            self._greedy[rows] = self._running.put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
+            self._greedy[rows] = self._running[0].put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
         return self._greedy[rows]
 
 
 class Run(Iterator[str]):
     """A call under way: iterate to run it, over pieces of text, or over `steps`. `results` holds once it has run."""
 
-    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Sequence], steps: Iterator[Pieces]) -> None:
+    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Iterator[Pieces]) -> None:
         self.single = single
         self.sequences = sequences
         self.steps = steps
@@ -251,10 +225,14 @@ class Run(Iterator[str]):
         return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
 
 
-def _signed_with(public_key: Path) -> store.Admit:
-    from aot.bundle import sign
-
-    return sign.by_key(public_key)
+def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
+    """The programs of entries, each once, in the order in which these call them."""
+    seen: set[int] = set()
+    for entry in found:
+        for place, _ in entry.chain.calls if entry.chain else ():
+            if place not in seen:
+                seen.add(place)
+                yield entry.index.programs[place]
 
 
 def _eos_room(record: GenerationRecord) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aot.bundle import weights as layout
+from aot.bundle.records import Axes
 from aot.bundle.store import Bundle
 from aot.runtime.client import Buffer, Client, dtype
 
@@ -24,8 +25,13 @@ def maps(bundle: Bundle) -> tuple[memoryview, ...]:
     return views
 
 
-def weights(bundle: Bundle, views: tuple[memoryview, ...], client: Client) -> Mapping[str, Buffer]:
-    """Every weight on the device, by its slot. Raises BundleError for blobs that are not as the index says."""
+def weights(
+    bundle: Bundle, views: tuple[memoryview, ...], client: Client, shardings: Mapping[str, Axes]
+) -> Mapping[str, Buffer]:
+    """Every weight on the device, by its slot, laid over a mesh as programs take it.
+
+    Raises BundleError for blobs that are not as the index says.
+    """
     placed = {}
     for position, (blob, view) in enumerate(zip(bundle.index.weights.blobs, views, strict=True)):
         where = f"bundle {bundle.path}: blob {blob.digest[:19]}…"
@@ -34,7 +40,8 @@ def weights(bundle: Bundle, views: tuple[memoryview, ...], client: Client) -> Ma
         for path, (kind, shape, offset) in table.items():
             count = int(np.prod(shape, dtype=np.int64))
             array = np.frombuffer(view, dtype(kind), count, offset).reshape(shape)
-            placed[f"weight/{path}"] = client.put(array)
+            slot = f"weight/{path}"
+            placed[slot] = client.put(array, shardings.get(slot, ()))
     return placed
 
 

@@ -81,10 +81,10 @@ class Options:
         """The ids that end a sequence, where the caller gave them."""
         return tuple(int(id) for id in _listed(self.eos_token_id) if id >= 0)
 
-    def seeds(self, prompts: int) -> list[int]:
-        """The seed of each prompt."""
+    def seeds(self, prompts: int, draw: Callable[[int], int] = secrets.randbits) -> list[int]:
+        """The seed of each prompt; `draw` gives so many random bits."""
         if self.seed is None:
-            return [secrets.randbits(64) for _ in range(prompts)]
+            return [draw(64) for _ in range(prompts)]
         seeds = [int(seed) for seed in _listed(self.seed)]
         if _is_whole(self.seed):
             return seeds * prompts

@@ -1,0 +1,88 @@
+"""Compiling for NVIDIA GPUs, on a machine that has none: for the device that a description of it stands for."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aot import devices as accelerators
+from aot import extras, xla_flags
+from aot.builder import deviceless
+from aot.devices import Gpu
+from aot.errors import InputError
+
+Options = Mapping[str, Any]
+"""Of a cuda target: device, devices and so on."""
+
+_FLAGS: Mapping[str, int] = {
+    # Where there is no GPU nothing can be tried out: the cost model decides, and the same on every machine.
+    "xla_gpu_autotune_level": 0,
+    # Otherwise the kernels are divided among as many compilers as the machine has cores.
+    "xla_gpu_force_compilation_parallelism": 1,
+}
+_TOOLKIT = "nvidia.cu13"
+_CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxlib takes
+
+
+def check(options: Options) -> None:
+    """Raises InputError where the compiler is not installed."""
+    if lacking := extras.missing("cuda"):
+        raise InputError(f"target cuda {options['device']}: {lacking}, or leave the target out")
+
+
+def environment(options: Options) -> dict[str, str]:
+    """Nothing beyond what every worker has."""
+    return {}
+
+
+def flags(options: Options) -> tuple[str, ...]:
+    """Those of XLA that we set."""
+    return tuple(f"--{name}={value}" for name, value in _FLAGS.items())
+
+
+def devices(options: Options, number: int) -> list[Any]:
+    """As many GPUs of the kind, in one machine, of which there is only the description."""
+    _link_toolkit()
+    described = target_config(accelerators.gpu(options["device"]))
+    return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
+
+
+def compiled(lowered: Any, options: Options) -> tuple[Any, bytes]:
+    """What XLA made, and its bytes, which are the same on every machine as they are."""
+    return deviceless.compiled(lowered, {**_FLAGS, **xla_flags.options("cuda", options.get("xla_flags", ()))})
+
+
+def requires(options: Options, number: int) -> dict[str, Any]:
+    """The GPUs, and the driver that takes their code."""
+    gpu = accelerators.gpu(options["device"])
+    found = {"compute_capability": gpu.compute_capability, "driver": gpu.driver}
+    return {"kinds": gpu.kinds, "devices": number, **found}
+
+
+def target_config(gpu: Gpu) -> str:
+    """XLA's GpuTargetConfigProto as text."""
+    major, minor = gpu.compute_capability.split(".")
+    feature = "ACCELERATED_FEATURES" if gpu.accelerated else "NONE"
+    capability = f"cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {feature} }}"
+    return "\n".join(
+        [
+            f"gpu_device_info {{ {' '.join(_fields(gpu.figures))} {capability} }}",
+            'platform_name: "CUDA"',
+            f"dnn_version_info {{ major: {_CUDNN[0]} minor: {_CUDNN[1]} }}",
+            f'device_description_str: "{gpu.kinds[0]}"',
+        ]
+    )
+
+
+def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:
+    return (f"{name}: {value}" for name, value in figures.items())
+
+
+def _link_toolkit() -> None:
+    """Lays ptxas and libdevice where XLA looks for them by a relative path, which so is the same on every machine."""
+    spec = importlib.util.find_spec(_TOOLKIT)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.requirement('cuda')}")
+    link = Path(deviceless.TOOLKIT)
+    if not link.is_symlink():
+        link.symlink_to(next(iter(spec.submodule_search_locations)))

@@ -1,0 +1,61 @@
+"""What `aot plan` prints of a mesh: how arrays lie on it, and what each device holds."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from aot import partition
+from aot.cli import output
+
+if TYPE_CHECKING:
+    from aot.builder.footprint import Footprint, Placement
+
+
+def document(found: "Footprint") -> dict[str, Any]:
+    """A footprint as JSON."""
+    arrays = [
+        {"path": a.path, "dtype": a.dtype, "shape": list(a.shape), "sharding": _plain(a.axes), "rule": a.rule}
+        | ({"whole": list(a.whole)} if a.whole else {})
+        for a in found.arrays
+    ]
+    held = {"weights": found.weights, "state": found.state, "activations_estimate": found.activations}
+    rules = [{"pattern": pattern, "matches": count} for pattern, count in found.rules]
+    return {"mesh": dict(found.mesh), "bytes_per_device": held, "rules": rules, "arrays": arrays}
+
+
+def show(found: "Footprint") -> None:
+    """Prints a footprint: one line for one device, for a mesh a table of the arrays before it."""
+    console = output.console()
+    if found.mesh:
+        table = output.table("array", "shape", f"on mesh {partition.spelled(found.mesh)}", "rule", "arrays")
+        for name, count, first in _alike(found.arrays):
+            lies = ", ".join("·".join(partition.names(entry)) or "–" for entry in first.axes) or "–"
+            shape = f"{first.dtype} {list(first.shape)}"
+            cells = (name, shape, lies if any(first.axes) else "whole", first.rule or "", str(count))
+            table.add_row(*map(escape, cells))
+        console.print(table)
+    place = "each device holds" if found.mesh else "one device holds"
+    held = f"weights {output.size(found.weights)}, state and KV cache {output.size(found.state)}"
+    console.print(f"{place} {held}; activations, an estimate: {output.size(found.activations)}", soft_wrap=True)
+
+
+def remarks(found: "Footprint") -> Iterator[str]:
+    """What rules would split and is whole; what reached a rule that takes everything."""
+    whole = (why for array in found.arrays for why in array.whole)
+    yield from dict.fromkeys(f"replicated: {partition.general(why)}" for why in whole)
+    rest = [partition.general(array.path) for array in found.arrays if array.rule == ".*"]
+    if rest:
+        yield f"rule '.*' takes {', '.join(dict.fromkeys(rest))}"
+
+
+def _alike(arrays: "Sequence[Placement]") -> list[tuple[str, int, "Placement"]]:
+    """The arrays that differ in the number of their layer alone, as one: name, count, the first of them."""
+    groups: dict[Any, dict[str, Placement]] = {}
+    for array in sorted(arrays, key=lambda each: each.path.partition("/")[0] in ("input", "state", "value")):
+        groups.setdefault((partition.general(array.path), array.shape, array.axes), {})[array.path] = array
+    return [(name, len(group), next(iter(group.values()))) for (name, _, _), group in groups.items()]
+
+
+def _plain(axes: partition.Axes) -> list[Any]:
+    return [list(entry) if isinstance(entry, tuple) else entry for entry in axes]

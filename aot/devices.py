@@ -1,0 +1,98 @@
+"""The accelerators that targets may name, and what compiler and loader have to know of each: `devices.json`."""
+
+import difflib
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aot.errors import InputError
+
+Figure = int | float
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of NVIDIA GPU."""
+
+    name: str
+    kinds: tuple[str, ...]
+    """What such GPUs call themselves."""
+    compute_capability: str
+    accelerated: bool
+    """Whether code uses what this compute capability has and no later one: sm_90a."""
+    driver: str
+    """The oldest driver that runs code of our compiler."""
+    figures: Mapping[str, Figure]
+    """Fields of XLA's GpuDeviceInfoProto."""
+
+
+@dataclass(frozen=True)
+class Tpu:
+    """One version of TPU. A chip is one device."""
+
+    name: str
+    kind: str
+    """What its devices call themselves."""
+    pci: str
+    """Device id of a chip on the PCI bus."""
+    dimensions: int
+    """Of its topologies."""
+
+
+def gpus() -> tuple[str, ...]:
+    """The devices that cuda targets may name."""
+    return tuple(_table()["gpus"])
+
+
+def tpus() -> tuple[str, ...]:
+    """The versions that topologies of tpu targets may name."""
+    return tuple(_table()["tpus"])
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU of a name. Raises InputError for a name without one."""
+    table = _table()
+    if name not in table["gpus"]:
+        raise InputError(f"unknown device {name!r}; {_choice(name, gpus())}")
+    found = table["gpus"][name]
+    architecture = table["architectures"][found["architecture"]]
+    return Gpu(
+        name=name,
+        kinds=tuple(found["kinds"]),
+        compute_capability=architecture["compute_capability"],
+        accelerated=architecture["accelerated"],
+        driver=table["driver"],
+        figures={**table["every"], **architecture["figures"], **found["figures"]},
+    )
+
+
+def tpu(name: str) -> Tpu:
+    """The TPU of a version. Raises InputError for an unknown one."""
+    if name not in tpus():
+        raise InputError(f"unknown version {name!r}; {_choice(name, tpus())}")
+    return Tpu(name, **_table()["tpus"][name])
+
+
+def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
+    """The TPU and the shape of `v5e:2x2`. Raises InputError for another text."""
+    version, _, sizes = text.partition(":")
+    parts = sizes.split("x")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"must be a version and a shape as 'v5e:2x2', got {text!r}")
+    found = tpu(version)
+    if len(parts) != found.dimensions:
+        raise InputError(f"a topology of {version} has {found.dimensions} dimensions, got {text!r}")
+    return found, tuple(map(int, parts))
+
+
+def _choice(name: str, allowed: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+
+
+@functools.cache
+def _table() -> Any:
+    return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

@@ -1,0 +1,48 @@
+"""The flags of XLA that a target may set, with the reason that each is allowed: `xla_flags.json`.
+
+Left out is what would undo a promise: other instruction sets, tuning while serving, dumps, paths.
+"""
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from aot.errors import InputError
+
+Value = bool | int
+
+_BOOLEANS = {"true": True, "false": False}
+
+
+def options(platform: str, flags: Iterable[str]) -> dict[str, Value]:
+    """The values of flags such as `--xla_gpu_enable_triton_gemm=false`, by name; raises InputError for a wrong one."""
+    found: dict[str, Value] = {}
+    for flag in flags:
+        name, _, text = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--") or not text:
+            raise InputError(f"must be flags like --name=value, got {flag!r}")
+        if name in found:
+            raise InputError(f"{name!r} is given twice; give it once")
+        found[name] = _value(name, text, _allowed()[platform], platform)
+    return found
+
+
+def _value(name: str, text: str, allowed: dict[str, list[str]], platform: str) -> Value:
+    if name not in allowed:
+        close = difflib.get_close_matches(name, allowed, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+        raise InputError(f"unknown flag {name!r} for {platform}; {hint}")
+    kind, _ = allowed[name]
+    if kind == "boolean" and text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if kind == "integer" and text.isdecimal():
+        return int(text)
+    raise InputError(f"{name!r} takes {'true or false' if kind == 'boolean' else 'a number'}, got {text!r}")
+
+
+@functools.cache
+def _allowed() -> dict[str, dict[str, list[str]]]:
+    table: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return table

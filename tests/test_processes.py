@@ -1,0 +1,211 @@
+"""Several processes that serve one mesh: they give what one gives, and end together."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import peer
+import pytest
+
+import aot as api
+from aot.runtime import coordinator, processes
+
+PROMPT = ("--prompt", "def main", "--temperature", "0.8", "--seed", "3")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(*commands: list[object]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Python processes, none of which outlives the block."""
+    made = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for command in commands
+    ]
+    try:
+        yield made
+    finally:
+        for process in made:
+            process.kill()
+            process.communicate()
+
+
+def answer(process: subprocess.Popen[str]) -> list[int]:
+    """The next seed and tokens that a process prints, between what Gloo says there."""
+    return next(json.loads(line) for line in process.stdout if not line.startswith("[Gloo]"))
+
+
+def ended(process: subprocess.Popen[str], within: float = 120) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    out, err = process.communicate(timeout=within)
+    return process.returncode, out, err
+
+
+def peers(bundle: Path, *differing: dict[str, object]) -> list[list[object]]:
+    """The commands of processes that serve a bundle, where they differ from each other."""
+    address = f"127.0.0.1:{free_port()}"
+    given = [
+        {"bundle": bundle, "processes": 2, "process": i, "timeout": 60, "prompt": "def", **d}
+        for i, d in enumerate(differing)
+    ]
+    return [
+        [
+            peer.__file__,
+            g["bundle"],
+            address,
+            g["processes"],
+            g["process"],
+            g["timeout"],
+            g["prompt"],
+            *g.get("more", []),
+        ]
+        for g in given
+    ]
+
+
+def test_two_processes_give_the_tokens_of_one_device_and_compile_nothing(mesh_bundle, small_bundle):
+    wanted = api.load(small_bundle).generate("def main", temperature=0.8, seed=3).token_ids
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
+    commands = [
+        ["-m", "aot.cli.main", "run", mesh_bundle, *PROMPT, "--json", *shared, "--process", process]
+        for process in range(2)
+    ]
+
+    with started(*commands) as pair:
+        (code, out, err), other = map(ended, pair)
+
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert other == (0, "", "")
+    assert ([result["token_ids"] for result in document["results"]], document["compilations"]) == ([wanted], 0)
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_the_other_with_one_line(mesh_bundle, victim):
+    commands = peers(mesh_bundle, {"more": ["forever"]}, {"more": ["forever"]})
+
+    with started(*commands) as pair:
+        tokens = [answer(process) for process in pair]
+        pair[victim].send_signal(signal.SIGKILL)
+        code, _, err = ended(pair[1 - victim], processes.GRACE + coordinator.SILENCE)
+
+    assert tokens[0] == tokens[1]  # of a seed that was drawn
+    line = f"processes: process {victim} of 2 has ended or does not answer; start all of them again\n"
+    assert code == 1
+    assert err in ("PeerError " + line, line)  # raised, or where Gloo did not notice said by what watches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_hangs_ends_the_other_in_bounded_time(mesh_bundle, victim):
+    commands = peers(mesh_bundle, {"more": ["forever"]}, {"more": ["forever"]})
+
+    with started(*commands) as pair:
+        for process in pair:
+            answer(process)
+        pair[victim].send_signal(signal.SIGSTOP)
+        code, _, err = ended(pair[1 - victim], 2 * processes.GRACE + coordinator.SILENCE + 5)
+
+    assert code == 1
+    assert err.splitlines()[-1].endswith(
+        f"processes: process {victim} of 2 has ended or does not answer; start all of them again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("process", "line"),
+    [
+        (0, "PeerError processes: process 1 of 2 did not come within 1 s; start all of them\n"),
+        (1, "PeerError processes: no coordinator at {address} within 1 s (Connection refused); "
+            "start process 0, and give every process its address\n"),
+    ],
+)  # fmt: skip
+def test_a_process_that_never_comes_is_told_in_time(mesh_bundle, process, line):
+    (command,) = peers(mesh_bundle, {"process": process, "timeout": 1})
+    before = time.monotonic()
+
+    with started(command) as (alone,):
+        found = ended(alone)
+
+    assert found == (1, "", line.format(address=command[2]))
+    assert time.monotonic() - before < 1 + coordinator.SILENCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("differing", "line"),
+    [
+        ({"prompt": "class"}, "process 1 has another request than process 0: sha256:"),
+        ({"processes": 4}, "process 0 was told that there are 2, process 1 that there are 4"),
+    ],
+)
+def test_processes_that_are_not_told_the_same_are_told_so(mesh_bundle, differing, line):
+    with started(*peers(mesh_bundle, {}, differing)) as pair:
+        found = [ended(process) for process in pair]
+
+    for code, out, err in found:
+        assert (code, out) == (2, "")
+        assert err.startswith(f"InputError processes: {line}")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (("here", 2, 0), "coordinator: must be HOST:PORT, got 'here'"),
+        ((None, 2, 0), "coordinator: must be HOST:PORT, got None"),
+        (("here:1", "2", 0), "processes: must be an integer, got '2'"),
+        (("here:1", 2, True), "process: must be an integer, got True"),
+        (("here:0", 2, 0), "coordinator: must be HOST:PORT, got 'here:0'"),
+        (("here:99999", 2, 0), "coordinator: must be HOST:PORT, got 'here:99999'"),
+        (("here:1", 1, 0), "processes: must be at least 2, got 1; one needs no coordinator"),
+        (("here:1", 2, 2), "process: must be from 0 to 1, got 2"),
+        (("here:1", 2, 0, 0), "timeout: must be above 0, got 0"),
+    ],
+)
+def test_a_distributed_that_says_nothing_is_refused(given, line):
+    with pytest.raises(api.InputError) as error:
+        api.Distributed(*given)
+
+    assert str(error.value) == line
+
+
+def test_an_address_that_is_taken_is_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        with pytest.raises(api.InputError) as error:
+            processes.join(api.Distributed(address, 2, 0))
+
+    assert str(error.value) == (
+        f"coordinator {address}: process 0 cannot listen there: Address already in use; "
+        "give an address of its machine with a free port"
+    )
+
+
+def test_a_bundle_that_processes_cannot_share_is_refused_before_they_meet(small_bundle, mesh_bundle):
+    for bundle, number, line in [
+        (small_bundle, 2, "built for one device, which 2 processes cannot share equally"),
+        (mesh_bundle, 3, "built for the mesh data 2 × model 2, which 3 processes cannot share equally"),
+    ]:
+        with pytest.raises(api.MachineError, match=line):
+            api.load(bundle, distributed=api.Distributed("127.0.0.1:1", number, 0))
+
+
+def test_options_that_belong_together_are_asked_for(refused, mesh_bundle):
+    said = refused(2, "run", mesh_bundle, "--prompt", "x", "--coordinator", "here:1")
+
+    assert said.startswith("aot run: --processes is missing: --coordinator, --processes and --process belong together")
