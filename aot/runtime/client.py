@@ -111,13 +111,16 @@ def count(platform: str) -> int:
 
 
 def options_for(devices: Sequence[Any]) -> Any:
-    """How an executable is loaded for these devices: without it those are looked for that it was built on."""
+    """How an executable is loaded for these devices; None for those by whose ids it was built, the first ones."""
     from jaxlib import xla_client
 
+    ids = [device.id for device in devices]
+    if ids == list(range(len(ids))):
+        return None
     options = xla_client.CompileOptions()
     build = options.executable_build_options
-    build.num_replicas, build.num_partitions = 1, len(devices)
-    build.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id for device in devices]]))
+    build.num_replicas, build.num_partitions = 1, len(ids)
+    build.device_assignment = xla_client.DeviceAssignment.create(np.array([ids]))
     return options
 
 
