@@ -17,7 +17,7 @@ from conftest import TINY
 
 from aot import chain
 from aot import plan as plans
-from aot.builder import cache, eviction, identity, lower, settings, sources
+from aot.builder import cache, eviction, identity, layouts, settings, sources
 from aot.builder.cache import Cache, Kept
 from aot.errors import AotError
 from aot.programs import steps
@@ -153,22 +153,23 @@ def test_builds_that_share_a_cache_and_are_killed_leave_whole_entries_alone(tmp_
 # What decides a compile, a lowering: each factor counts, and all programs of ours have factors of their own.
 
 
-def programs() -> set[tuple[chain.Program, str]]:
+def programs() -> set[layouts.Placed]:
     plan = plans.resolve(plans.read(TINY))
-    chains = lower._chains(plan, sources.model(plan))
-    return {(call.program, platform) for _, _, platform, _, made in chains for call in made.calls}
+    laid, _ = layouts.of(plan, sources.model(plan))
+    return {placed for each in laid for placed in each.programs}
 
 
 def test_every_program_of_a_family_is_known_by_factors_of_its_own(tmp_path: Path) -> None:
     found = programs()
-    names = [cache.Cache(tmp_path)._path(identity.program(made, platform, ()) or {}) for made, platform in found]
+    names = [cache.Cache(tmp_path)._path(identity.program(placed, ()) or {}) for placed in found]
 
     assert len(found) == 111
     assert len(set(names)) == 111
 
 
 def test_each_part_of_a_program_is_a_factor() -> None:
-    made = next(program for program, _ in programs() if program.name == "decode")
+    placed = next(placed for placed in programs() if (placed.program.name, placed.platform) == ("decode", "cpu"))
+    made = placed.program
     (name, array), *rest = made.arguments
     wider = ((name, chain.Array((*array.shape, 2), array.dtype)), *rest)
     others = [
@@ -177,8 +178,15 @@ def test_each_part_of_a_program_is_a_factor() -> None:
         dataclasses.replace(made, arguments=wider),
         dataclasses.replace(made, donated=frozenset()),
     ]
-    variants = [(other, "cpu", ()) for other in others] + [(made, "tpu", ()), (made, "cpu", ("a_call",))]
-    found = [identity.program(*variant) for variant in [(made, "cpu", ()), *variants]]
+    places = [
+        {"platform": "tpu"},
+        {"mesh": (("data", 2),)},
+        {"arguments": (("x", ("data",)),)},
+        {"results": (("x", ()),)},
+    ]
+    variants = [dataclasses.replace(placed, program=other) for other in others]
+    variants += [dataclasses.replace(placed, **place) for place in places]
+    found = [identity.program(variant, ()) for variant in [placed, *variants]] + [identity.program(placed, ("a_call",))]
 
     assert all(found)
     assert [one for i, one in enumerate(found) if one in found[:i]] == []
@@ -209,11 +217,11 @@ def test_each_part_of_a_compile_is_a_factor(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_options_of_jax_are_a_factor_of_a_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, platform = next(iter(programs()))
-    base = identity.program(made, platform, ())
+    placed = next(iter(programs()))
+    base = identity.program(placed, ())
     monkeypatch.setattr(settings, "LOWERING", {**settings.LOWERING, "jax_enable_x64": True})
 
-    assert identity.program(made, platform, ()) != base
+    assert identity.program(placed, ()) != base
 
 
 def test_all_that_a_compile_imports_of_ours_is_among_its_factors() -> None:

@@ -17,7 +17,7 @@ from aot.bundle import store
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import ExpiredError, InputError, MachineError
-from aot.runtime import entries, expiry
+from aot.runtime import expiry, fit
 
 LAST = datetime.date(2026, 12, 31)  # of the synthetic bundle
 DAY = datetime.timedelta(days=1)
@@ -126,7 +126,7 @@ def test_a_program_that_would_have_to_be_compiled_too_late_is_refused(
     policy: str, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = dated(toy_bundle, "2020-01-31", tmp_path / "old")
-    monkeypatch.setattr(entries, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
 
     with pytest.raises(ExpiredError, match=r"would have to be compiled .*scale.*2020-01-31.*aot refresh .* -o NEW"):
         product.load(old, policy=policy).call("scale", x=[1.0])
@@ -136,7 +136,7 @@ def test_before_its_end_the_policy_decides_what_becomes_of_such_a_program(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     young = dated(toy_bundle, "9999-12-31", tmp_path / "young")
-    monkeypatch.setattr(entries, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
 
     assert product.load(young, policy="compile").call("scale", x=[2.0])["y"].tolist() == [0.0]
     with pytest.raises(MachineError, match="no executable"):
@@ -151,7 +151,7 @@ def test_run_only_warns_while_executables_fit_and_exits_7_where_one_is_lacking(
     put_clock(monkeypatch, datetime.date(9999, 1, 1))
     with caplog.at_level(logging.WARNING, "aot"):
         late = run(*arguments)
-    monkeypatch.setattr(entries, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
     lacking = run(*arguments, "--policy", "compile")
 
     assert (fresh.code, late.code, late.out) == (0, 0, fresh.out)

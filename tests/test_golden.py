@@ -20,7 +20,7 @@ from aot.bundle.records import ArgumentRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import BundleError
-from aot.runtime import entries, execute, exercise, expected, golden
+from aot.runtime import execute, exercise, expected, fit, golden
 from aot.runtime.client import dtype
 
 Weights = dict[str, Any]
@@ -335,7 +335,7 @@ def test_a_recorded_token_must_be_as_good_as_the_best_one_here(tiny_bundle):
 
 
 def test_what_does_not_run_here_is_said_and_is_exit_4(tiny_bundle, monkeypatch, capsys):
-    monkeypatch.setattr(entries, "jaxlib", lambda: "9.9.9")
+    monkeypatch.setattr(fit, "jaxlib", lambda: "9.9.9")
 
     code = main.run(["verify", str(tiny_bundle), "--run", "--json"])
 

@@ -44,7 +44,7 @@ def started(*commands: list[object]) -> Iterator[list[subprocess.Popen[str]]]:
 
 def answer(process: subprocess.Popen[str]) -> list[int]:
     """The next seed and tokens that a process prints, between what Gloo says there."""
-    return next(json.loads(line) for line in process.stdout if not line.startswith("[Gloo]"))
+    return next(json.loads(line) for line in process.stdout if line.strip() and not line.startswith("[Gloo]"))
 
 
 def ended(process: subprocess.Popen[str], within: float = 120) -> tuple[int, str, str]:

@@ -305,7 +305,7 @@ def index(*platforms: str, executables: bool = True) -> Index:
 
 def verdicts(made: Index) -> Iterator[tuple[str, str]]:
     for entry in entries.of(made, entries.place(made)):
-        verdict = entries.verdict(entry, entries.PLATFORM)
+        verdict = entries.verdict(entry)
         yield verdict.verdict, verdict.cause
 
 
