@@ -8,9 +8,9 @@ from typing import Any
 import click
 from rich.table import Table
 
-from aot import precompile
+from aot import partition, precompile
 from aot.bundle import codec, store, strict_json
-from aot.bundle.records import EntryRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.records import ChainRecord, EntryRecord, ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.errors import BundleError, InputError
@@ -100,7 +100,7 @@ def _entries(index: Index) -> Table:
             peak = max((_needs(e.memory) for p in programs for e in p.executables), default=None)
             shown = "" if peak is None else output.size(peak)
             key = index.combos[entry.combo].key[:12]
-            table.add_row(key, entry.phase, chain.platform, str(len(chain.calls)), str(len(programs)), shown)
+            table.add_row(key, entry.phase, _place(chain), str(len(chain.calls)), str(len(programs)), shown)
     return table
 
 
@@ -111,12 +111,17 @@ def _table_of_programs(index: Index) -> Table:
     for program in index.programs:
         row = (program.digest[7:19], program.name)
         if not program.executables:
-            table.add_row(*row, program.platform, output.size(program.bytes))
+            table.add_row(*row, _place(program), output.size(program.bytes))
         for e in program.executables:
             sizes = (program.bytes, e.bytes, e.memory["arguments"], e.memory["temporaries"])
             cost = (_flops(e.cost), output.size(e.cost["bytes_accessed"]) if "bytes_accessed" in e.cost else "")
             table.add_row(*row, output.target(e.target), *map(output.size, sizes), *cost)
     return table
+
+
+def _place(record: ChainRecord | ProgramRecord) -> str:
+    """Platform, and the mesh where there is one: `cpu data 2 × model 4`."""
+    return f"{record.platform} {partition.spelled(dict(record.mesh))}" if record.mesh else record.platform
 
 
 def _flops(cost: Mapping[str, int]) -> str:
