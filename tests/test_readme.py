@@ -42,7 +42,8 @@ def arranged(directory: Path, tiny: Path, text: str) -> Path:
     (directory / "manifests").symlink_to(ROOT / "manifests")
     (directory / "dist" / "tiny").symlink_to(tiny)
     for language, ending in (("python", "py"), ("yaml", "yaml")):
-        (directory / f"scale.{ending}").write_text([block for name, block in blocks(text) if name == language][-1])
+        shown = (block for name, block in blocks(text) if name == language and "scale" in block.lower())
+        (directory / f"scale.{ending}").write_text(next(shown))
     return directory
 
 
