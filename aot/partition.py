@@ -28,7 +28,7 @@ class Dimensions:
 
     arrays: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     """(pattern, the dimension of each axis), the first match counts."""
-    parts: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict, hash=False)
     """How many parts a dimension has that must stay whole, where it has fewer than an array has places: heads."""
 
 
@@ -93,16 +93,19 @@ class Layouts:
         self.unmatched: set[str] = set()
         self.faults: dict[str, None] = {}
         self._shadowed: set[str] = set()
-        self.laid: dict[tuple[str, tuple[int, ...], bool], Layout] = {}
-        """By path, shape, and whether decoding has a say in it."""
+        self.laid: dict[tuple[str, tuple[int, ...], bool, Dimensions], Layout] = {}
+        """By path, shape, whether decoding has a say in it, and what the combo calls the axes."""
+        self._weights: dict[str, Axes] = {}
 
     def of(self, path: str, shape: tuple[int, ...], phase: str, dimensions: Dimensions) -> Layout:
         """The layout of an array. What is wrong with it is booked; it is whole on every device then."""
-        decoding = phase == DECODE or path.startswith(STATE)
-        decoding &= path.startswith((STATE, "input/", "value/"))  # weights lie as they do for every phase
-        known = path, shape, decoding
+        is_weight = not path.startswith((STATE, "input/", "value/", "output/"))
+        decoding = not is_weight and (phase == DECODE or path.startswith(STATE))
+        known = path, shape, decoding, dimensions
         if known not in self.laid:
-            self.laid[known] = self._laid(path, shape, decoding, dimensions)
+            self.laid[known] = made = self._laid(path, shape, decoding, dimensions)
+            if is_weight and self._weights.setdefault(path, made.axes) != made.axes:
+                self._fault(f"{path!r} lies otherwise in one combo than in another; weights are placed once for all")
         return self.laid[known]
 
     def wrong(self) -> Iterator[str]:

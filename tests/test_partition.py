@@ -59,6 +59,19 @@ def test_weights_lie_alike_in_every_phase():
     assert axes(rules, "q", (6, 8)) == axes(rules, "q", (6, 8), "decode") == (None, "data")
 
 
+def test_combos_may_call_the_axes_of_an_input_otherwise_and_those_of_a_weight_may_not():
+    layouts = Layouts(MESH, Rules(table={"batch": "data", "hidden": "model"}))
+    other = Dimensions((("input/x", ("hidden",)), ("q", ("hidden",))))
+    found = [
+        layouts.of(path, (8,) * (1 + (path == "q")), "prefill", d).axes
+        for d in (NAMED, other)
+        for path in ("input/x", "q")
+    ]
+
+    assert found == [("data",), (None, "model"), ("model",), ("model", None)]
+    assert [fault.split(";")[0] for fault in layouts.wrong()][-1] == "'q' lies otherwise in one combo than in another"
+
+
 def test_heads_stay_whole_however_many_places_an_array_has_for_each():
     layouts = laid(Rules(table={"head": "model"}), ("q", (24, 8)))
 

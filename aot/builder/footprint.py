@@ -86,7 +86,7 @@ def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:
 
 def _placements(on: Layouts, laid: list[Laid]) -> Iterator[Placement]:
     dtypes = {(layouts.path(slot), array.shape): array.dtype for each in laid for slot, array, _ in _arguments(each)}
-    for (path, shape, _), layout in on.laid.items():
+    for (path, shape, *_), layout in on.laid.items():
         dtype = dtypes.get((path, shape), "")
         yield Placement(path, dtype, shape, layout.axes, layout.rule, layout.whole)
 
