@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,15 @@ from aot.runtime import expiry
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "manifests" / "tiny.yaml"
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+DISTURBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heedful() -> None:
+    """For a process to be disturbed: a test run in the background would hand on that it ignores these signals."""
+    for number in DISTURBED:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from conftest import aot
+from conftest import aot, heedful
 
 from aot import digest
 from aot.bench import bench, process
@@ -185,7 +185,7 @@ def under_way(tiny_bundle: Path) -> Iterator["subprocess.Popen[str]"]:
     """A bench as from a terminal: it leads the process group that Ctrl-C is sent to."""
     command = [sys.executable, "-m", "aot.cli.main", "bench", str(tiny_bundle), "--rounds", "50"]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **options, start_new_session=True) as process:
+    with subprocess.Popen(command, **options, start_new_session=True, preexec_fn=heedful) as process:
         yield process
         process.kill()
 

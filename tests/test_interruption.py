@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import toy
-from conftest import aot
+from conftest import aot, heedful
 
 STEPS = ["weights", "lower", "compile"]
 ARGUMENTS = {"weights": {"stuck": "weights"}, "lower": {"stuck": "lower"}, "compile": {"programs": 80}}
 PATIENCE = 60.0
-DISTURBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Build:
@@ -33,7 +32,7 @@ class Build:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_heedful,
+            preexec_fn=heedful,
         )
         self.said: list[str] = []
 
@@ -57,11 +56,6 @@ class Build:
         out, err = self.process.communicate(timeout=PATIENCE)
         lines = [line for line in err.splitlines() if line and line.split()[0] not in (*STEPS, "golden", "publish")]
         return self.process.returncode, out, lines
-
-
-def _heedful() -> None:
-    for number in DISTURBED:  # a test run in the background would hand on that it ignores them
-        signal.signal(number, signal.SIG_DFL)
 
 
 def wait(holds: Callable[[], bool], limit: float = PATIENCE) -> None:
