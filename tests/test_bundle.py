@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+from conftest import heedful
 
 from aot import digest
 from aot.bundle import staging, store
@@ -262,7 +263,8 @@ with Writer.stage(Path(sys.argv[1])) as writer:
 
 
 def start_build(destination: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(destination)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", KILLED, str(destination)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heedful)
     assert process.stdout.readline() == "staged\n"
     return process
 
