@@ -1,6 +1,6 @@
 """How the arrays of each program lie on each mesh: from what the slots are called, by the partition rules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,11 @@ def of(plan: "Plan", model: "Model", key: str | None = None) -> tuple[list[Laid]
     if faults := [f"{place}: {text}" for mesh, layouts in made.items() if mesh for text in layouts.wrong()]:
         raise ManifestError(*dict.fromkeys(faults))
     return laid, list(made.values())
+
+
+def distinct(laid: Iterable[Laid]) -> set[Placed]:
+    """The programs of some chains, each once: equal ones lower alike."""
+    return {placed for each in laid for placed in each.programs}
 
 
 def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model: "Model") -> Iterator[Laid]:

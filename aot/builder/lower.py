@@ -63,7 +63,7 @@ def write(
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
     states: dict[Hashable, dict[str, chain.Array]] = {}
     every, meshes = layouts.of(plan, model, key)
-    count = len({placed for laid in every for placed in laid.programs})
+    count = len(layouts.distinct(every))
     clock = pace.Pace(count)
 
     def lowered(placed: Placed) -> ProgramRecord:
@@ -116,7 +116,7 @@ def count(plan: "Plan") -> Counted:
 
     model = sources.model(plan)
     laid, on = layouts.of(plan, model)
-    distinct = {placed for each in laid for placed in each.programs}
+    distinct = layouts.distinct(laid)
     wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
     return Counted(len(distinct), compiles, footprint.of(laid, on, model))

@@ -110,7 +110,19 @@ def count(platform: str) -> int:
     return jaxlib_client.count()
 
 
-def options_for(devices: Sequence[Any]) -> Any:
+def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRecord) -> Any:
+    """Stored bytes of an executable, loaded on some devices of a backend. Raises MachineError for what it refuses."""
+    from jaxlib import xla_client
+
+    listed, options = xla_client.DeviceList(tuple(devices)), _options_for(devices)
+    try:
+        return backend.deserialize_executable(data, executable_devices=listed, compile_options=options)
+    except Exception as error:  # jaxlib raises several types of its own
+        cause = str(error).partition("\n")[0]
+        raise MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it") from error
+
+
+def _options_for(devices: Sequence[Any]) -> Any:
     """How an executable is loaded for these devices; None for those by whose ids it was built, the first ones."""
     from jaxlib import xla_client
 
@@ -122,12 +134,6 @@ def options_for(devices: Sequence[Any]) -> Any:
     build.num_replicas, build.num_partitions = 1, len(ids)
     build.device_assignment = xla_client.DeviceAssignment.create(np.array([ids]))
     return options
-
-
-def refused(program: ProgramRecord, error: Exception) -> MachineError:
-    """The error for an executable that the compiler's loader does not take."""
-    cause = str(error).partition("\n")[0]
-    return MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it")
 
 
 def dtype(name: str) -> "np.dtype[Any]":

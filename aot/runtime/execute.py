@@ -1,7 +1,7 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -94,8 +94,9 @@ class Executor:
 
     def _gather(self, entry: Entry) -> Entry:
         """The entry that gathers the weights which an entry takes."""
-        beside = entries.of(entry.index, self._place)
-        return next(e for e in beside if (e.key, e.phase) == (entry.key, GATHER))
+        index = entry.index
+        found = next(r for r in index.entries if (r.phase, index.combos[r.combo].key) == (GATHER, entry.key))
+        return replace(entry, phase=GATHER, chains=found.chains)
 
     def _of(self, entry: Entry) -> "_Prepared":
         name = entry.key, entry.phase

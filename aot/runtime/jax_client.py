@@ -1,12 +1,11 @@
 """The device through jax: slower to start, and the only way to compile."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxlib import xla_client
 
 from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
 from aot.errors import MachineError
@@ -31,25 +30,24 @@ class Client:
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        devices, options = xla_client.DeviceList((self._device,)), client.options_for([self._device])
-        try:
-            loaded = self._device.client.deserialize_executable(
-                data, executable_devices=devices, compile_options=options
-            )
-        except Exception as error:  # jaxlib raises several types of its own
-            raise client.refused(program, error) from error
-        return _callable(loaded)
+        return _callable(client.loaded(self._device.client, data, [self._device], program))
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
-        from jax import export
-
-        exported = export.deserialize(bytearray(data))
         here = jax.sharding.SingleDeviceSharding(self._device)
-        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=here) for aval in exported.in_avals]
-        arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-        # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-        jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
-        return _callable(jitted.lower(*arguments).compile().runtime_executable())
+        return _callable(compiled(data, lambda exported: [here] * len(exported.in_avals)))
+
+
+def compiled(data: bytes, shardings: Callable[[Any], Sequence[Any]]) -> Any:
+    """A stored program, compiled for arguments that lie as `shardings` says of the `jax.export.Exported`."""
+    from jax import export
+
+    exported = export.deserialize(bytearray(data))
+    described = zip(exported.in_avals, shardings(exported), strict=True)
+    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval, sharding in described]
+    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
+    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
+    jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
+    return jitted.lower(*arguments).compile().runtime_executable()
 
 
 def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:

@@ -64,12 +64,7 @@ class Client:
             return array
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        try:
-            loaded = self._client.deserialize_executable(
-                data, executable_devices=self._list, compile_options=client.options_for(self._devices)
-            )
-        except Exception as error:  # jaxlib raises several types of its own
-            raise client.refused(program, error) from error
+        loaded = client.loaded(self._client, data, self._devices, program)
         handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:

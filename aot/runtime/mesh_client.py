@@ -32,7 +32,6 @@ class Client:
             self._devices = _joined(platform, needed, group)
         grid: Any = np.array(self._devices, object)
         self._mesh = jax.sharding.Mesh(grid.reshape(shape), names)
-        self._list = xla_client.DeviceList(tuple(self._devices))
         # Virtual devices share their threads, which wait in a collective for those of its other devices: two programs
         # at a time leave too few. Real devices take programs in order, which has to be the same for all of them.
         self._lock, self._one_at_a_time = threading.Lock(), platform == "cpu"
@@ -54,25 +53,11 @@ class Client:
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        options = client.options_for(self._devices)
-        try:
-            loaded = self._devices[0].client.deserialize_executable(
-                data, executable_devices=self._list, compile_options=options
-            )
-        except Exception as error:  # jaxlib raises several types of its own
-            raise client.refused(program, error) from error
-        return self._callable(loaded, program)
+        return self._callable(client.loaded(self._devices[0].client, data, self._devices, program), program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
-        from jax import export
-
-        exported = export.deserialize(bytearray(data))
-        described = zip(exported.in_avals, exported.in_shardings_jax(self._mesh), strict=True)
-        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval, sharding in described]
-        arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-        # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-        jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
-        return self._callable(jitted.lower(*arguments).compile().runtime_executable(), program)
+        made = jax_client.compiled(data, lambda exported: exported.in_shardings_jax(self._mesh))
+        return self._callable(made, program)
 
     def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
