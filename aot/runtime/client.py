@@ -45,8 +45,6 @@ class Place(NamedTuple):
 class Client(Protocol):
     """One device of this process, or those of a mesh."""
 
-    platform: str
-
     def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         """A host array on the device, or laid over those of a mesh.
 

@@ -17,7 +17,6 @@ class Client:
     """One device of this process, by jax's own backend."""
 
     def __init__(self, device: Any) -> None:
-        self.platform: str = device.platform
         self._device = device
 
     def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:

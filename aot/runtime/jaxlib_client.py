@@ -39,8 +39,6 @@ def count() -> int:
 class Client:
     """The CPU of this process, or one of its virtual devices. Raises UnknownError where jaxlib is not as we know it."""
 
-    platform = "cpu"
-
     def __init__(self, backend: Any = None, id: int = 0) -> None:
         try:
             self._start(backend, id)

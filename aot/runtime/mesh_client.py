@@ -23,7 +23,7 @@ class Client:
     """As many devices of a platform as a mesh has, in its order; those of other processes too, where there are any."""
 
     def __init__(self, platform: str, mesh: Mesh, ids: Sequence[int] = (), group: Group | None = None) -> None:
-        self.platform, self._group = platform, group
+        self._group = group
         shape, names = [size for _, size in mesh], [name for name, _ in mesh]
         needed = math.prod(shape)
         if group is None:
