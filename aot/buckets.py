@@ -1,7 +1,8 @@
 """The bucket choice that planner and loader share: which combo serves a request, and how rows are grouped."""
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ class Need:
     tokens: int | None = None
     total: int | None = None
     props: Mapping[str, Any] | None = None
+    images: bool = False
+    """Whether there are embeddings of images among the tokens. A combo with vision holds rows without any, too."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ class Table:
 
     def choose(self, need: Need) -> Combo | None:
         """The combo that holds the need with the least padded work, the product of its dimensions, or None."""
-        widening = self._widths(need.tokens, need.total, _spelling(need.props))
+        widening = self._widths(need.tokens, need.total, _spelling(need.props), need.images)
         return next((combo for combo in widening if combo.batch_size >= need.rows), None)
 
     def longest(self, budget: int, props: Mapping[str, Any] | None = None) -> int:
         """The most prompt tokens that some combo holds beside `budget` new ones; 0 where none holds any."""
         sides = (
             [size for size in (c.prefill_length, c.max_length and c.max_length - budget) if size is not None]
-            for c in self._alike(props)
+            for c in self.alike(props)
         )
         return max((max(0, min(side)) for side in sides if side), default=0)
 
@@ -66,12 +69,14 @@ class Table:
             short = _short(need, combo)
             return len(short), math.prod(needed / size for _, _, needed, size in short), _rank(combo)
 
-        return min(self._alike(need.props) or self.combos, key=miss)
+        return min(self.alike(need.props, need.images) or self.combos, key=miss)
 
     def refusal(self, need: Need) -> NoEntryError:
         """The error for a need that no combo holds: what fails, the nearest combo and what to add."""
-        alike = self._alike(need.props)
+        alike = self.alike(need.props, need.images)
         close = self.nearest(need)
+        if not alike and need.images:
+            return NoEntryError("request: no entry takes images; add vision_included: true to precompile and rebuild")
         if not alike:
             props = None if need.props is None else dict(need.props)
             return NoEntryError(
@@ -89,62 +94,88 @@ class Table:
         )
 
     def partition(
-        self, tokens: Sequence[int], budget: int, props: Mapping[str, Any] | None = None
+        self,
+        tokens: Sequence[int],
+        budget: int,
+        props: Mapping[str, Any] | None = None,
+        images: Set[int] = frozenset(),
     ) -> tuple[Group, ...]:
         """The fewest groups of rows that combos hold, with the least padded work among those; rows of `tokens` prompt
-        tokens and `budget` new ones each.
+        tokens and `budget` new ones each, in some of which there are `images`.
 
-        Exact: a row needs at least what a shorter one needs, so the groups of any partition, sorted by their longest
-        row, can take the rows in sorted order instead; and a group takes as many rows as it holds, for fewer left are
-        never worse. That leaves rows times batch sizes to try. Raises NoEntryError for a row that fits no combo alone.
+        Exact: a row needs at least what a shorter one of its kind needs, so the groups of any partition, sorted by
+        their longest row, can take the rows of each kind in sorted order instead; and a group takes as many rows as it
+        holds, for fewer left are never worse. That leaves the rows with images times those without times batch sizes
+        to try. Raises NoEntryError for a row that fits no combo alone.
         """
-        order, spelling = sorted(range(len(tokens)), key=lambda row: -tokens[row]), _spelling(props)
-        best = [_Option(0, 0, 0, None)]  # for the last n rows of the order
-        for left, row in enumerate(reversed(order), start=1):
-            total = tokens[row] + budget
-            held = self._widths(tokens[row], total, spelling)
-            if not held:
-                raise self.refusal(Need(1, tokens[row], total, props))
-            options = (_option(best, left, combo) for combo in held)
-            best.append(min(options, key=lambda option: (option.groups, option.work)))
-        return tuple(sorted(_groups(order, best), key=lambda group: group.rows))
+        order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
+        seeing, blind = [row for row in order if row in images], [row for row in order if row not in images]
+        best: _Best = {(0, 0): _Option(0, 0, (0, 0), None)}  # for the last rows of each order
+        for left in itertools.product(range(len(seeing) + 1), range(len(blind) + 1)):
+            if left != (0, 0):
+                first = max(
+                    (*seeing[len(seeing) - left[0] :][:1], *blind[len(blind) - left[1] :][:1]), key=tokens.__getitem__
+                )
+                need = Need(1, tokens[first], tokens[first] + budget, props, first in images)
+                options = (_option(best, left, combo, taken) for combo, taken in self._takings(need, left))
+                best[left] = min(options, key=lambda option: (option.groups, option.work))
+        return tuple(sorted(_groups(seeing, blind, best), key=lambda group: group.rows))
 
-    def _widening(self, tokens: int | None, total: int | None, spelling: bytes) -> tuple[Combo, ...]:
+    def _takings(self, need: Need, left: tuple[int, int]) -> Iterator[tuple[Combo, tuple[int, int]]]:
+        """The combos for a group whose longest row has a need, and how many rows of each kind they can take."""
+        spelling = _spelling(need.props)
+        held = self._widths(need.tokens, need.total, spelling, need.images)
+        if not held:
+            raise self.refusal(need)
+        if left[0] and not need.images:  # a combo with vision may be no wider, and take rows that the others cannot
+            held = (*held, *self._widths(need.tokens, need.total, spelling, True))
+        for combo in held:
+            most = min(combo.batch_size, left[0]) if combo.vision_included else 0
+            for seeing in range(int(need.images), most + 1):
+                blind = min(combo.batch_size - seeing, left[1])
+                if need.images or blind:
+                    yield combo, (seeing, blind)
+
+    def _widening(self, tokens: int | None, total: int | None, spelling: bytes, images: bool) -> tuple[Combo, ...]:
         """The combos that hold a row, without those that have more work than another and are no wider."""
         widest, found = 0, []
         for combo in self._ranked.get(spelling, ()):
-            if combo.batch_size > widest and _holds(combo, tokens, total):
+            if combo.batch_size > widest and _holds(combo, tokens, total) and combo.vision_included >= images:
                 widest = combo.batch_size
                 found.append(combo)
         return tuple(found)
 
-    def _alike(self, props: Mapping[str, Any] | None) -> list[Combo]:
-        return self._ranked.get(_spelling(props), [])
+    def alike(self, props: Mapping[str, Any] | None, images: bool = False) -> list[Combo]:
+        """The combos of these props by padded work, where asked those with vision alone."""
+        return [combo for combo in self._ranked.get(_spelling(props), []) if combo.vision_included >= images]
 
 
 class _Option(NamedTuple):
-    """A way to serve some rows: groups and work in all, and the rows and the combo of the first group."""
+    """A way to serve some rows: groups and work in all, and of the first group the rows of each kind and the combo."""
 
     groups: int
     work: int
-    taken: int
+    taken: tuple[int, int]
     combo: Combo | None
 
 
-def _option(best: Sequence[_Option], left: int, combo: Combo) -> _Option:
-    """The last `left` rows with as many of them in the first group as a combo holds."""
-    taken = min(combo.batch_size, left)
-    rest = best[left - taken]
+_Best = dict[tuple[int, int], _Option]
+"""By the number of rows left with images and without."""
+
+
+def _option(best: _Best, left: tuple[int, int], combo: Combo, taken: tuple[int, int]) -> _Option:
+    """The rows that are left with so many of them in the first group."""
+    rest = best[left[0] - taken[0], left[1] - taken[1]]
     return _Option(rest.groups + 1, rest.work + _work(combo), taken, combo)
 
 
-def _groups(order: Sequence[int], best: Sequence[_Option]) -> Iterator[Group]:
-    start = 0
-    while start < len(order):
-        option = best[len(order) - start]
+def _groups(seeing: list[int], blind: list[int], best: _Best) -> Iterator[Group]:
+    while seeing or blind:
+        option = best[len(seeing), len(blind)]
         assert option.combo is not None
-        yield Group(option.combo, tuple(sorted(order[start : start + option.taken])))
-        start += option.taken
+        first, second = option.taken
+        yield Group(option.combo, tuple(sorted((*seeing[:first], *blind[:second]))))
+        seeing, blind = seeing[first:], blind[second:]
 
 
 def _holds(combo: Combo, tokens: int | None, total: int | None) -> bool:

@@ -61,13 +61,14 @@ def index(stored: WeightsRecord | None = None) -> Index:
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
+        images=None,
         rules={"rules": ((".*", ("model",)),), "indivisible": "error"},
         partitions=(PartitionRecord((("model", 1),), ((".*", 3),)),),
         waivers=("a_custom_call",),
         combos=tuple(_combo(length) for length in (32, 64)),
         phases={
-            "prefill": PhaseRecord({"tokens": ("batch_size", "prefill_length")}, {"token": ("batch_size",)}),
-            "decode": PhaseRecord({"token": ("batch_size",)}, {"tokens": ("batch_size", None)}),
+            "prefill": PhaseRecord({"tokens": ("batch_size", "prefill_length")}, {"token": ("batch_size",)}, ()),
+            "decode": PhaseRecord({"token": ("batch_size",)}, {"tokens": ("batch_size", None)}, ()),
         },
         programs=(_program(),),
         bindings=(

@@ -1,6 +1,7 @@
 import itertools
 import math
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,13 @@ from aot.precompile import Combo, PreCompileConfig
 
 SIZES = st.integers(1, 6)
 COMBOS = st.lists(
-    st.builds(Combo, batch_size=st.integers(1, 4), prefill_length=SIZES | st.none(), max_length=SIZES.map((6).__add__)),
+    st.builds(
+        Combo,
+        batch_size=st.integers(1, 4),
+        prefill_length=SIZES | st.none(),
+        max_length=SIZES.map((6).__add__),
+        vision_included=st.booleans(),
+    ),
     min_size=1,
     max_size=6,
     unique_by=lambda combo: combo.key,
@@ -29,7 +36,7 @@ def work(one: Combo) -> int:
 
 def holds(one: Combo, need: Need) -> bool:
     pairs = ((one.batch_size, need.rows), (one.prefill_length, need.tokens), (one.max_length, need.total))
-    return all(None in pair or pair[0] >= pair[1] for pair in pairs)
+    return one.vision_included >= need.images and all(None in pair or pair[0] >= pair[1] for pair in pairs)
 
 
 def set_partitions(items: list[int]):
@@ -44,21 +51,25 @@ def set_partitions(items: list[int]):
                 yield [[first, *mates], *remainder]
 
 
-def least(tokens: list[int], budget: int, combos: list[Combo]) -> tuple[int, int] | None:
+def need(group: Sequence[int], tokens: list[int], budget: int, images: set[int]) -> Need:
+    most = max(tokens[row] for row in group)
+    return Need(len(group), most, most + budget, images=not images.isdisjoint(group))
+
+
+def least(tokens: list[int], budget: int, images: set[int], combos: list[Combo]) -> tuple[int, int] | None:
     """Groups and padded work of the best of all set partitions; None when there is none."""
     costs = []
     for groups in set_partitions(list(range(len(tokens)))):
-        longest = [max(tokens[row] for row in group) for group in groups]
-        needs = [Need(len(group), most, most + budget) for group, most in zip(groups, longest, strict=True)]
+        needs = [need(group, tokens, budget, images) for group in groups]
         works = [min((work(one) for one in combos if holds(one, need)), default=None) for need in needs]
         if None not in works:
             costs.append((len(groups), sum(works)))
     return min(costs, default=None)
 
 
-@given(COMBOS, st.integers(1, 5), SIZES, st.integers(1, 14))
-def test_choice_holds_the_need_with_the_least_padded_work(combos, rows, tokens, total):
-    need = Need(rows, tokens, total)
+@given(COMBOS, st.integers(1, 5), SIZES, st.integers(1, 14), st.booleans())
+def test_choice_holds_the_need_with_the_least_padded_work(combos, rows, tokens, total, images):
+    need = Need(rows, tokens, total, images=images)
 
     chosen = Table(combos).choose(need)
 
@@ -93,21 +104,20 @@ def test_a_dimension_that_combos_lack_holds_any_size():
 
 
 @settings(max_examples=150, deadline=None)
-@given(COMBOS, st.lists(SIZES, max_size=6), st.integers(0, 5))
-def test_partition_is_the_best_of_all_set_partitions(combos, tokens, budget):
-    expected = least(tokens, budget, combos)
+@given(COMBOS, st.lists(SIZES, max_size=6), st.integers(0, 5), st.sets(st.integers(0, 5)))
+def test_partition_is_the_best_of_all_set_partitions(combos, tokens, budget, images):
+    expected = least(tokens, budget, images, combos)
     if expected is None:
         with pytest.raises(NoEntryError):
-            Table(combos).partition(tokens, budget)
+            Table(combos).partition(tokens, budget, images=images)
         return
 
-    groups = Table(combos).partition(tokens, budget)
+    groups = Table(combos).partition(tokens, budget, images=images)
 
     assert (len(groups), sum(work(group.combo) for group in groups)) == expected
     assert sorted(row for group in groups for row in group.rows) == list(range(len(tokens)))
     for group in groups:
-        most = max(tokens[row] for row in group.rows)
-        assert group.combo == Table(combos).choose(Need(len(group.rows), most, most + budget))
+        assert group.combo == Table(combos).choose(need(group.rows, tokens, budget, images))
         assert list(group.rows) == sorted(group.rows)
 
 

@@ -10,6 +10,7 @@ import transformers
 from aot.errors import InputError
 from aot.models import names, registry
 from aot.models.config import DecoderConfig
+from aot.models.family import read
 
 SIZES = {
     "vocab_size": 96,
@@ -49,6 +50,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def config_of(family: str, **fields: Any) -> dict[str, Any]:
     return SIZES | {"architectures": [f"{CLASSES[family]}ForCausalLM"], "model_type": family} | fields
+
+
+def described(config: dict[str, Any]) -> registry.Description:
+    return registry.describe(read(config), config)
 
 
 def model_of(family: str, fields: dict[str, Any]) -> Any:
@@ -182,7 +187,7 @@ def test_lists_may_be_tuples() -> None:
 )
 def test_what_is_not_implemented_is_a_named_error(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError) as caught:
-        registry.describe(config_of("llama", **fields))
+        described(config_of("llama", **fields))
 
     assert text in str(caught.value)
     assert str(caught.value).startswith("config.json: ")
@@ -216,6 +221,6 @@ def test_all_faults_are_reported_at_once() -> None:
     ],
 )
 def test_a_description_has_the_facts_a_plan_needs(fields: dict[str, Any], dtype: str | None) -> None:
-    description = registry.describe(config_of("mistral", **fields))
+    description = described(config_of("mistral", **fields))
 
-    assert description == registry.Description("mistral", 96, 128, dtype)
+    assert description == registry.Description("mistral", 96, 128, dtype, images=None)

@@ -18,6 +18,7 @@ from aot.models import checkpoint as checkpoints
 from aot.models import names, quantize
 from aot.models.config import DecoderConfig
 from aot.models.decoder import Decoder
+from aot.models.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs import product
@@ -117,7 +118,9 @@ def test_quantized_weights_are_int8_matrices_each_with_its_scales_and_vectors_as
 def test_the_weights_that_are_streamed_are_those_declared_in_their_order(quantization: str | None) -> None:
     decoder = config()
     parameters = [(path, random(*shape)) for path, shape in names.parameters(decoder).items()]
-    model = LanguageModel(decoder, "float16", Options(4, "none", 1), (), lambda: iter(parameters), quantization)
+    model = LanguageModel(
+        ModelConfig(decoder), "float16", Options(4, "none", 1), (), lambda: iter(parameters), quantization
+    )
 
     found = [(path, Array(array.shape, array.dtype.name)) for path, array in model.weights()]
 
@@ -206,7 +209,7 @@ def memory_of(program: Program) -> Any:
 def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization: str | None) -> None:
     decoder = config(hidden_size=256, intermediate_size=2048, num_hidden_layers=1)
     combo = Combo(batch_size=1, prefill_length=8, max_length=16)
-    model = LanguageModel(decoder, dtype, Options(4, "none", 1), (combo,), lambda: iter(()), quantization)
+    model = LanguageModel(ModelConfig(decoder), dtype, Options(4, "none", 1), (combo,), lambda: iter(()), quantization)
     (call,) = model.chains(combo, "cpu", {})["decode"].calls
 
     memory = memory_of(call.program)

@@ -49,9 +49,6 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     Raises InputError for what the plan names and for a destination that holds something else, AotError for what the
     machine refuses. Nothing is to be seen at the destination unless the build is whole.
     """
-    from aot.plan import buildable
-
-    buildable(plan)
     check_destination(options)
     check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
@@ -155,6 +152,8 @@ def _old(options: Options) -> Bundle | None:
 
 def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
     """The index of all that was made; tokenizer files go into the writer."""
+    from aot.plan import images
+
     return Index(
         format=records.FORMAT,
         valid_until=releases.valid_until(lowered.versions["jax"]),
@@ -163,6 +162,7 @@ def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, wr
         settings=lowered.settings,
         model=_model(plan),
         generation=_generation(plan),
+        images=images.of(plan),
         rules={} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
         partitions=lowered.partitions,
         waivers=plan.allow_custom_calls,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aot import digest
 from aot.builder import identity, pace
 from aot.builder.cache import Cache, Factors
 from aot.builder.workers import Worker
@@ -27,10 +28,11 @@ def outputs(sealed: Path, report: "Report", cache: Cache | None = None) -> bytes
     factors = {i: identity.golden(found) for i, found in golden.factors(bundle).items()}
     found = {} if cache is None else {i: cache.read(named) for i, named in factors.items()}
     kept = [(i, entry.data) for i, entry in found.items() if entry is not None]
-    report.step("golden", len(factors), len(kept))
-    if len(kept) == len(factors):
+    lacking = sorted(factors.keys() - dict(kept), reverse=True)  # the first of those that are made of the same
+    missing = list({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
+    report.step("golden", len(kept) + len(missing), len(kept))
+    if not missing:
         return golden.record(bundle, dict(kept))
-    missing = [(i, named) for i, named in factors.items() if found.get(i) is None]
     with Worker() as worker:
         task = {"bundle": str(sealed), "kept": kept, "missing": missing}
         root = None if cache is None else str(cache.root)

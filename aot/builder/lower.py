@@ -81,7 +81,7 @@ def write(
         where = laid.position, laid.platform, *laid.mesh.items()
         known = weights | states.get(where, {})
         states[where] = contract.check(laid.phase, laid.chain, records, known, laid.combo.dimensions())
-        tables.phase(laid.phase, PhaseRecord(laid.chain.inputs, laid.chain.outputs))
+        tables.phase(laid.phase, PhaseRecord(laid.chain.inputs, laid.chain.outputs, ()))
         tables.chain(laid.position, laid.phase, ChainRecord(laid.platform, tuple(laid.mesh.items()), tuple(calls)))
     return Lowered(
         programs=tuple(tables.programs),

@@ -34,8 +34,7 @@ def dimensions(model: "Model", combo: Combo) -> Dimensions:
 
 
 def _from_checkpoint(plan: "Plan") -> "Model":
-    from aot.models import checkpoint, orbax
-    from aot.models.config import DecoderConfig
+    from aot.models import checkpoint, family, orbax
     from aot.models.language import LanguageModel
     from aot.programs.generation import Options
 
@@ -44,17 +43,14 @@ def _from_checkpoint(plan: "Plan") -> "Model":
     assert source.checkpoint is not None, source
     assert source.dtype is not None, source
     assert generation is not None, plan
-    config = DecoderConfig.from_huggingface(source.config)
-    directory, values = source.checkpoint, source.config
+    config, directory = family.read(source.config, source.preprocessor), source.checkpoint
     dtype = source.dtype if source.quantization is None else "float32"  # what is quantized is rounded once
     options = Options(generation.streaming_chunks, generation.logits, max(1, len(generation.eos_token_id)))
 
     def tensors():  # type: ignore[no-untyped-def]
         if checkpoint.kind(directory) == "orbax":
-            from aot.models import names
-
-            return orbax.tensors(directory, source.subtree, names.parameters(config), dtype)
-        return checkpoint.tensors(directory, values, dtype)
+            return orbax.tensors(directory, source.subtree, config.parameters(), dtype)
+        return checkpoint.tensors(directory, config, dtype)
 
     return LanguageModel(config, source.dtype, options, plan.combos, tensors, source.quantization)
 

@@ -31,9 +31,13 @@ class Tables:
         return self._place(record, record, self.bindings)
 
     def phase(self, name: str, record: PhaseRecord) -> None:
-        """Notes what a phase takes and gives, which is the same in every combo and on every platform."""
-        if self.phases.setdefault(name, record) != record:
+        """Notes what a phase takes and gives: the same outputs everywhere, and inputs that mean the same."""
+        known = self.phases.setdefault(name, record)
+        shared = known.inputs.keys() & record.inputs.keys()
+        if known.outputs != record.outputs or any(known.inputs[each] != record.inputs[each] for each in shared):
             raise InputError(f"model: phase {name!r}: its inputs and outputs differ between combos or platforms")
+        partial = {*known.partial, *(known.inputs.keys() ^ record.inputs.keys())}
+        self.phases[name] = PhaseRecord({**known.inputs, **record.inputs}, known.outputs, tuple(sorted(partial)))
 
     def chain(self, combo: int, phase: str, record: ChainRecord) -> None:
         """Adds the chain of an entry on one platform and mesh."""

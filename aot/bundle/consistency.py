@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from aot import digest
 from aot.bundle.records import ArgumentRecord, ChainRecord, Index, ProgramRecord, stored
 from aot.chain import GIVES, TAKES
+from aot.vision import FITS, ROTARY
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TAKES = set(TAKES)
@@ -19,7 +20,9 @@ _GIVES = set(GIVES)
 
 def check(index: Index) -> None:
     """Raises ValueError with the path of the first fault and what is wrong there, programs and chains aside."""
-    _raise_first(rule(index) for rule in (_valid_until, _blobs, _combos, _bindings, _entries, _weights, _tokenizer))
+    _raise_first(
+        rule(index) for rule in (_valid_until, _blobs, _combos, _bindings, _entries, _weights, _tokenizer, _images)
+    )
 
 
 def check_rows(index: Index) -> None:
@@ -153,6 +156,18 @@ def _weights(index: Index) -> Iterator[str]:
             yield f"weights.arrays[{path!r}].blob: no blob {array.blob}, there are {len(index.weights.blobs)}"
     if idle := set(range(len(index.weights.blobs))) - used:
         yield f"weights.blobs[{min(idle)}]: holds none of the weights"
+
+
+def _images(index: Index) -> Iterator[str]:
+    if (images := index.images) is None:
+        return
+    if not (images.unit and images.channels):
+        yield f"images: unit and channels must be at least 1, got {images.unit} and {images.channels}"
+    if images.rotary not in ROTARY:
+        yield f"images.rotary: must be one of {', '.join(ROTARY)}, got {images.rotary!r}"
+    fits = [step.get("fit") for step in images.recipe if step.get("step") == "resize"]
+    if len(fits) != 1 or fits[0] not in FITS:
+        yield f"images.recipe: must resize once, with a fit of {' or '.join(FITS)}, got {fits!r}"
 
 
 def _tokenizer(index: Index) -> Iterator[str]:

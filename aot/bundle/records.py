@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aot.vision import Images
+
 # Format versions:
 # 1: the first.
 FORMAT = 1
@@ -82,6 +84,8 @@ class PhaseRecord:
 
     inputs: Mapping[str, tuple[str | None, ...]]
     outputs: Mapping[str, tuple[str | None, ...]]
+    partial: tuple[str, ...]
+    """Inputs that the entries of some combos do not take."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ class Index:
     model: Mapping[str, Any]
     """What the model was, for people: family and configuration. The runtime does not read it."""
     generation: GenerationRecord | None
+    images: Images | None
+    """What it makes of images; absent for a model that takes none."""
     rules: Mapping[str, Any]
     """Partition rules as in the manifest; empty where it has none."""
     partitions: tuple[PartitionRecord, ...]

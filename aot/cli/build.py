@@ -41,6 +41,8 @@ def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, 
     where = destination or Path("dist", plan.name)
     if replace:
         _keep(where, manifest, plan)
+    for line in plan.dropped:
+        click.echo(f"remark: {line}", err=True)
     kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:
         digest = build.build(plan, build.Options(where, replace, jobs, kept), display)

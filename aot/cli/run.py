@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
         'aot run dist/tiny --prompt "def main("',
         'aot run dist/tiny --prompt "import " --n 4 --temperature 0.8 --seed 1',
         "aot run dist/tiny --chat conversation.json --stream",
+        'aot run dist/tiny-vision --prompt "What is this?" --image picture.png',
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -51,6 +53,13 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A conversation to answer: a JSON list of messages with role and content; may be repeated.",
 )
 @click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids; may be repeated.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="PATH",
+    help='A picture for the one prompt: before its text, or in place of {"type": "image"} parts; may be repeated.',
+)
 @click.option("--max-new-tokens", type=int, help="Tokens to generate at most.")
 @_sampling
 @click.option("--seed", type=int, help="One for every prompt alike; without it one is drawn, which --json reports.")
@@ -74,9 +83,9 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
 @output.as_json
 def command(
-    bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], policy: str,
-    key: Path | None, devices: int | None, replicas: str | None, coordinator: str | None, processes: int | None,
-    process: int | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
+    bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], images: tuple[str, ...],
+    policy: str, key: Path | None, devices: int | None, replicas: str | None, coordinator: str | None,
+    processes: int | None, process: int | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Generate from BUNDLE: continue texts, answer conversations.
 
@@ -89,7 +98,12 @@ def command(
         raise click.UsageError("give a prompt: --prompt TEXT, --chat FILE or --prompt-ids 1,2,3")
     if stream and len(given) > 1:
         raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
+    if images and len(given) > 1:
+        raise click.UsageError(f"--image belongs to one prompt, got {len(given)}")
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
     chosen = {name: value for name, value in options.items() if value is not None}
+    if images:
+        chosen["images"] = list(images) if stream else [list(images)]
     how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}
     how["distributed"] = _distributed(coordinator, processes, process)
     with _quiet(process or 0) if coordinator else contextlib.nullcontext():
@@ -138,6 +152,7 @@ def _stream(bundle: Path, prompt: Any, how: dict[str, Any], options: dict[str, A
         for piece in run:
             click.echo(piece, nl=False)
         click.echo()
+        _say_images(run.results)
         if logprobs:
             _print_logprobs(run.results[0])
 
@@ -153,6 +168,7 @@ def _generate(
         loaded = time.perf_counter()
         results = model.generate(prompts, **options)
     timings = {"load_seconds": loaded - begin, "generate_seconds": time.perf_counter() - loaded}
+    _say_images(results)
     if as_json:
         document = {"results": [result.to_dict() for result in results], "compilations": client.compilations()}
         output.document({**document, "timings": timings})
@@ -170,6 +186,16 @@ def _print(result: Any) -> None:
         click.echo(",".join(map(str, result.token_ids)))
     else:
         click.echo(result.completed if isinstance(result.prompt, str) else result.text)
+
+
+def _say_images(results: list[Any]) -> None:
+    """What images were brought to, for a person: a line for each prompt that has some."""
+    seen: list[Any] = []
+    for result in results:
+        if result.images and not any(result.prompt is prompt for prompt in seen):
+            seen.append(result.prompt)
+            shapes = (f"{image['width']} x {image['height']} ({image['tokens']} tokens)" for image in result.images)
+            click.echo(f"images brought to {', '.join(shapes)}", err=True)
 
 
 def _print_logprobs(result: Any) -> None:

@@ -37,11 +37,27 @@ class Span:
     """Whether a cache is read block by block; one that a mesh may split over its slots is not."""
 
     @classmethod
-    def of(cls, decoder: "Decoder", window: int | None, start: jax.Array, lengths: jax.Array, width: int) -> "Span":
-        """Of rows that hold `start` [batch] tokens before the call and get `lengths` [batch] of `width` more."""
+    def of(
+        cls,
+        decoder: "Decoder",
+        window: int | None,
+        start: jax.Array,
+        lengths: jax.Array,
+        width: int,
+        turns: jax.Array | None = None,
+    ) -> "Span":
+        """Of rows that hold `start` [batch] tokens before the call and get `lengths` [batch] of `width` more.
+
+        They are turned by their positions; with several kinds of these, [batch, sections, width], each frequency by
+        that of its section (M-RoPE, arXiv:2409.12191).
+        """
         positions = start[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
         frequencies = np.asarray(decoder.config.inverse_frequencies(), np.float32)
-        angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
+        by = positions[..., None]
+        if (sections := decoder.sections) is not None:
+            assert turns is not None
+            by = turns.swapaxes(1, 2)[..., np.repeat(np.arange(len(sections)), sections)]
+        angles = by.astype(jnp.float32) * frequencies[None, None]
         turned = jnp.cos(angles), jnp.sin(angles)
         return cls(start, lengths, positions, *turned, window, decoder.platform, decoder.blockwise)
 
@@ -103,12 +119,12 @@ class Sums(NamedTuple):
     ) -> "Sums":
         """Of queries [batch, kv_heads, group, length, dim] over more keys and values [batch, kv_heads, slots, dim]."""
         flat = queries.reshape(*queries.shape[:2], -1, queries.shape[-1])
-        scores = _by_head(flat, keys, 3, platform) * np.float32(queries.shape[-1] ** -0.5)
+        scores = by_head(flat, keys, 3, platform) * np.float32(queries.shape[-1] ** -0.5)
         scores = scores.reshape(*queries.shape[:4], -1)
         scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
         highest = jnp.maximum(self.highest, jnp.max(scores, axis=-1, keepdims=True))
         shares, kept = jnp.exp(scores - highest), jnp.exp(self.highest - highest)
-        added = _by_head(shares.astype(queries.dtype).reshape(*flat.shape[:3], -1), values, 2, platform)
+        added = by_head(shares.astype(queries.dtype).reshape(*flat.shape[:3], -1), values, 2, platform)
         total = self.total * kept + jnp.sum(shares, axis=-1, keepdims=True)
         return Sums(highest, total, self.mixed * kept + added.reshape(queries.shape))
 
@@ -140,7 +156,7 @@ def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
-def _by_head(x: jax.Array, y: jax.Array, axis: int, platform: str) -> jax.Array:
+def by_head(x: jax.Array, y: jax.Array, axis: int, platform: str) -> jax.Array:
     """Products over x's last axis and an axis of y, for each row and head: [batch, kv_heads, …] in float32."""
     dimensions = (((3,), (axis,)), ((0, 1), (0, 1)))
     precision = product.precision(x.dtype, platform)

@@ -7,6 +7,9 @@ _TOKENS = ("batch", "sequence")
 _CACHE = ("batch", "kv_head", "key_sequence", "attention_dim")
 
 _ARRAYS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(vision|projector)/.*|value/vision/.*|input/pixels", ()),  # an image is encoded by every device
+    (r"input/embeddings", (*_TOKENS, "hidden")),
+    (r"(input|value)/positions", ("batch", None, "sequence")),
     (r"embed/tokens|head/output", ("vocab", "hidden")),
     (r"embed/tokens_scale|head/output_scale", ("vocab",)),
     (r".*/q_proj", ("head", "hidden")),

@@ -1,6 +1,7 @@
 """Hugging Face checkpoints: what a directory holds, whether it fits the model, and its tensors one by one."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from aot.errors import InputError
-from aot.models import arrays, names
+from aot.models import arrays, family, names
 from aot.models.arrays import Stored
-from aot.models.config import DecoderConfig
+from aot.models.family import ModelConfig
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
@@ -43,29 +44,30 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / "config.json")
 
 
-def check(directory: Path, config: Mapping[str, Any] | DecoderConfig, dtype: str) -> None:
+def check(directory: Path, config: Mapping[str, Any] | ModelConfig, dtype: str) -> None:
     """Compares the headers of the weight files with what the model takes; no weight files at all is fine.
 
     Raises InputError with a line for each tensor that is missing, not used, or of a wrong shape or dtype.
     """
     arrays.resolve(dtype)
-    if stored := _stored(directory):
-        _check(directory, stored, _decoder(config))
+    model = _read(config)
+    if stored := _named(_stored(directory), model):
+        _check(directory, stored, model)
 
 
 def tensors(
-    directory: Path, config: Mapping[str, Any] | DecoderConfig, dtype: str
+    directory: Path, config: Mapping[str, Any] | ModelConfig, dtype: str
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Each parameter's path and its array in `dtype` (float32, bfloat16 or float16), in the order of `parameters`.
 
     One tensor is read when it is asked for, and none is kept. Raises InputError as `check` does, before the first one.
     """
-    decoder = _decoder(config)
-    stored = _stored(directory)
+    model = _read(config)
+    stored = _named(_stored(directory), model)
     if not stored:
         raise InputError(f"checkpoint {directory}: holds no weights; put {SINGLE} or {SHARDED} with its files there")
-    _check(directory, stored, decoder)
-    return _stream(stored, decoder, dtype)
+    _check(directory, stored, model)
+    return _stream(stored, model, dtype)
 
 
 def files(directory: Path) -> tuple[str, ...]:
@@ -74,13 +76,12 @@ def files(directory: Path) -> tuple[str, ...]:
     return tuple(sorted(found if SINGLE in found or not found else {*found, SHARDED}))
 
 
-def _stream(
-    stored: dict[str, Stored], decoder: DecoderConfig, dtype: str
-) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    if decoder.tie_embeddings and _HEAD in stored:
+def _stream(stored: dict[str, Stored], model: ModelConfig, dtype: str) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    if model.decoder.tie_embeddings and _HEAD in stored:
         _check_tied(stored[_EMBEDDING], stored[_HEAD])
-    for path in names.parameters(decoder):
-        yield path, arrays.read(stored[names.huggingface(path)], dtype)
+    for path, shape in model.parameters().items():
+        # A convolution's kernel is stored with all its axes, and taken as the matrix that it is.
+        yield path, arrays.read(stored[model.huggingface(path)], dtype).reshape(shape)
 
 
 def _check_tied(embedding: Stored, head: Stored) -> None:
@@ -91,15 +92,16 @@ def _check_tied(embedding: Stored, head: Stored) -> None:
         )
 
 
-def _decoder(config: Mapping[str, Any] | DecoderConfig) -> DecoderConfig:
-    return config if isinstance(config, DecoderConfig) else DecoderConfig.from_huggingface(config)
+def _read(config: Mapping[str, Any] | ModelConfig) -> ModelConfig:
+    return config if isinstance(config, ModelConfig) else family.read(config)
 
 
-def _check(directory: Path, stored: dict[str, Stored], decoder: DecoderConfig) -> None:
-    wanted = {names.huggingface(path): shape for path, shape in names.parameters(decoder).items()}
-    if decoder.tie_embeddings and _HEAD in stored:
+def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> None:
+    wanted = {model.huggingface(path): shape for path, shape in model.parameters().items()}
+    if model.decoder.tie_embeddings and _HEAD in stored:
         wanted[_HEAD] = wanted[_EMBEDDING]
-    found = {name: tensor.shape for name, tensor in stored.items() if name in wanted or not name.endswith(_IGNORED)}
+    unused = (name for name in stored if name not in wanted and (name.endswith(_IGNORED) or model.ignored(name)))
+    found = {name: _folded(stored[name].shape, wanted.get(name)) for name in stored.keys() - set(unused)}
     place = f"checkpoint {directory}"
     lines = names.faults(wanted, found, place, "tensor")
     lines += names.cut(
@@ -112,6 +114,22 @@ def _check(directory: Path, stored: dict[str, Stored], decoder: DecoderConfig) -
     )
     if lines:
         raise InputError("\n".join(lines))
+
+
+def _named(stored: dict[str, Stored], model: ModelConfig) -> dict[str, Stored]:
+    """The tensors by the names that the model knows; InputError where two become one."""
+    if model.encoder is None:
+        return stored
+    named: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        if (other := named.setdefault(family.canonical(name), tensor)) is not tensor:
+            raise InputError(f"{tensor.file}: tensor {name!r} is {other.name!r} by another name; keep one of them")
+    return named
+
+
+def _folded(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of a kernel as the matrix that is wanted of it."""
+    return (shape[0], math.prod(shape[1:])) if wanted and len(shape) > len(wanted) == 2 else shape
 
 
 def _stored(directory: Path) -> dict[str, Stored]:

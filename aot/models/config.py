@@ -17,6 +17,13 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 
+SEEING = {
+    "LlavaForConditionalGeneration": "llava",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
+}
+"""Those that take images, each by the module that reads it."""
+_SUPPORTED = (*ARCHITECTURES, *SEEING)
+
 # What an absent field means to each of transformers' configuration classes.
 _KV_HEADS = {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32}
 _HEAD_DIM = {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128}
@@ -62,6 +69,8 @@ class DecoderConfig:
     qk_norm: bool
     windows: tuple[int | None, ...]
     """Of each layer: how many last positions a token sees, itself included; None for all."""
+    mrope: tuple[int, ...] | None = None
+    """How many rotary frequencies go by a token's time, row and column each; None where all go by its position."""
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any], place: str = "config.json") -> Self:
@@ -72,7 +81,8 @@ class DecoderConfig:
         """
         name = family(config, place)
         fields = Fields(config, place)
-        _refuse_unimplemented(fields)
+        for field, implemented in _IMPLEMENTED.items():
+            fields.refuse(field, implemented)
         theta, scaling = rope.read(fields)
         sizes, switches = _sizes(fields, name), _switches(fields, name)
         decoder = cls(family=name, rope_theta=theta, rope_scaling=scaling, **sizes, **switches)
@@ -88,16 +98,17 @@ class DecoderConfig:
 
 def family(config: Mapping[str, Any], place: str = "config.json") -> str:
     """The family that `architectures`, `model_type` or `family` names; InputError where none or an unknown one does."""
-    named = [name for name in (_architecture(config), config.get("model_type"), config.get("family")) if name]
+    named = [name for name in (architecture(config), config.get("model_type"), config.get("family")) if name]
     if not named:
-        raise InputError(f"{place}: architectures: missing; name one of {', '.join(ARCHITECTURES)}")
+        raise InputError(f"{place}: architectures: missing; name one of {', '.join(_SUPPORTED)}")
     families = {_known(name, place) for name in named}
     if len(families) > 1:
         raise InputError(f"{place}: architectures and model_type disagree: {named!r}; keep the one that is right")
     return families.pop()
 
 
-def _architecture(config: Mapping[str, Any]) -> Any:
+def architecture(config: Mapping[str, Any]) -> Any:
+    """What `architectures` names: the first of a list, or what stands for it."""
     named = config.get("architectures")
     return named[0] if isinstance(named, (list, tuple)) and named else named
 
@@ -106,16 +117,9 @@ def _known(name: Any, place: str) -> str:
     names = {**ARCHITECTURES, **{family: family for family in ARCHITECTURES.values()}}
     if isinstance(name, str) and name in names:
         return names[name]
-    close = difflib.get_close_matches(str(name), names, n=1)
+    close = difflib.get_close_matches(str(name), (*names, *SEEING), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{place}: unknown architecture {name!r}, supported are {', '.join(ARCHITECTURES)}{hint}")
-
-
-def _refuse_unimplemented(fields: Fields) -> None:
-    for name, allowed in _IMPLEMENTED.items():
-        value = fields.config.get(name, allowed[0])
-        if value not in allowed:
-            fields.fault(name, f"{value!r} is not implemented, only {allowed[0]!r} is")
+    raise InputError(f"{place}: unknown architecture {name!r}, supported are {', '.join(_SUPPORTED)}{hint}")
 
 
 def _sizes(fields: Fields, family: str) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class Block(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: DecoderConfig, declared: Declared) -> None:
-        self.attention = Attention(config, _under(declared, "attention"))
-        self.mlp = MLP(config, _under(declared, "mlp"))
+        self.attention = Attention(config, under(declared, "attention"))
+        self.mlp = MLP(config, under(declared, "mlp"))
 
     def __call__(self, x: jax.Array, cache: Mapping[str, jax.Array], span: Span) -> tuple[jax.Array, dict[str, Any]]:
         x, cache = self.attention(x, cache, span)
@@ -105,8 +105,16 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     return normed.astype(x.dtype) * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
 
 
-def _under(declared: Declared, prefix: str) -> dict[str, Array]:
-    return {path.removeprefix(f"{prefix}/"): a for path, a in declared.items() if path.startswith(f"{prefix}/")}
+def under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What lies below a path, by the rest of its path."""
+    return {path.removeprefix(f"{prefix}/"): a for path, a in arrays.items() if path.startswith(f"{prefix}/")}
+
+
+def filled(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> Any:
+    """A module that was split without values, with its weights by path."""
+    graph, abstract = module
+    state = nnx.map_state(lambda path, leaf: leaf.replace(weights["/".join(map(str, path))]), abstract)
+    return nnx.merge(graph, state)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,10 @@ class Decoder:
     @property
     def windows(self) -> tuple[int | None, ...]:
         return self.config.windows
+
+    @property
+    def sections(self) -> tuple[int, ...] | None:
+        return self.config.mrope
 
     @property
     def embed_weights(self) -> tuple[str, ...]:
@@ -168,15 +180,21 @@ class Decoder:
         scales = weights[names.scale("embed/tokens")].at[tokens].get(mode="clip")
         return (rows.astype(jnp.float32) * scales[..., None]).astype(self.dtype)
 
-    def span(self, window: int | None, start: jax.Array, lengths: jax.Array, width: int) -> Span:
-        return Span.of(self, window, start, lengths, width)
+    def span(
+        self,
+        window: int | None,
+        start: jax.Array,
+        lengths: jax.Array,
+        width: int,
+        positions: jax.Array | None = None,
+    ) -> Span:
+        return Span.of(self, window, start, lengths, width, positions)
 
     def block(
         self, weights: Mapping[str, jax.Array], x: jax.Array, cache: Mapping[str, jax.Array], span: Span
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        graph, abstract = _abstract_block(self.config, self.dtype, self.quantization)
-        state = nnx.map_state(lambda path, leaf: leaf.replace(weights["/".join(map(str, path))]), abstract)
-        return nnx.merge(graph, state)(x, cache, span)
+        module: Block = filled(_abstract_block(self.config, self.dtype, self.quantization), weights)
+        return module(x, cache, span)
 
     def head(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
         normed = rms_norm(x, weights["head/norm"], self.config.rms_norm_eps)
@@ -191,5 +209,5 @@ def _weights(config: DecoderConfig, dtype: str, quantization: str | None) -> dic
 
 @cache
 def _abstract_block(config: DecoderConfig, dtype: str, quantization: str | None) -> tuple[Any, Any]:
-    declared = _under(_weights(config, dtype, quantization), "layers/0")
+    declared = under(_weights(config, dtype, quantization), "layers/0")
     return nnx.split(nnx.eval_shape(lambda: Block(config, declared)))

@@ -25,8 +25,21 @@ class Fields:
         """The fields of the mapping that the field `name` holds; their faults are reported with these."""
         return Fields(config, self._place, f"{self._prefix}{name}.", self._faults)
 
+    def mapping(self, name: str, default: Mapping[str, Any]) -> "Fields":
+        """The fields of the mapping that the field `name` holds, or of another where it is absent or null."""
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            self.fault(name, f"must be a mapping, got {value!r}")
+        return self.within(name, value if isinstance(value, Mapping) else default)
+
     def fault(self, name: str, text: str) -> None:
         self._faults.append(f"{self._place}: {self._prefix}{name}: {text}")
+
+    def refuse(self, name: str, implemented: tuple[Any, ...]) -> None:
+        """A fault where a field that changes the computation has none of these values; absent, it has the first."""
+        value = self.config.get(name, implemented[0])
+        if value not in implemented:
+            self.fault(name, f"{value!r} is not implemented, only {implemented[0]!r} is")
 
     def done(self) -> None:
         """Raises InputError, a line for each fault."""
@@ -42,6 +55,10 @@ class Fields:
         """An int of at least 1, or None where the field is null."""
         return None if self.config.get(name, default) is None else self.size(name, default or 1)
 
+    def index(self, name: str, default: int, count: int) -> int:
+        """An int from 0 to `count` - 1."""
+        return int(self._checked(name, default, lambda value: _is_index(value, count), f"an integer below {count}", 0))
+
     def number(self, name: str, default: float = _REQUIRED, least: float = 0) -> float:
         """A float32-sized number above 0 and not below `least`, as a float."""
         allowed = f"a number of at least {least}" if least else "a number above 0"
@@ -50,6 +67,11 @@ class Fields:
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
         return bool(self._checked(name, default, lambda value: isinstance(value, bool), "true or false", False))
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        """One of some words."""
+        words = ", ".join(map(repr, allowed))
+        return str(self._checked(name, default, lambda value: value in allowed, f"one of {words}", default))
 
     def _checked(self, name: str, default: Any, holds: Any, allowed: str, harmless: Any) -> Any:
         value = self.config.get(name, default)
@@ -64,6 +86,10 @@ class Fields:
 
 def _is_size(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_index(value: object, count: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
 
 
 def _is_number(value: object, least: float) -> bool:

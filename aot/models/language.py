@@ -1,4 +1,4 @@
-"""A language model as the builder sees it: a decoder family with the phases of generation."""
+"""A language model as the builder sees it: a decoder family with the phases of generation, and an encoder of images."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from aot import vision
 from aot.chain import Array, Chain
-from aot.models import axes, names, quantize
-from aot.models.config import DecoderConfig
+from aot.models import axes, quantize
 from aot.models.decoder import Decoder
+from aot.models.family import ModelConfig
 from aot.partition import Dimensions
 from aot.precompile import Combo
+from aot.programs import encode
 from aot.programs.generation import Options, Phases, Sizes
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
@@ -21,7 +23,7 @@ Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 class LanguageModel:
     """Prefill and decode for each combo, and a fork from each prefill that has no more rows."""
 
-    config: DecoderConfig
+    config: ModelConfig
     dtype: str
     options: Options
     combos: tuple[Combo, ...]
@@ -31,22 +33,34 @@ class LanguageModel:
     quantization: str | None = None
 
     def abstract_weights(self) -> dict[str, Array]:
-        return names.weights(self.config, self.dtype, self.quantization)
+        return self.config.weights(self.dtype, self.quantization)
 
     def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         return quantize.stored(self.tensors(), self.abstract_weights())
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
-        phases = Phases(Decoder(self.config, self.dtype, platform, self.quantization, bool(mesh)), self.options)
+        config = self.config
+        decoder = Decoder(config.decoder, self.dtype, platform, self.quantization, bool(mesh))
+        seen = config.encoder.images if config.encoder is not None and combo.vision_included else None
+        phases = Phases(decoder, self.options, None if seen is None else seen.token)
         sizes = _sizes(combo)
         forks = {
             f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)
             for rows in sorted(self._sources(combo))
         }
-        return {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+        generation = {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+        return self._encode(combo, platform) | generation
+
+    def _encode(self, combo: Combo, platform: str) -> dict[str, Chain]:
+        if (size := vision.shape(combo)) is None:
+            return {}
+        assert self.config.encoder is not None, combo
+        assert combo.vision_batch_size is not None, combo
+        encoder, images = self.config.encoder, combo.vision_batch_size
+        return {"encode": encode.phase(encoder.part(self.dtype, platform), images, encoder.images.channels, size)}
 
     def dimensions(self, combo: Combo) -> Dimensions:
-        return axes.of(self.config)
+        return axes.of(self.config.decoder)
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""

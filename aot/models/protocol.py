@@ -60,7 +60,9 @@ class Model(Protocol):
         """Every weight once, in the order of `abstract_weights`, one at a time."""
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> Mapping[str, Chain]:
-        """The chain of each phase. Phases of one name have the same inputs and outputs in every combo."""
+        """The chain of each phase. Phases of one name have the same outputs in every combo, and inputs of one name the
+        same axes; some combos may do without an input.
+        """
 
 
 @runtime_checkable

@@ -1,11 +1,12 @@
-"""describe(config): what the planner has to know of a model before any of its code is loaded."""
+"""describe(model): what the planner has to know of a model before any of its code is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aot.errors import InputError
-from aot.models.config import DecoderConfig
+from aot.models.family import ModelConfig
+from aot.vision import Images
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,15 @@ class Description:
     max_positions: int
     dtype: str | None
     """Of the checkpoint, under its numpy name; None where the configuration does not say."""
+    images: Images | None
+    """What it makes of images; None for one that takes none."""
 
 
-def describe(config: Mapping[str, Any], place: str = "config.json") -> Description:
-    """The Description of a Hugging Face configuration. Raises InputError for a model that cannot be built."""
-    decoder = DecoderConfig.from_huggingface(config, place)
-    return Description(decoder.family, decoder.vocab_size, decoder.max_positions, _dtype(config, place))
+def describe(model: ModelConfig, config: Mapping[str, Any], place: str = "config.json") -> Description:
+    """The Description of a model and of the Hugging Face configuration that it was read from."""
+    decoder, encoder = model.decoder, model.encoder
+    images = None if encoder is None else encoder.images
+    return Description(model.family, decoder.vocab_size, decoder.max_positions, _dtype(config, place), images)
 
 
 def _dtype(config: Mapping[str, Any], place: str) -> str | None:

@@ -4,7 +4,7 @@ from aot.plan.manifest import Manifest, read
 from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
-from aot.plan.support import buildable, countable, uninstalled, unsupported
+from aot.plan.support import uninstalled
 from aot.plan.weights import stored
 
 __all__ = [
@@ -15,9 +15,6 @@ __all__ = [
     "ModelPlan",
     "GenerationPlan",
     "waste",
-    "buildable",
-    "countable",
-    "unsupported",
     "uninstalled",
     "stored",
 ]

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
+from aot.plan import shapes
 from aot.plan.plan import Plan
 from aot.precompile import Combo
 
@@ -15,7 +16,8 @@ def waste(plan: Plan) -> tuple[str, ...]:
     for combo in plan.combos:
         props = f" (required_props {combo.required_props!r})" if combo.required_props else ""
         kinds.setdefault(props, []).append(combo)
-    return tuple(text for props, alike in kinds.items() for text in _remarks(alike, props))
+    gaps = (text for props, alike in kinds.items() for text in _remarks(alike, props))
+    return (*gaps, *shapes.remarks(plan))
 
 
 def _remarks(combos: list[Combo], props: str) -> Iterator[str]:

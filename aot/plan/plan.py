@@ -19,6 +19,8 @@ class ModelPlan:
     checkpoint: Path | None
     config: Mapping[str, Any] | None
     """The Hugging Face configuration; None for a factory."""
+    preprocessor: Mapping[str, Any] | None
+    """How images are prepared for the model; None for one that takes none."""
     dtype: str | None
     quantization: str | None
     tokenizer: Path | None
@@ -56,6 +58,8 @@ class Plan:
     name: str
     model: ModelPlan
     combos: tuple[Combo, ...]
+    dropped: tuple[str, ...]
+    """A line for each mapping of `precompile` whose product has combos that can serve no request."""
     generation: GenerationPlan | None
     """None where the model is no language model."""
     platforms: tuple[str, ...]
@@ -80,7 +84,7 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         """The plan that `to_json` wrote."""
         plain = json.loads(text)
-        tuples = {name: tuple(plain[name]) for name in ("platforms", "allow_custom_calls")}
+        tuples = {name: tuple(plain[name]) for name in ("dropped", "platforms", "allow_custom_calls")}
         targets = ({name: _read(options) for name, options in target.items()} for target in plain["targets"])
         return cls(
             **{

@@ -17,7 +17,7 @@ def resolve(manifest: Manifest) -> Plan:
     """The plan of a manifest. Weights are not read, their headers are. Raises ManifestError, a line for each fault."""
     faults: list[str] = []
     found = source.of(manifest, faults)
-    expanded = combos.united(manifest, _facts(manifest, found), faults)
+    expanded, dropped = combos.united(manifest, _facts(manifest, found), faults)
     generation = _generation(manifest, found, expanded, faults)
     targets = _targets(manifest, faults)
     if faults:
@@ -27,6 +27,7 @@ def resolve(manifest: Manifest) -> Plan:
         name=content.name,
         model=found.plan,
         combos=expanded,
+        dropped=dropped,
         generation=generation,
         platforms=tuple(content.platforms),
         targets=targets,
@@ -51,7 +52,7 @@ def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:
     return combos.Facts(
         language=found.plan.factory is None,
         max_positions=None if found.description is None else found.description.max_positions,
-        channels=combos.channels(found.plan.config or {}),
+        images=None if found.description is None else found.description.images,
         new_tokens=manifest.content.generation.max_new_tokens,
     )
 

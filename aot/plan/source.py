@@ -1,5 +1,6 @@
 """The model that a manifest names: where it lies, its configuration, and whether its weight files fit."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from aot.plan.plan import ModelPlan
 from aot.plan.tokens import read_json
 
 if TYPE_CHECKING:
+    from aot.models.family import ModelConfig
     from aot.models.registry import Description
 
 _CONFIG = "config.json"
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def of(manifest: Manifest, faults: list[str]) -> Source:
     plan = ModelPlan(
         checkpoint=None,
         config=None,
+        preprocessor=None,
         dtype=model.dtype,
         quantization=model.quantization,
         tokenizer=tokenizer,
@@ -62,18 +66,32 @@ def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults:
 
 
 def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, faults: list[str]) -> Source:
-    from aot.models import registry
+    from aot.models import family, registry
 
     config, place, files = _configuration(manifest, directory, kind)
-    description = registry.describe(config, place)
+    preprocessor = _preprocessor(files)
+    model = family.read(config, preprocessor, place)
+    if model.encoder is None:
+        preprocessor = None
+    elif preprocessor is None:
+        file = files / _PREPROCESSOR
+        raise InputError(
+            f"{file}: missing; it says how pictures become pixels, fetch it from where the checkpoint is from"
+        )
+    description = registry.describe(model, config, place)
     dtype = plan.dtype or description.dtype or "float32"  # as transformers reads a config that does not say
     with manifest.collecting(faults, "model", "checkpoint"):
-        _check(directory, kind, plan.subtree, config, dtype)
+        _check(directory, kind, plan.subtree, model, dtype)
     tokenizer = plan.tokenizer
     if tokenizer is None and manifest.content.model.tokenizer is None and (directory / "tokenizer.json").is_file():
         tokenizer = directory.resolve()
-    made = ModelPlan(
-        **{**vars(plan), "checkpoint": directory.resolve(), "config": config, "dtype": dtype, "tokenizer": tokenizer}
+    made = dataclasses.replace(
+        plan,
+        checkpoint=directory.resolve(),
+        config=config,
+        preprocessor=preprocessor,
+        dtype=dtype,
+        tokenizer=tokenizer,
     )
     return Source(made, description, files)
 
@@ -86,38 +104,46 @@ def _configuration(manifest: Manifest, directory: Path, kind: str) -> tuple[dict
     if kind == "huggingface":
         if given is not None:
             raise InputError(f"{directory} has a {_CONFIG} of its own; remove model.config, which is for Orbax")
-        return _plain(checkpoint.read_config(directory)), str(directory / _CONFIG), directory
+        return _plain(checkpoint.read_config(directory), _CONFIG), str(directory / _CONFIG), directory
     if given is None:
         raise InputError(f"is missing, and the Orbax checkpoint {directory} has none; give a {_CONFIG}")
     if isinstance(given, dict):
-        return _plain(given), "config", directory
+        return _plain(given, "config"), "config", directory
     file = manifest.directory / given
     file = file / _CONFIG if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"{file} is no file; give a {_CONFIG}, or its fields")
-    return _plain(read_json(file)), str(file), file.parent
+    return _plain(read_json(file), file.name), str(file), file.parent
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the field in which transformers leaves a path of the machine that wrote the file."""
-    plain = {name: value for name, value in config.items() if name != "_name_or_path"}
+def _preprocessor(files: Path) -> dict[str, Any] | None:
+    """The fields that say how images are prepared, in the file of their own or in that of a whole processor."""
+    found = read_json(files / _PREPROCESSOR) or read_json(files / "processor_config.json").get("image_processor")
+    return _plain(found, _PREPROCESSOR) if isinstance(found, dict) else None
+
+
+def _plain(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Without what transformers leaves of the machine that wrote the file: the path of the checkpoint before it."""
+    plain = _portable(fields)
     try:
         digest.canonical_json(plain)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{_CONFIG}: {error}; correct the file") from None
+        raise InputError(f"{name}: {error}; correct the file") from None
     return plain
 
 
-def _check(directory: Path, kind: str, subtree: str, config: Mapping[str, Any], dtype: str) -> None:
-    from aot.models import checkpoint
+def _portable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in fields.items() if name != "_name_or_path"}
+    return {name: _portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def _check(directory: Path, kind: str, subtree: str, model: "ModelConfig", dtype: str) -> None:
+    from aot.models import checkpoint, orbax
 
     if kind == "huggingface":
-        checkpoint.check(directory, config, dtype)
-        return
-    from aot.models import names, orbax
-    from aot.models.config import DecoderConfig
-
-    orbax.check(directory, subtree, names.parameters(DecoderConfig.from_huggingface(config)), dtype)
+        checkpoint.check(directory, model, dtype)
+    else:
+        orbax.check(directory, subtree, model.parameters(), dtype)
 
 
 def _tokenizer(path: Path) -> Path:

@@ -12,12 +12,11 @@ def stored(plan: Plan) -> dict[str, int]:
     """Bytes of the weights by their dtype; empty for a factory's, which only its own code knows."""
     if plan.model.config is None:
         return {}
-    from aot.models import names
-    from aot.models.config import DecoderConfig
+    from aot.models import family
 
     assert plan.model.dtype is not None, plan.model
-    config = DecoderConfig.from_huggingface(plan.model.config)
+    config = family.read(plan.model.config, plan.model.preprocessor)
     found: Counter[str] = Counter()
-    for array in names.weights(config, plan.model.dtype, plan.model.quantization).values():
+    for array in config.weights(plan.model.dtype, plan.model.quantization).values():
         found[array.dtype] += math.prod(array.shape) * _SIZES[array.dtype]
     return dict(found)

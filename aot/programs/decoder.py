@@ -22,6 +22,10 @@ class Decoder(Protocol):
         """Sliding window of each layer."""
 
     @property
+    def sections(self) -> tuple[int, ...] | None:
+        """How many rotary frequencies go by each kind of position that a token has; None where there is one kind."""
+
+    @property
     def embed_weights(self) -> tuple[str, ...]: ...
     @property
     def head_weights(self) -> tuple[str, ...]: ...
@@ -34,8 +38,11 @@ class Decoder(Protocol):
     def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
         """Tokens [batch, length] to vectors [batch, length, hidden]."""
 
-    def span(self, window: int | None, start: Any, lengths: Any, width: int) -> Any:
-        """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more."""
+    def span(self, window: int | None, start: Any, lengths: Any, width: int, positions: Any = None) -> Any:
+        """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more.
+
+        With sections `positions` [batch, sections, width] say how they are turned.
+        """
 
     def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:
         """One layer, by its weights' paths below `layers/<n>/`: x and cache after it."""

@@ -9,6 +9,8 @@ State of one generation, carried from phase to phase (`state/…`):
     generated              [batch] int32           tokens generated
     token                  [batch] int32           the last one of them, not yet in the cache
     done                   [batch] bool            whether the row has ended, or holds no prompt
+    offset                 [batch] int32           of the next token's rotary position from its place in the row, where
+                                                   images give their tokens positions by row and column
     logits                 [batch, vocab] float32  after the last token of the prompt
 """
 
@@ -51,16 +53,27 @@ class Phases:
 
     decoder: Decoder
     options: Options
+    image: int | None = None
+    """The token that embeddings of images take the place of; None for a prefill without any."""
 
     def prefill(self, sizes: Sizes) -> Chain:
-        """Embedding, a block for each layer, head, first token: the block is lowered once for all layers alike."""
+        """Embedding, a block for each layer, head, first token: the block is lowered once for all layers alike.
+
+        With images the embeddings of their tokens come from the caller, and so do rotary positions where images have
+        such of their own; the rest is the same programs.
+        """
         layers = range(len(self.decoder.windows))
         blocks = (self._block(sizes, layer) for layer in layers)
-        calls = (self._embed(sizes), *blocks, self._head(sizes), self._prompt(sizes), self._first(sizes))
+        calls = (*self._embedded(sizes), *blocks, self._head(sizes), self._prompt(sizes), self._first(sizes))
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
         if self.options.logits != "none":
             outputs["logits"] = (*TOKENS, None) if self.options.logits == "all" else (*BATCH, None)
-        return Chain(calls, {"tokens": TOKENS, "lengths": BATCH, **_axes(self._request(sizes))}, outputs)
+        inputs: dict[str, Axes] = {"tokens": TOKENS, "lengths": BATCH, **_axes(self._request(sizes))}
+        if self.image is not None:
+            inputs["embeddings"] = (*TOKENS, None)
+            if self.decoder.sections is not None:
+                inputs["positions"] = (BATCH[0], None, TOKENS[1])
+        return Chain(calls, inputs, outputs)
 
     def decode(self, sizes: Sizes) -> Chain:
         """Up to `streaming_chunks` steps, fewer when all rows are done, in one program with the loop inside."""
@@ -91,6 +104,31 @@ class Phases:
             outputs["logits"] = (*BATCH, None)
         return Chain((*calls, self._first(sizes)), {"rows": BATCH, **_axes(self._request(sizes))}, outputs)
 
+    def _embedded(self, sizes: Sizes) -> tuple[Call, ...]:
+        """Vectors of the tokens, and where the decoder wants them their rotary positions."""
+        placed = () if self.image is None else (self._place(sizes, self.image),)
+        turned = () if self.decoder.sections is None else (self._positions(sizes),)
+        return (self._embed(sizes), *placed, *turned)
+
+    def _place(self, sizes: Sizes, image: int) -> Call:
+        x, tokens = self._x(sizes), Array((sizes.batch, sizes.width), "int32")
+        arguments = {"x": x, "embeddings": x, "tokens": tokens}
+        program = chain.program("place", steps.Place(image), arguments, {"x"})
+        takes = {"x": "value/x", "embeddings": "input/embeddings", "tokens": "input/tokens"}
+        return chain.call(program, takes, {"x": "value/x"})
+
+    def _positions(self, sizes: Sizes) -> Call:
+        rows = Array((sizes.batch,), "int32")
+        if self.image is None:
+            function = steps.Positions(self._turns(sizes).shape[1], sizes.width)
+            program = chain.program("positions", function, {"start": rows, "offset": rows})
+            takes = {"start": "state/lengths", "offset": "state/offset"}
+            return chain.call(program, takes, {"positions": "value/positions"})
+        arguments = {"positions": self._turns(sizes), "start": rows, "lengths": rows, "offset": rows}
+        program = chain.program("offset", steps.offset, arguments)
+        takes = {"positions": "input/positions", "start": "state/lengths", "lengths": "input/lengths"}
+        return chain.call(program, {**takes, "offset": "state/offset"}, {"offset": "state/offset"})
+
     def _embed(self, sizes: Sizes) -> Call:
         paths = self.decoder.embed_weights
         weights = {path: self.decoder.weights()[path] for path in paths}
@@ -103,12 +141,14 @@ class Phases:
         prefix, cached = f"layers/{layer}/", self._cache(sizes)
         weights = {p.removeprefix(prefix): a for p, a in self.decoder.weights().items() if p.startswith(prefix)}
         rows = Array((sizes.batch,), "int32")
-        arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **_slots("cache", cached), **weights}
+        turns = {} if self.decoder.sections is None else {"positions": self._turns(sizes)}
+        arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **_slots("cache", cached), **weights}
         function = steps.Block(self.decoder, self.decoder.windows[layer])
         caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in cached}
         program = chain.program("block", function, arguments, {"x", *caches})
         takes = {"x": "value/x", "start": "state/lengths", "lengths": "input/lengths", **caches}
         takes |= {path: f"weight/{prefix}{path}" for path in weights}
+        takes |= {name: f"value/{name}" if self.image is None else f"input/{name}" for name in turns}
         return chain.call(program, takes, {"x": "value/x", **caches})
 
     def _head(self, sizes: Sizes) -> Call:
@@ -149,6 +189,11 @@ class Phases:
     def _x(self, sizes: Sizes) -> Array:
         return Array((sizes.batch, sizes.width, self.decoder.hidden), self.decoder.dtype)
 
+    def _turns(self, sizes: Sizes) -> Array:
+        """Rotary positions: of each token one for each section of the frequencies."""
+        assert self.decoder.sections is not None
+        return Array((sizes.batch, len(self.decoder.sections), sizes.width), "int32")
+
     def _cache(self, sizes: Sizes) -> dict[str, Array]:
         return dict(self.decoder.cache(sizes.batch, sizes.capacity))
 
@@ -156,7 +201,8 @@ class Phases:
         rows, table = (sizes.batch,), (sizes.batch, self.decoder.vocab)
         layers = range(len(self.decoder.windows))
         cache = {f"cache/{n}/{name}": a for n in layers for name, a in self._cache(sizes).items()}
-        words = {name: Array(rows, "int32") for name in ("lengths", "generated", "token")}
+        turned = () if self.decoder.sections is None else ("offset",)
+        words = {name: Array(rows, "int32") for name in ("lengths", "generated", "token", *turned)}
         tables = {"prompted": Array(table, "bool"), "counts": Array(table, "int32"), "logits": Array(table, "float32")}
         return {**cache, **words, **tables, "done": Array(rows, "bool")}
 

@@ -32,16 +32,52 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Place:
+    """X with the embeddings [batch, length, hidden] of images in the place of their tokens."""
+
+    image: int
+
+    def __call__(self, x: jax.Array, embeddings: jax.Array, tokens: jax.Array) -> Arrays:
+        return {"x": jnp.where((tokens == np.int32(self.image))[..., None], embeddings, x)}
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Rotary positions [batch, sections, width] of text that follows `start` tokens: the same in each section."""
+
+    sections: int
+    width: int
+
+    def __call__(self, start: jax.Array, offset: jax.Array) -> Arrays:
+        places = (start + offset)[:, None] + jnp.arange(self.width, dtype=jnp.int32)[None]
+        return {"positions": jnp.repeat(places[:, None], self.sections, axis=1)}
+
+
+def offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: jax.Array) -> Arrays:
+    """How far the position after the greatest of those [batch, sections, length] given is from the row's length."""
+    given = jnp.arange(positions.shape[2], dtype=jnp.int32)[None] < lengths[:, None]
+    last = jnp.max(jnp.where(given[:, None], positions, np.int32(-1)), axis=(1, 2))
+    return {"offset": jnp.where(lengths > 0, last + np.int32(1) - start - lengths, offset)}
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer over x [batch, length, hidden] of rows that hold `start` tokens and get `lengths` more."""
 
     decoder: Decoder
     window: int | None
 
-    def __call__(self, x: jax.Array, start: jax.Array, lengths: jax.Array, **arrays: jax.Array) -> Arrays:
+    def __call__(
+        self,
+        x: jax.Array,
+        start: jax.Array,
+        lengths: jax.Array,
+        positions: jax.Array | None = None,
+        **arrays: jax.Array,
+    ) -> Arrays:
         cache = _under(arrays, "cache/")
         weights = {path: array for path, array in arrays.items() if not path.startswith("cache/")}
-        span = self.decoder.span(self.window, start, lengths, x.shape[1])
+        span = self.decoder.span(self.window, start, lengths, x.shape[1], positions)
         x, cache = self.decoder.block(weights, x, cache, span)
         return {"x": x, **{f"cache/{name}": array for name, array in cache.items()}}
 
@@ -174,6 +210,7 @@ class Decode:
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
         generated, lengths = (state[name] + live.astype(jnp.int32) for name in ("generated", "lengths"))
         following = {
+            **state,
             **cache,
             "lengths": lengths,
             "counts": state["counts"].at[rows, token].add(live.astype(jnp.int32), mode="drop"),
@@ -189,10 +226,13 @@ class Decode:
         if self.decoder.platform == "cpu":
             # Without this XLA converts narrow weights once, ahead of the loop, and streams the wide copies instead.
             weights, token = lax.optimization_barrier((weights, token))
+        positions = None
+        if self.decoder.sections is not None:
+            positions = Positions(len(self.decoder.sections), 1)(state["lengths"], state["offset"])["positions"]
         x, cache, spans = self.decoder.embed(weights, token[:, None]), dict[str, Any](), dict[int | None, Any]()
         for layer, window in enumerate(self.decoder.windows):
             if window not in spans:
-                spans[window] = self.decoder.span(window, state["lengths"], live.astype(jnp.int32), 1)
+                spans[window] = self.decoder.span(window, state["lengths"], live.astype(jnp.int32), 1, positions)
             own = _under(state, f"cache/{layer}/")
             x, new = self.decoder.block(_under(weights, f"layers/{layer}/"), x, own, spans[window])
             cache |= {f"cache/{layer}/{name}": array for name, array in new.items()}

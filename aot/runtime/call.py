@@ -9,7 +9,7 @@ import numpy as np
 from aot import buckets
 from aot.bundle.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
-from aot.precompile import Combo
+from aot.precompile import IMAGE, Combo
 from aot.runtime import execute
 from aot.runtime.client import dtype
 from aot.runtime.entries import Entry
@@ -60,7 +60,7 @@ class Candidates:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._entries = {entry.combo: entry for entry in entries}
-        self._tables: dict[tuple[Combo | None, Combo | None], buckets.Table | None] = {}
+        self._tables: dict[_Like, buckets.Table] = {}
         self.first = next(iter(self._entries.values()))
         self._fits = lru_cache(_REMEMBERED)(self._fitting)  # a call must cost microseconds
 
@@ -77,34 +77,71 @@ class Candidates:
         rows = sizes.setdefault(_ROWS, 1 if held is None else held)
         if held is not None and rows != held:
             raise InputError(f"phase {name}: the inputs have {rows} rows, the state that they continue has {held}")
-        entry = self._choose(rows, sizes.get(_TOKENS), state, source)
-        absent = frozenset(entry.inputs) - dict(shapes).keys()
-        execute.check_names(entry, dict(shapes).keys(), absent)
+        given_names = dict(shapes).keys()
+        image = tuple(sizes.get(side) for side in IMAGE)
+        like = _Like(state, source, frozenset(phase.partial).intersection(given_names), image)
+        entry = self._choose(rows, sizes.get(_TOKENS), like)
+        absent = entry.inputs.keys() - given_names
+        execute.check_names(entry, given_names, absent)
         given = tuple(_given(entry, key, shape, phase.inputs[key]) for key, shape in shapes)
         cuts = ((key, _cut(entry, sizes, axes)) for key, axes in phase.outputs.items())
-        return _Fit(entry, rows, given, absent, tuple((key, place) for key, place in cuts if place is not None))
+        return _Fit(
+            entry, rows, given, frozenset(absent), tuple((key, place) for key, place in cuts if place is not None)
+        )
 
-    def _choose(self, rows: int, tokens: int | None, state: Combo | None, source: Combo | None) -> Entry:
-        held = (state, source)
-        if held not in self._tables:
-            self._tables[held] = self._table(*held)
-        if (table := self._tables[held]) is None:
-            key = next(combo.key for combo in held if combo is not None)
-            raise NoEntryError(f"request: no entry of this phase continues a state of entry {key[:12]}…")
+    def _choose(self, rows: int, tokens: int | None, like: "_Like") -> Entry:
+        if like not in self._tables:
+            self._tables[like] = self._table(like)
+        table = self._tables[like]
         need = buckets.Need(rows, tokens, props=table.combos[0].required_props)
         combo = table.choose(need)
         if combo is None:
             raise table.refusal(need)
         return self._entries[combo]
 
-    def _table(self, state: Combo | None, source: Combo | None) -> buckets.Table | None:
-        alike = [
-            combo
-            for combo in self._entries
-            if all(held is None or _alike(combo, held) for held in (state, source))
-            and (state is None or combo.batch_size == state.batch_size)
-        ]
-        return buckets.Table(alike) if alike else None
+    def _table(self, like: "_Like") -> buckets.Table:
+        """The entries that are like a call in all but rows and tokens; of those that hold its images the narrowest."""
+        alike = [combo for combo in self._entries if like.continues(combo)]
+        if not alike:
+            key = next(combo.key for combo in (like.state, like.source) if combo is not None)
+            raise NoEntryError(f"request: no entry of this phase continues a state of entry {key[:12]}…")
+        taking = [combo for combo in alike if not like.partial or like.partial <= self._entries[combo].inputs.keys()]
+        if not taking:
+            raise NoEntryError(f"request: no such entry takes the input {min(like.partial)!r}")
+        holding = [combo for combo in taking if like.holds(combo)]
+        if not holding:
+            shapes = sorted({str(list(map(combo.dimensions().get, IMAGE))) for combo in taking})
+            raise NoEntryError(
+                f"request: no entry takes images of the shape {list(like.image)}, only {', '.join(shapes)}; bring them "
+                "to one of these, or add theirs to precompile and rebuild"
+            )
+        least = min(combo.vision_batch_size or 0 for combo in holding)
+        return buckets.Table([combo for combo in holding if (combo.vision_batch_size or 0) == least])
+
+
+class _Like(NamedTuple):
+    """What entries must have in common with a call, beside rows and tokens."""
+
+    state: Combo | None
+    source: Combo | None
+    partial: frozenset[str]
+    """Inputs given that only some entries take."""
+    image: tuple[int | None, ...]
+    """Images, channels, height and width of what is given, where there are any."""
+
+    def continues(self, combo: Combo) -> bool:
+        """Whether the states can be continued there."""
+        return all(held is None or _alike(combo, held) for held in (self.state, self.source)) and (
+            self.state is None or combo.batch_size == self.state.batch_size
+        )
+
+    def holds(self, combo: Combo) -> bool:
+        """Whether the images fit: in number, and their sides exactly, for they would be others with a border."""
+        images, *sides = self.image
+        room, *built = (getattr(combo, name) for name in IMAGE)
+        return (images is None or (room or 0) >= images) and all(
+            side is None or side == own for side, own in zip(sides, built, strict=True)
+        )
 
 
 def call(

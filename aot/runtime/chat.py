@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aot.errors import BundleError, InputError
+from aot.runtime import parts
 
 if TYPE_CHECKING:
     import jinja2
@@ -105,10 +106,13 @@ def _check_content(content: Any, place: str) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, (list, tuple)):
-        raise InputError(f"{place}: content must be a string or a list of text parts, got {content!r}")
+        raise InputError(f"{place}: content must be a string or a list of parts, got {content!r:.80}")
     for part in content:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InputError(f"{place}: parts of content must be {{'type': 'text', 'text': string}}, got {part!r}")
+        is_text = isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        if not is_text and part != parts.PLACE:
+            raise InputError(
+                f"{place}: parts of content must be {{'type': 'text', 'text': string}} or images, got {part!r:.80}"
+            )
 
 
 def _plain(value: Any, place: str) -> Any:

@@ -1,7 +1,7 @@
 """Which entries a bundle has for a platform, and whether this machine runs them as built: from the index alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -165,6 +165,16 @@ def layout(index: Index, place: Place) -> dict[str, Axes]:
     taken = ((index.bindings[b].takes, index.programs[p].arguments) for p, b in calls)
     pairs = (pair for slots, arguments in taken for pair in zip(slots, arguments, strict=True))
     return {slot: argument.sharding for slot, argument in pairs if slot.startswith("weight/")}
+
+
+def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
+    """The programs of entries, each once, in the order in which these call them."""
+    seen: set[int] = set()
+    for entry in found:
+        for place, _ in entry.chain.calls if entry.chain else ():
+            if place not in seen:
+                seen.add(place)
+                yield entry.index.programs[place]
 
 
 def verdict(entry: Entry) -> Verdict:

@@ -62,6 +62,8 @@ class Executor:
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._put_once = _once(self.client)
+        self.blank = lru_cache(self.client.zeros)
+        """Zeros for an argument that is not donated, made once."""
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     def run(

@@ -167,7 +167,7 @@ def _factors(entry: Entry) -> dict[str, Any]:
         slots = {"takes": binding.takes, "gives": binding.gives}
         calls.append({"program": program.digest, "executable": executable.digest, **slots})
     outputs = sorted(entry.index.phases[entry.phase].outputs)
-    return {"key": entry.key, "phase": entry.phase, "outputs": outputs, "calls": calls}
+    return {"phase": entry.phase, "outputs": outputs, "calls": calls}
 
 
 def _name(entry: Entry) -> tuple[str, str]:

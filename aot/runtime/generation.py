@@ -9,8 +9,10 @@ import numpy as np
 
 from aot import buckets
 from aot.precompile import Combo
+from aot.runtime.encoding import Encoding
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
+from aot.runtime.requests import Prepared
 from aot.runtime.sequence import Sequence
 from aot.sampling import SamplingParams
 
@@ -83,6 +85,7 @@ class Generation:
         self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], table: buckets.Table, request: Request
     ) -> None:
         self._executor, self._entries, self._table, self._request = executor, entries, table, request
+        self._encoding = Encoding(executor, entries, table.alike(request.props, images=True))
 
     def run(self, sequences: list[Sequence]) -> Iterator[Pieces]:
         """Runs all to their ends; gives text as it comes, first after each prefill, then after each chunk.
@@ -90,7 +93,8 @@ class Generation:
         Raises NoEntryError for a sequence that fits no entry alone, at once: nothing has run then.
         """
         lengths = [len(sequence.ids) for sequence in sequences]
-        groups = self._table.partition(lengths, sequences[0].limit, self._request.props)
+        images = {row for row, sequence in enumerate(sequences) if sequence.asked.images}
+        groups = self._table.partition(lengths, sequences[0].limit, self._request.props, images)
         filled = [_Filled(group.combo, [sequences[row] for row in group.rows]) for group in groups]
         for group in filled:
             for sequence in group.rows:
@@ -146,20 +150,22 @@ class Generation:
             if not shared:
                 continue
             alike = [c for c in self._table.combos if _alike(c, group.combo) and c.batch_size <= room]
-            lengths = [len(group.prompts[prompt]) for prompt in shared]
-            for part in buckets.Table(alike).partition(lengths, 0, group.combo.required_props):
+            lengths = [len(group.prompts[prompt].ids) for prompt in shared]
+            images = {row for row, prompt in enumerate(shared) if group.prompts[prompt].images}
+            for part in buckets.Table(alike).partition(lengths, 0, group.combo.required_props, images):
                 placed = [shared[row] for row in part.rows]
                 inputs = self._request.inputs([None] * part.combo.batch_size)
                 state, _ = self._prefill(part.combo, [group.prompts[prompt] for prompt in placed], inputs)
                 yield Source(state, {prompt: row for row, prompt in enumerate(placed)})
 
-    def _prefill(self, combo: Combo, prompts: list[list[int]], request: Inputs) -> tuple[State, Arrays]:
+    def _prefill(self, combo: Combo, prompts: list[Prepared], request: Inputs) -> tuple[State, Arrays]:
         entry = self._entries[combo, "prefill"]
         tokens = np.full((combo.batch_size, combo.prefill_length or 0), self._request.pad, np.int32)
         lengths = np.zeros(combo.batch_size, np.int32)
-        for row, ids in enumerate(prompts):
-            tokens[row, : len(ids)], lengths[row] = ids, len(ids)
-        outputs, buffers = self._executor.run(entry, {"tokens": tokens, "lengths": lengths, **request})
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt.ids)], lengths[row] = prompt.ids, len(prompt.ids)
+        seen = self._encoding.inputs(entry, prompts) if combo.vision_included else {}
+        outputs, buffers = self._executor.run(entry, {"tokens": tokens, "lengths": lengths, **seen, **request})
         return State(entry, buffers, len(prompts)), outputs
 
     def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[Source]) -> tuple[State, Arrays]:
@@ -182,9 +188,9 @@ class _Filled:
     rows: list[Sequence]
 
     @cached_property
-    def prompts(self) -> dict[int, list[int]]:
-        """Their prompts as token ids, by position in the call."""
-        return {sequence.prompt: sequence.ids for sequence in self.rows}
+    def prompts(self) -> dict[int, Prepared]:
+        """Their prompts by position in the call."""
+        return {sequence.prompt: sequence.asked for sequence in self.rows}
 
 
 def _taken(batch: Batch, tokens: Any, logprobs: Any, steps: int) -> Pieces:

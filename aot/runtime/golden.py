@@ -60,20 +60,24 @@ def record(bundle: Bundle, kept: Mapping[int, bytes] | None = None, made: Made =
     """Runs every entry that this machine runs as built, and gives the attachment; None where it runs none.
 
     Entries that are `kept`, by position, are taken as they are; of each other one `made` is told as soon as it has run.
+    Of entries that are made of the same, as text is beside images of any shape, the first stands for all.
     """
     exercised, parts, omitted = Exercise(bundle), dict(kept or {}), []
-    missing: dict[Name, int] = {}
+    alike: dict[bytes, list[int]] = {}
     for i, entry in enumerate(exercised.entries):
         if cause := exercised.obstacle(entry):
             omitted.append({"key": entry.key, "phase": entry.phase, "cause": cause})
         elif i not in parts:
-            missing[entry.key, entry.phase] = i
-    for entry in exercised.in_turn(exercised.entries[i] for i in missing.values()):
-        position = missing[entry.key, entry.phase]
-        parts[position] = _recorded(exercised, entry)
-        made(position, entry, parts[position])
-    document = {"version": expected.VERSION, "entries": [json.loads(parts[i]) for i in sorted(parts)]}
-    return digest.canonical_json({**document, "not_recorded": omitted}) if parts else None
+            alike.setdefault(digest.canonical_json(exercised.factors(entry)), []).append(i)
+    missing = {(exercised.entries[i].key, exercised.entries[i].phase): (i, *others) for i, *others in alike.values()}
+    for entry in exercised.in_turn(exercised.entries[i] for i, *_ in missing.values()):
+        positions = missing[entry.key, entry.phase]
+        parts |= dict.fromkeys(positions, _recorded(exercised, entry))
+        made(positions[0], entry, parts[positions[0]])
+    named = ((exercised.entries[i], parts[i]) for i in sorted(parts))
+    recorded = [{"key": entry.key, "phase": entry.phase, **json.loads(part)} for entry, part in named]
+    document = {"version": expected.VERSION, "entries": recorded, "not_recorded": omitted}
+    return digest.canonical_json(document) if parts else None
 
 
 def replay(
@@ -111,12 +115,11 @@ def tolerance(entry: Entry) -> float:
 
 
 def _recorded(exercised: Exercise, entry: Entry) -> bytes:
-    """Golden outputs of one entry, as JSON."""
+    """Golden outputs of one entry, as JSON without its name."""
     outputs, _ = exercised.run(entry)
     whole = agreement.DRAWN if entry.index.generation else ()
     shown = {name: expected.write(array, name in whole) for name, array in outputs.items()}
-    made = {"key": entry.key, "phase": entry.phase, "tolerance": tolerance(entry), "outputs": shown}
-    return digest.canonical_json(made)
+    return digest.canonical_json({"tolerance": tolerance(entry), "outputs": shown})
 
 
 def _replayed(

@@ -2,28 +2,30 @@
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aot import buckets, digest
-from aot.bundle.records import GenerationRecord, ProgramRecord
+from aot import buckets, digest, vision
+from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import call, replicas, requests
+from aot.runtime import call, entries, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
 from aot.runtime.processes import Group
-from aot.runtime.requests import Options, Prompt
+from aot.runtime.prompts import Reader
+from aot.runtime.requests import Options, Prepared, Prompt
 from aot.runtime.sequence import Result
 from aot.runtime.sequence import Sequence as Row
 from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from aot.runtime.recipe import Recipe
     from aot.runtime.text import Text
 
 
@@ -118,16 +120,17 @@ class Model:
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
-        sequences = []
-        tokens = [requests.tokens(each, place, self._text, record.vocab_size) for place, each in enumerate(given)]
-        seeds = options.seeds(len(given), self._random(tokens, options))
-        for position, (ids, seed) in enumerate(zip(tokens, seeds, strict=True)):
+        beside, reader, sequences = options.beside(len(given), single), self._reader(options.props), []
+        asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
+        seeds = options.seeds(len(given), self._random(asked, options))
+        for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
             if options.truncate:
-                ids = ids[-max(1, self._combos.longest(limit, options.props)) :]
-            need = buckets.Need(1, len(ids), len(ids) + limit, options.props)
+                prompt = prompt.last(max(1, self._combos.longest(limit, options.props)), position)
+            length = len(prompt.ids)
+            need = buckets.Need(1, length, length + limit, options.props, bool(prompt.images))
             for index in range(options.n or self._sequences_each(need)):
                 sequences.append(
-                    Row(position, index, ids, seed, limit, frozenset(eos), self._text, options.stops, streamed)
+                    Row(position, index, prompt, seed, limit, frozenset(eos), self._text, options.stops, streamed)
                 )
         parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
         runs = [
@@ -136,11 +139,28 @@ class Model:
         ]
         return Run(given, single, sequences, self._verified(replicas.merged(runs)))
 
-    def _random(self, tokens: list[list[int]], options: Options) -> Callable[[int], int]:
+    def _reader(self, props: Mapping[str, Any] | None) -> Reader:
+        """What makes requests with such props of prompts."""
+        record = self._bundle.index.generation
+        assert record is not None
+        shapes = (vision.shape(combo) for combo in self._combos.alike(props, images=True))
+        sizes = tuple(dict.fromkeys(shape for shape in shapes if shape is not None))
+        return Reader(self._text, record.vocab_size, self._recipe, sizes)
+
+    @cached_property
+    def _recipe(self) -> "Recipe | None":
+        if (images := self._bundle.index.images) is None:
+            return None
+        from aot.runtime.recipe import Recipe
+
+        return Recipe(images, f"bundle {self._bundle.path}")
+
+    def _random(self, prompts: list[Prepared], options: Options) -> Callable[[int], int]:
         """What draws seeds: the same in all processes, once they agree on what is asked for."""
         if self._group is None:
             return secrets.randbits
-        asked = digest.of(repr((tokens, options)).encode())
+        seen = [(prompt.ids, [digest.of(image.pixels.tobytes()) for image in prompt.images]) for prompt in prompts]
+        asked = digest.of(repr((seen, options)).encode())
         return random.Random(self._group.agree(request=asked)).getrandbits
 
     def _verified(self, steps: Iterator[Pieces]) -> Iterator[Pieces]:
@@ -159,7 +179,7 @@ class Model:
         if self._executors and not self._settled:
             self._settled = True
             for executor in self._executors:
-                executor.executables.ahead(programs(self._entries.values()))
+                executor.executables.ahead(entries.programs(self._entries.values()))
 
     @property
     def _running(self) -> tuple[Executor, ...]:
@@ -180,8 +200,10 @@ class Model:
             return None
         from aot.runtime.text import Text
 
-        files = {n: self._bundle.read(b.digest, b.bytes) for n, b in self._bundle.index.tokenizer.items()}
-        return Text.from_files(files, f"bundle {self._bundle.path}")
+        index = self._bundle.index
+        files = {n: self._bundle.read(b.digest, b.bytes) for n, b in index.tokenizer.items()}
+        reserved = () if index.images is None else (index.images.token,)
+        return Text.from_files(files, f"bundle {self._bundle.path}", reserved)
 
     def _sequences_each(self, need: buckets.Need) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
@@ -193,14 +215,16 @@ class Model:
         return 1 if combo is None else record.num_return_sequences.get(combo.key, 1)
 
     def _defaults(self, entry: Entry) -> Inputs:
-        """What the phases of a language model take where the caller gives nothing: greedy, and no end."""
+        """What the phases of a language model take where the caller gives nothing: greedy, no end, and no images."""
         record, rows = self._bundle.index.generation, entry.combo.batch_size
         if record is None:
             return {}
         if rows not in self._greedy:
             request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
             self._greedy[rows] = self._running[0].put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
-        return self._greedy[rows]
+        if "embeddings" not in entry.inputs:
+            return self._greedy[rows]
+        return {**self._greedy[rows], "embeddings": self._running[0].blank(entry.inputs["embeddings"])}
 
 
 class Run(Iterator[str]):
@@ -223,16 +247,6 @@ class Run(Iterator[str]):
     def results(self) -> list[Result]:
         """A Result for each sequence, in the order of the prompts."""
         return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
-
-
-def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
-    """The programs of entries, each once, in the order in which these call them."""
-    seen: set[int] = set()
-    for entry in found:
-        for place, _ in entry.chain.calls if entry.chain else ():
-            if place not in seen:
-                seen.add(place)
-                yield entry.index.programs[place]
 
 
 def _eos_room(record: GenerationRecord) -> int:

@@ -1,4 +1,4 @@
-"""What a caller asks for, checked and spelled out: prompts as token ids, options with the bundle's defaults."""
+"""What a caller asks for, checked and spelled out: prompts as token ids and pixels, options with their defaults."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -6,17 +6,52 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aot import digest
 from aot.bundle.records import GenerationRecord
 from aot.errors import InputError
 from aot.sampling import SamplingParams
+from aot.vision import Size
 
 if TYPE_CHECKING:
     from aot.runtime.text import Text
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, token ids, or a conversation: messages with role and content."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image of a prompt, brought to one of the shapes that the bundle encodes."""
+
+    size: Size
+    tokens: int
+    """Embeddings that it becomes, one for each of its tokens in the prompt."""
+    pixels: npt.NDArray[np.float32]
+    """What `encode` takes: [channels, height, width]."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt as the programs take it."""
+
+    ids: list[int]
+    """Token ids, those of images included."""
+    images: tuple[Image, ...] = ()
+    """In the order of their tokens."""
+
+    def last(self, count: int, position: int) -> "Prepared":
+        """Its last tokens, at most `count`. Raises InputError where that would cut images off."""
+        if len(self.ids) <= count:
+            return self
+        if self.images:
+            raise InputError(
+                f"request: prompt {position} has {len(self.ids)} tokens, images among them, and cannot be truncated to "
+                f"{count}; give fewer images, or less text"
+            )
+        return Prepared(self.ids[-count:])
+
 
 _SEED_LIMIT = 1 << 64
 _WORD = 1 << 31  # programs take int32
@@ -43,6 +78,8 @@ class Options:
     """Keeps the last tokens of a prompt that fits no entry, rather than refusing it."""
     props: Mapping[str, Any] | None = None
     """The `required_props` of the entries to use."""
+    images: Sequence[Any] | None = field(default=None, repr=False, compare=False)
+    """Pictures beside a single prompt, or for a list of prompts a list of such lists; see `aot.runtime.pictures`."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """Fields of SamplingParams that differ from the bundle's defaults."""
 
@@ -92,6 +129,18 @@ class Options:
             raise InputError(f"request: {len(seeds)} seeds for {prompts} prompts; give one for all, or one for each")
         return seeds
 
+    def beside(self, prompts: int, single: bool) -> Sequence[Sequence[Any]]:
+        """The images that come beside each prompt."""
+        if self.images is None:
+            return [()] * prompts
+        images = [self.images] if single else self.images
+        if not (isinstance(images, list | tuple) and all(isinstance(each, list | tuple) for each in images)):
+            wanted = "a list" if single else "a list with a list for each prompt"
+            raise InputError(f"request: images must be {wanted}, got {_kind(self.images)}")
+        if len(images) != prompts:
+            raise InputError(f"request: {len(images)} lists of images for {prompts} prompts; give one for each")
+        return images
+
     def params(self, defaults: GenerationRecord) -> SamplingParams:
         """How tokens are drawn. Raises InputError for a number that a program cannot take."""
         params = replace(SamplingParams(**dict(defaults.sampling)), **self.sampling)  # type: ignore[arg-type]
@@ -114,6 +163,14 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def _kind(value: Any) -> str:
+    """What something is, in a word or, for a list, what is in it too."""
+    name = type(value).__name__
+    return (
+        f"{name} of {', '.join(sorted({type(item).__name__ for item in value}))}" if isinstance(value, list) else name
+    )
+
+
 def _check_props(props: Any) -> None:
     if props is None:
         return
@@ -125,14 +182,14 @@ def _check_props(props: Any) -> None:
 
 def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     """The prompts of a call, and whether it was a single one. Raises InputError for anything else."""
-    if isinstance(given, str) or is_tokens(given) or _is_conversation(given):
+    if isinstance(given, str) or is_tokens(given) or is_conversation(given):
         return [given], True  # type: ignore[list-item]
     if not isinstance(given, (list, tuple)):
         raise InputError(f"request: must be a text, token ids, a conversation or a list of such, got {given!r:.80}")
     if not given:
         raise InputError("request: the batch is empty; give at least one prompt")
     for position, prompt in enumerate(given):
-        if not (isinstance(prompt, str) or is_tokens(prompt) or _is_conversation(prompt)):
+        if not (isinstance(prompt, str) or is_tokens(prompt) or is_conversation(prompt)):
             raise InputError(
                 f"request: prompt {position} must be a text, token ids or a conversation that is not empty, "
                 f"got {prompt!r:.80}"
@@ -140,8 +197,10 @@ def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     return list(given), False
 
 
-def tokens(prompt: Prompt, position: int, tokenizer: "Callable[[], Text | None]", vocab_size: int) -> list[int]:
-    """A prompt as token ids; only a text asks for the tokenizer.
+def tokens(
+    prompt: Prompt, position: int, tokenizer: "Callable[[], Text | None]", vocab_size: int, first: Sequence[int] = ()
+) -> list[int]:
+    """A prompt as token ids; only a text asks for the tokenizer. `first` stands before the text of a string.
 
     Raises InputError for an id out of range, no tokens, or a text without a tokenizer.
     """
@@ -150,7 +209,7 @@ def tokens(prompt: Prompt, position: int, tokenizer: "Callable[[], Text | None]"
     elif (text := tokenizer()) is None:
         raise InputError(f"request: prompt {position} is text, and this bundle has no tokenizer; give token ids")
     else:
-        ids = text.encode(prompt) if isinstance(prompt, str) else text.encode_chat(prompt)  # type: ignore[arg-type]
+        ids = text.encode(prompt, first) if isinstance(prompt, str) else text.encode_chat(prompt)  # type: ignore[arg-type]
     if not ids:
         raise InputError(f"request: prompt {position} has no tokens; give at least one")
     if wrong := [token for token in ids if not 0 <= token < vocab_size]:
@@ -167,5 +226,6 @@ def is_tokens(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(_is_whole, value))
 
 
-def _is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> bool:
+    """Whether a prompt is a list of messages."""
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aot.errors import InputError
-from aot.runtime.requests import Prompt
+from aot.runtime.requests import Prepared, Prompt
 
 if TYPE_CHECKING:
     from aot.runtime.text import Stream, Text
@@ -30,6 +30,8 @@ class Result:
     prompt: Prompt = field(repr=False)
     generated: str | None = field(repr=False)
     """The text, or None where the bundle has no tokenizer."""
+    images: list[dict[str, int]] = field(default_factory=list)
+    """The `height` and `width` that each image of the prompt was brought to, and the `tokens` that it took."""
 
     @property
     def text(self) -> str:
@@ -59,6 +61,7 @@ class Result:
             "text": self.generated,
             **({} if plain is None else {"completed": plain}),
             **{name: getattr(self, name) for name in named},
+            **({"images": self.images} if self.images else {}),
         }
 
 
@@ -77,7 +80,7 @@ class Sequence:
     """Position of its prompt in the call."""
     index: int
     """Its place among that prompt's sequences."""
-    ids: list[int]
+    asked: Prepared
     seed: int
     limit: int
     """Tokens to generate at most."""
@@ -91,6 +94,11 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids of its prompt."""
+        return self.asked.ids
 
     def __post_init__(self) -> None:
         text = self.text() if self.stop or self.streamed else None
@@ -128,7 +136,10 @@ class Sequence:
         """What it has become; `prompt` is what the caller gave."""
         assert self.finish is not None, self
         text = self._whole() if self._stream is None else "".join(self._pieces)
-        return Result(self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text)
+        images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.asked.images]
+        return Result(
+            self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text, images
+        )
 
     def _whole(self) -> str | None:
         text = self.text()

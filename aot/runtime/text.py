@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import BundleError, InputError
@@ -19,24 +19,26 @@ _HALF = "\ufffd"
 class Text:
     """A tokenizer with its chat template, special tokens and text from users kept apart.
 
-    Text that would have become a special token is encoded by a twin in which those tokens have secret names. The
-    twin is built when it is first needed. May be used from several threads.
+    Text that would have become a special token, or one of the `reserved` ids, is encoded by a twin in which those
+    tokens have secret names. The twin is built when it is first needed. May be used from several threads.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", template: chat.Template | None, where: str) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", template: chat.Template | None, where: str, reserved: Collection[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._where = where
         special = vocabulary.special_tokens(tokenizer)
         self._special = frozenset(special.values())
-        self._guard = chat.Guard(vocabulary.guarded(special))
+        self._guard = chat.Guard(vocabulary.guarded({**special, **vocabulary.added(tokenizer, reserved)}))
         self._guarded = frozenset(self._guard.names.values())
         stages = vocabulary.decoder_stages(tokenizer)
         self._has_byte_pieces = any(stage["type"] == "ByteFallback" for stage in stages)
         self.is_steady = vocabulary.is_steady(stages)
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], where: str) -> "Text":
+    def from_files(cls, files: Mapping[str, bytes], where: str, reserved: Collection[int] = ()) -> "Text":
         """The text of a bundle's tokenizer files by name; only `tokenizer.json` must be there."""
         if "tokenizer.json" not in files:
             raise BundleError(
@@ -46,17 +48,19 @@ class Text:
         tokens = chat.named_tokens(config, _mapping(files, "special_tokens_map.json", where))
         source = chat.find(_string(files, "chat_template.jinja", where), config)
         template = None if source is None else chat.Template(source, tokens, where)
-        return cls(vocabulary.read(files["tokenizer.json"], where), template, where)
+        return cls(vocabulary.read(files["tokenizer.json"], where), template, where, reserved)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with what the tokenizer itself adds around it."""
+    def encode(self, text: str, first: Sequence[int] = ()) -> list[int]:
+        """Token ids of a prompt, with what the tokenizer itself adds around it; `first` stands before the text."""
         if not isinstance(text, str):
             raise InputError(f"prompt: must be a string, got {text!r}")
         encoding = _encoded(self._tokenizer, text, True, "prompt")
         spelled = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
         if any(id in self._guarded and not added for id, added in spelled):
             encoding = _encoded(self._twin[0], text, True, "prompt")
-        return list(encoding.ids)
+        mask = encoding.special_tokens_mask  # 1 for what the tokenizer adds
+        begin = mask.index(0) if 0 in mask else len(mask)
+        return [*encoding.ids[:begin], *first, *encoding.ids[begin:]]
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins, with no special tokens but the template's."""

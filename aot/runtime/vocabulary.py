@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import BundleError
@@ -28,6 +29,11 @@ def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
     """Name to id of the tokens that are marked special."""
     added = tokenizer.get_added_tokens_decoder()
     return {token.content: id for id, token in sorted(added.items()) if token.special}
+
+
+def added(tokenizer: "Tokenizer", ids: Collection[int]) -> dict[str, int]:
+    """Name to id of those ids that are added tokens, which text may spell whether they are marked special or not."""
+    return {token.content: id for id, token in sorted(tokenizer.get_added_tokens_decoder().items()) if id in ids}
 
 
 def guarded(special: dict[str, int]) -> dict[str, int]:

@@ -1,0 +1,98 @@
+"""ModelConfig: what a model computes, read from the files of a checkpoint; where its tensors lie, whatever it is."""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aot import vision
+from aot.chain import Array
+from aot.models import names
+from aot.models.config import SEEING, DecoderConfig, architecture
+from aot.models.names import Shape
+
+if TYPE_CHECKING:
+    from aot.programs.encode import Encoder
+
+
+class EncoderConfig(Protocol):
+    """What decides the computation of an encoder of images. Compares by value, and needs no jax."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def images(self) -> vision.Images: ...
+    def parameters(self) -> dict[str, Shape]:
+        """The shape of each parameter by its path, all below `vision/` and `projector/`; matrices are (out, in)."""
+
+    def huggingface(self, path: str) -> str:
+        """The name of a parameter in a checkpoint, as it is published."""
+
+    def ignored(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint takes no part in the computation."""
+
+    def part(self, dtype: str, platform: str) -> "Encoder":
+        """Its parts as functions."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What decides a model's computation: a decoder, and for a model that sees the encoder of its images."""
+
+    decoder: DecoderConfig
+    encoder: EncoderConfig | None = None
+
+    @property
+    def family(self) -> str:
+        return self.decoder.family if self.encoder is None else self.encoder.family
+
+    def parameters(self) -> dict[str, Shape]:
+        """The shape of each parameter of a checkpoint by its path."""
+        return names.parameters(self.decoder) | ({} if self.encoder is None else self.encoder.parameters())
+
+    def weights(self, dtype: str, quantization: str | None) -> dict[str, Array]:
+        """Each weight of a bundle by its path. Those of an encoder are never quantized: it runs once an image."""
+        seen = {} if self.encoder is None else self.encoder.parameters()
+        return names.weights(self.decoder, dtype, quantization) | {p: Array(shape, dtype) for p, shape in seen.items()}
+
+    def huggingface(self, path: str) -> str:
+        """The name of a parameter in a checkpoint."""
+        if self.encoder is None or path not in self.encoder.parameters():
+            return names.huggingface(path)
+        return self.encoder.huggingface(path)
+
+    def ignored(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint takes no part in the computation."""
+        return self.encoder is not None and self.encoder.ignored(name)
+
+
+def read(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None, place: str = "config.json"
+) -> ModelConfig:
+    """The model of a Hugging Face configuration, and of its preprocessor_config.json where it takes images.
+
+    Raises InputError with a line for each fault.
+    """
+    named = {architecture(config), config.get("model_type"), config.get("family")}
+    for name, kind in SEEING.items():
+        if named & {name, kind}:
+            read: Callable[..., ModelConfig] = importlib.import_module(f"aot.models.{kind}").read
+            return read(config, preprocessor, place)
+    return ModelConfig(DecoderConfig.from_huggingface(config, place))
+
+
+# Releases of transformers have put the parts of a model that sees below different names.
+_SPELLINGS = (
+    (re.compile(r"^(model\.language_model|language_model\.model)\."), "model."),
+    (re.compile(r"^language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"^model\.(visual|vision_tower|multi_modal_projector)\."), r"\1."),
+    (re.compile(r"^vision_tower\.vision_model\."), "vision_tower."),
+)
+
+
+def canonical(name: str) -> str:
+    """The name of a tensor in a checkpoint, however the release that wrote it spelled it."""
+    for pattern, replacement in _SPELLINGS:
+        name = pattern.sub(replacement, name)
+    return name

@@ -1,0 +1,28 @@
+"""What vision transformers are made of: LayerNorm, attention among all patches of an image, activations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aot.models import attention
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm over the last axis (arXiv:1607.06450), in float32."""
+    wide, shape = x.astype(jnp.float32), (1,) * (x.ndim - 1) + scale.shape
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + np.float32(epsilon))
+    return (normed * scale.astype(jnp.float32).reshape(shape) + bias.astype(jnp.float32).reshape(shape)).astype(x.dtype)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
+    """Softmax attention of [images, patches, heads, dim]: each patch sees all patches of its image."""
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = attention.by_head(query, key, 3, platform) * np.float32(query.shape[-1] ** -0.5)
+    shares = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    return attention.by_head(shares, value, 2, platform).astype(query.dtype).swapaxes(1, 2)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """GELU approximated by a sigmoid (arXiv:1606.08415)."""
+    return x * jax.nn.sigmoid(np.float32(1.702) * x)
