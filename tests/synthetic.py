@@ -27,6 +27,7 @@ from aot.bundle.records import (
     WeightsRecord,
 )
 from aot.bundle.writer import Writer
+from aot.vision import Images
 
 PROGRAM = b"a portable program"
 EXECUTABLE = b"an executable for a target"
@@ -61,7 +62,16 @@ def index(stored: WeightsRecord | None = None) -> Index:
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
-        images=None,
+        images=Images(
+            token=7,
+            before=(5,),
+            after=(6,),
+            unit=28,
+            extra=0,
+            channels=3,
+            rotary="grid",
+            recipe=({"step": "resize", "resample": "bicubic", "fit": "stretch"}, {"step": "rescale", "factor": 0.5}),
+        ),
         rules={"rules": ((".*", ("model",)),), "indivisible": "error"},
         partitions=(PartitionRecord((("model", 1),), ((".*", 3),)),),
         waivers=("a_custom_call",),

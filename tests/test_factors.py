@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seeing
 import synthetic
 from conftest import TINY, aot
 
@@ -112,7 +113,20 @@ def in_decoder(**generation: Any) -> Mutation:
     return mutate
 
 
-BASES: Mapping[str, Mutation] = {"layer": resolved, "decoder": in_decoder()}
+def in_seeing(**preprocessor: Any) -> Mutation:
+    """Another preprocessor of a model that takes images; without targets, for compiling is not what it is about."""
+
+    def mutate(manifest: Path) -> Plan:
+        shape = "prefill_length: 8, vision_included: true, vision_height: 28, vision_width: 28"
+        plan = seeing.resolved(seeing.write(manifest.parent), shape)
+        assert plan.model.preprocessor is not None
+        model = dataclasses.replace(plan.model, preprocessor={**plan.model.preprocessor, **preprocessor})
+        return dataclasses.replace(plan, model=model, platforms=("cpu",), targets=())
+
+    return mutate
+
+
+BASES: Mapping[str, Mutation] = {"layer": resolved, "decoder": in_decoder(), "seeing": in_seeing()}
 CASES: Mapping[str, tuple[str, Mutation]] = {
     "format": ("layer", resolved),  # those without a change of the plan are patched in the laboratory, by name
     "jax": ("layer", resolved),
@@ -122,6 +136,7 @@ CASES: Mapping[str, tuple[str, Mutation]] = {
     "origin": ("layer", resolved),
     "model source": ("layer", other_source),
     "model config": ("layer", in_manifest("factor: 1.5", "factor: 2.5")),
+    "images": ("seeing", in_seeing(image_mean=[0.0, 0.0, 0.0])),
     "weights": ("layer", other_weight),
     "tokenizer": ("layer", other_tokenizer),
     "precompile config": ("layer", in_manifest("batch_size: 4", "batch_size: 8")),

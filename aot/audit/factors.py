@@ -60,8 +60,16 @@ FACTORS = (
     Factor("validity", "value", _BUNDLE, ("valid_until",)),
     Factor("origin", "value", _BUNDLE, ("origin",)),
     Factor("model source", "value", _PROGRAM, ("model.factory",)),
-    Factor("model config", "table", _PROGRAM, ("model", "generation.vocab_size", "images.token")),
-    Factor("images", "table", _BUNDLE, ("images",)),
+    Factor(
+        "model config",
+        "table",
+        _PROGRAM,
+        (
+            *("model", "generation.vocab_size"),
+            *("images.token", "images.unit", "images.extra", "images.channels", "images.rotary"),
+        ),
+    ),
+    Factor("images", "table", _BUNDLE, ("images.before", "images.after", "images.recipe")),
     Factor("weights", "table", _BUNDLE, ("weights",)),
     Factor("tokenizer", "table", _BUNDLE, ("tokenizer",)),
     Factor("precompile config", "table", _ALL, ("combos",)),

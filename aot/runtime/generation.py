@@ -3,18 +3,20 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aot import buckets
 from aot.precompile import Combo
-from aot.runtime.encoding import Encoding
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.requests import Prepared
 from aot.runtime.sequence import Sequence
 from aot.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from aot.runtime.encoding import Encoding
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Batch = list[Sequence | None]
@@ -85,7 +87,6 @@ class Generation:
         self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], table: buckets.Table, request: Request
     ) -> None:
         self._executor, self._entries, self._table, self._request = executor, entries, table, request
-        self._encoding = Encoding(executor, entries, table.alike(request.props, images=True))
 
     def run(self, sequences: list[Sequence]) -> Iterator[Pieces]:
         """Runs all to their ends; gives text as it comes, first after each prefill, then after each chunk.
@@ -167,6 +168,12 @@ class Generation:
         seen = self._encoding.inputs(entry, prompts) if combo.vision_included else {}
         outputs, buffers = self._executor.run(entry, {"tokens": tokens, "lengths": lengths, **seen, **request})
         return State(entry, buffers, len(prompts)), outputs
+
+    @cached_property
+    def _encoding(self) -> "Encoding":
+        from aot.runtime.encoding import Encoding  # text alone does without
+
+        return Encoding(self._executor, self._entries, self._table.alike(self._request.props, images=True))
 
     def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[Source]) -> tuple[State, Arrays]:
         state: State | None = None

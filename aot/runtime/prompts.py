@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from aot import vision
 from aot.errors import InputError, NoEntryError
-from aot.runtime import parts, pictures, requests
-from aot.runtime.recipe import Recipe
+from aot.runtime import requests
 from aot.runtime.requests import Image, Prepared, Prompt
 from aot.vision import Size
 
 if TYPE_CHECKING:
+    from aot.runtime.recipe import Recipe
     from aot.runtime.text import Text
 
 
@@ -22,7 +22,7 @@ class Reader:
     text: "Callable[[], Text | None]"
     """Its tokenizer, with the image token reserved."""
     vocab_size: int
-    recipe: Recipe | None = None
+    recipe: "Recipe | None" = None
     """None where it takes no images."""
     sizes: Sequence[Size] = ()
     """The image shapes of the entries that may serve a request."""
@@ -32,6 +32,8 @@ class Reader:
         place = f"request: prompt {position}"
         given: Any = prompt
         if requests.is_conversation(prompt):
+            from aot.runtime import parts  # as the tokenizer, when a text is read
+
             given, beside = parts.taken(given, beside, place)
         if self.recipe is None:
             if beside:
@@ -50,6 +52,8 @@ class Reader:
         return Prepared(_spread(ids, images.token, [image.tokens for image in shown]), shown)
 
     def _image(self, given: Any, place: str) -> Image:
+        from aot.runtime import pictures
+
         assert self.recipe is not None
         if not self.sizes:
             raise NoEntryError(f"{place}: no entry with these props takes images; add one to precompile and rebuild")
