@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aot import partition
 from aot.builder import layouts
 from aot.builder.layouts import Laid, Placed
-from aot.chain import Array
+from aot.chain import Array, Call
 from aot.partition import Axes, Layouts
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Footprint:
     state: int
     """The same of one generation's state, its KV cache included, for the combo that has most."""
     activations: int
-    """An estimate: what is alive at a time of the largest program before XLA fuses, in equal shares."""
+    """An estimate: the most that is alive at a time in a program before XLA fuses, in equal shares."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
         arrays=tuple(_placements(on, laid)),
         weights=sum(weights.values()) + sum(unused.values()),
         state=max(states, default=0),
-        activations=_alive(_largest(laid)) // math.prod(mesh.values()),
+        activations=max(map(_alive, _largest(laid)), default=0) // math.prod(mesh.values()),
     )
 
 
@@ -91,31 +91,32 @@ def _placements(on: Layouts, laid: list[Laid]) -> Iterator[Placement]:
         yield Placement(path, dtype, shape, layout.axes, layout.rule, layout.whole)
 
 
-def _largest(laid: list[Laid]) -> Placed | None:
-    """The program with the most places in its own arrays: what it is handed, but for weights and state."""
+def _largest(laid: list[Laid]) -> list[Placed]:
+    """Of the programs of each name the one with the most places in what it is handed, but for weights and state."""
 
-    def places(pair: tuple[Laid, int]) -> int:
-        each, number = pair
-        call = each.chain.calls[number]
+    def places(pair: tuple[Call, Placed]) -> int:
+        call, _ = pair
         slots = dict(call.takes)
         own = (a for n, a in call.program.arguments if slots[n].startswith(("value/", "input/")))
         return sum(math.prod(array.shape) for array in own)
 
-    every = [(each, number) for each in laid for number in range(len(each.programs))]
-    if not every:
-        return None
-    each, number = max(every, key=places)
-    return each.programs[number]
+    by_name: dict[str, list[tuple[Call, Placed]]] = {}
+    for each in laid:
+        for call, placed in zip(each.chain.calls, each.programs, strict=True):
+            by_name.setdefault(call.program.name, []).append((call, placed))
+    return [max(alike, key=places)[1] for alike in by_name.values()]
 
 
-def _alive(placed: Placed | None) -> int:
+def _alive(placed: Placed) -> int:
     """The most bytes alive at a time in a program as traced, its arguments left out."""
-    if placed is None:
-        return 0
     import jax
 
     arguments = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in placed.program.arguments}
     return _peak(jax.make_jaxpr(lambda given: dict(placed.program.function(**given)))(arguments).jaxpr)
+
+
+_IN_PLACE = ("dynamic_update_slice", "optimization_barrier", "scatter", "while")
+"""Operations that give arrays back where they took them from: weights, a cache, what a loop carries."""
 
 
 def _peak(jaxpr: Any) -> int:
@@ -125,10 +126,17 @@ def _peak(jaxpr: Any) -> int:
     peak = 0
     for number, equation in enumerate(jaxpr.eqns):
         inner = max((_peak(getattr(each, "jaxpr", each)) for each in _inner(equation.params)), default=0)
-        alive |= {id(v): math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars}
+        alive |= {id(v): math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in _made(equation)}
         peak = max(peak, sum(alive.values()) + inner)
         alive = {v: size for v, size in alive.items() if last.get(v, -1) > number}
     return peak
+
+
+def _made(equation: Any) -> Any:
+    """The results of an operation that are arrays of their own."""
+    if equation.primitive.name in _IN_PLACE:
+        return ()
+    return equation.outvars[equation.params["num_carry"] if equation.primitive.name == "scan" else 0 :]
 
 
 def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
