@@ -8,7 +8,7 @@ import pytest
 import synthetic
 
 from aot import digest
-from aot.bundle import codec, document
+from aot.bundle import codec, consistency, document
 from aot.bundle.records import FORMAT, ChainRecord, ComboRecord, EntryRecord, Index
 from aot.errors import BundleError, MachineError
 
@@ -134,6 +134,12 @@ def spoil(path: str, value: object) -> bytes:
         ),
         ("generation/eos_token_id/1", None, "generation.eos_token_id[1]: must be an integer of at least 0, got None"),
         ("generation", 0, "generation: must be a mapping or null, got 0"),
+        ("images/token", -1, "images.token: must be an integer of at least 0, got -1"),
+        ("images/unit", 0, "images: unit and channels must be at least 1, got 0 and 3"),
+        ("images/rotary", "spiral", "images.rotary: must be one of sequence, grid, got 'spiral'"),
+        ("images/recipe/0/fit", "pad", "images.recipe: must resize once, with a fit of stretch or cover, got ['pad']"),
+        ("images/recipe/0/step", "crop", "images.recipe: must resize once, with a fit of stretch or cover, got []"),
+        ("phases/prefill/partial", ["embeddings"], "phases['prefill'].partial: 'embeddings' is none of its inputs"),
         ("partitions/0/mesh/0", ["a"], "partitions[0].mesh[0]: must be an array of 2, got ('a',)"),
         ("partitions/0/matches/0/1", "1", "partitions[0].matches[0][1]: must be an integer of at least 0, got '1'"),
         ("entries/1/chains/0/calls/1/1", "0", "entries[1].chains[0].calls[1][1]: must be an integer of at least 0"),
@@ -346,3 +352,13 @@ def test_an_index_of_a_thousand_entries_decodes_far_below_the_time_that_importin
     codec.decode(data, "x")
 
     assert time.perf_counter() - start < 0.5  # 15 ms on an idle machine
+
+
+def test_combos_with_vision_of_a_language_model_need_what_it_makes_of_images():
+    index = synthetic.index()
+    seeing = ComboRecord(index.combos[0].key, {**index.combos[0].dimensions, "vision_included": True})
+    spoilt = dataclasses.replace(index, images=None, combos=(seeing, *index.combos[1:]))
+
+    with pytest.raises(ValueError, match=r"images: must be there, combos\[0\] of a language model has vision"):
+        consistency.check(spoilt)
+    consistency.check(dataclasses.replace(spoilt, generation=None))

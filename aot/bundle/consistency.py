@@ -21,7 +21,8 @@ _GIVES = set(GIVES)
 def check(index: Index) -> None:
     """Raises ValueError with the path of the first fault and what is wrong there, programs and chains aside."""
     _raise_first(
-        rule(index) for rule in (_valid_until, _blobs, _combos, _bindings, _entries, _weights, _tokenizer, _images)
+        rule(index)
+        for rule in (_valid_until, _blobs, _combos, _phases, _bindings, _entries, _weights, _tokenizer, _images)
     )
 
 
@@ -158,8 +159,17 @@ def _weights(index: Index) -> Iterator[str]:
         yield f"weights.blobs[{min(idle)}]: holds none of the weights"
 
 
+def _phases(index: Index) -> Iterator[str]:
+    for name, phase in index.phases.items():
+        if unknown := sorted(set(phase.partial) - phase.inputs.keys()):
+            yield f"phases[{name!r}].partial: {unknown[0]!r} is none of its inputs"
+
+
 def _images(index: Index) -> Iterator[str]:
     if (images := index.images) is None:
+        seeing = [i for i, combo in enumerate(index.combos) if combo.dimensions.get("vision_included")]
+        if seeing and index.generation is not None:
+            yield f"images: must be there, combos[{seeing[0]}] of a language model has vision"
         return
     if not (images.unit and images.channels):
         yield f"images: unit and channels must be at least 1, got {images.unit} and {images.channels}"
