@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from prefills import chains, decoded, embedded, picture, prefilled, rows_of, weights_of
 
-from aot.models import family, llava
+from aot.models import family, llava, llava_config
 from aot.vision import Size
 
 PROCESSOR = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16}
 TRAINED = Size(16, 16)
-PAIRS = list(itertools.pairwise([*llava.ACTIVATIONS, llava.ACTIVATIONS[0]]))
+PAIRS = list(itertools.pairwise([*llava_config.ACTIVATIONS, llava_config.ACTIVATIONS[0]]))
 # Larger, smaller, and as many patches in another shape.
 OTHERS = (Size(24, 40), Size(4, 8), Size(8, 32))
 
