@@ -55,7 +55,7 @@ def embeddings(made, pixels):
     """[tokens, hidden] of one image."""
     flat, grid = patches(made.config.vision_config, pixels)
     with torch.no_grad():
-        return made.model.visual(flat, grid_thw=grid).pooler_output.numpy()
+        return made.model.visual(flat, grid_thw=grid).pooler_output.float().numpy()
 
 
 def logits(made, ids, images=()):
@@ -68,4 +68,4 @@ def logits(made, ids, images=()):
         seen["mm_token_type_ids"] = (tokens == IMAGE).int()
     made.model.rope_deltas = None
     with torch.no_grad():
-        return made(input_ids=tokens, **seen).logits[0].numpy()
+        return made(input_ids=tokens, **seen).logits[0].float().numpy()

@@ -5,19 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen2_vl_oracle as oracle
-from interpreter import greedy, run
+from prefills import chains, decoded, embedded, picture, prefilled, rows_of, weights_of
 
 from aot.models import family, qwen2_vl
-from aot.models.language import LanguageModel
-from aot.precompile import Combo
-from aot.programs import encode
-from aot.programs.generation import Options
-from aot.runtime import rotary
 from aot.vision import Size
 
 PROCESSOR = {"image_processor_type": "Qwen2VLImageProcessor"}
 SIZES = (Size(24, 40), Size(32, 16))
-WIDTH, CAPACITY, ROWS, CHUNK = 64, 80, 5, 4
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +27,7 @@ def config(torch_model: Any) -> family.ModelConfig:
 
 @pytest.fixture(scope="module")
 def weights(torch_model: Any, config: family.ModelConfig) -> dict[str, Any]:
-    stored = {family.canonical(name): tensor.numpy() for name, tensor in torch_model.state_dict().items()}
-    return {path: stored[config.huggingface(path)].reshape(shape) for path, shape in config.parameters().items()}
-
-
-def picture(size: Size, seed: int) -> Any:
-    return np.random.default_rng(seed).standard_normal((3, *size), np.float32)
-
-
-def embedded(config: family.ModelConfig, weights: dict[str, Any], pixels: Any) -> Any:
-    """Embeddings [images, tokens, hidden] by the phase encode."""
-    assert config.encoder is not None
-    images, channels, *size = pixels.shape
-    chain = encode.phase(config.encoder.part("float32", "cpu"), images, channels, Size(*size))
-    outputs, _ = run(chain, weights, {"pixels": pixels})
-    return np.asarray(outputs["embeddings"])
+    return weights_of(torch_model, config)
 
 
 @pytest.mark.parametrize("size", [*SIZES, Size(8, 8)])
@@ -59,51 +39,6 @@ def test_embeddings_are_torchs_for_each_image_of_a_call(size: Size, torch_model,
     assert ours.shape == (2, config.encoder.images.tokens(size), oracle.TEXT["hidden_size"])
     for image, found in zip(pixels, ours, strict=True):
         assert np.abs(found - oracle.embeddings(torch_model, image)).max() < 1e-5
-
-
-def rows_of(*contents: list[int | tuple[Size, int]]) -> list[tuple[list[int], list[Any]]]:
-    """The ids and the pictures of rows of text, given by its length, and images, given by size and seed."""
-    rng, made = np.random.default_rng(0), []
-    for content in contents:
-        ids: list[int] = []
-        pictures = []
-        for part in content:
-            if isinstance(part, int):
-                ids += rng.integers(2, 90, part).tolist()
-            else:
-                ids += [oracle.IMAGE] * (part[0].height // 8 * (part[0].width // 8))
-                pictures.append(picture(*part))
-        made.append((ids, pictures))
-    return made
-
-
-def prefilled(config, weights, rows, chain, state=None):
-    """Runs a prefill with embeddings and positions as a runtime would pass them."""
-    hidden, unit = config.decoder.hidden_size, config.encoder.images.unit
-    tokens = np.zeros((ROWS, WIDTH), np.int32)
-    positions = np.zeros((ROWS, 3, WIDTH), np.int32)
-    embeddings = np.zeros((ROWS, WIDTH, hidden), np.float32)
-    for i, (ids, pictures) in enumerate(rows):
-        tokens[i, : len(ids)] = ids
-        grids = [(pixels.shape[1] // unit, pixels.shape[2] // unit) for pixels in pictures]
-        positions[i, :, : len(ids)] = rotary.positions(ids, grids, oracle.IMAGE)[0]
-        if pictures:
-            made = [embedded(config, weights, pixels[None])[0] for pixels in pictures]
-            embeddings[i, tokens[i] == oracle.IMAGE] = np.concatenate(made)
-    lengths = np.array([len(ids) for ids, _ in rows], np.int32)
-    seen = {"embeddings": embeddings, "positions": positions}
-    taken = {name: array for name, array in seen.items() if name in chain.inputs}
-    request = greedy(ROWS, CAPACITY)
-    return run(chain, weights, {"tokens": tokens, "lengths": lengths, **taken, **request}, state)
-
-
-def chains(config: family.ModelConfig, size: Size | None) -> Any:
-    """Those of a combo with images of a size, or of text alone."""
-    shape = {} if size is None else {"vision_batch_size": 1, "vision_channels": 3}
-    shape |= {} if size is None else {"vision_height": size.height, "vision_width": size.width}
-    combo = Combo(ROWS, WIDTH, CAPACITY, vision_included=size is not None, **shape)
-    model = LanguageModel(config, "float32", Options(CHUNK, "all", 1), (combo,), lambda: iter(()))
-    return model.chains(combo, "cpu", {})
 
 
 MIXED = (
@@ -118,16 +53,46 @@ MIXED = (
 def test_logits_of_prefill_and_decode_are_torchs_for_rows_of_no_one_and_three_images(
     torch_model, config, weights
 ) -> None:
-    rows, seeing = rows_of(*MIXED), chains(config, SIZES[0])
+    rows, seeing = rows_of(config.encoder.images, *MIXED), chains(config, SIZES[0])
 
     outputs, state = prefilled(config, weights, rows, seeing["prefill"])
     first, shown = np.asarray(outputs["token"]), np.asarray(outputs["logits"])
-    inputs = {"stop": np.zeros(ROWS, bool), **greedy(ROWS, CAPACITY)}
-    decoded, _ = run(seeing["decode"], weights, inputs, state)
-    later = np.asarray(decoded["tokens"])
+    later, logits = decoded(weights, seeing["decode"], state)
 
     for i, (ids, pictures) in enumerate(rows):
         theirs = oracle.logits(torch_model, [*ids, first[i], *later[i, :-1]], pictures)
         assert np.abs(shown[i, : len(ids)] - theirs[: len(ids)]).max() < 1e-4
-        assert np.abs(np.asarray(decoded["logits"])[i] - theirs[len(ids) :]).max() < 1e-4
+        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
         assert [first[i], *later[i]] == theirs[len(ids) - 1 :].argmax(-1).tolist()
+
+
+# Between texts, before an image, inside one above its greatest position and behind it, at the end.
+@pytest.mark.parametrize("cuts", [[4, 5, 5, 0, 20], [11, 10, 11, 15, 27]])
+def test_a_prefill_in_pieces_is_one_prefill_wherever_an_image_stands(cuts, torch_model, config, weights) -> None:
+    rows, seeing = rows_of(config.encoder.images, *MIXED), chains(config, SIZES[0])
+
+    _, state = prefilled(config, weights, rows, seeing["prefill"], pieces=[(0, cut) for cut in cuts])
+    ends = [(cut, len(ids)) for cut, (ids, _) in zip(cuts, rows, strict=True)]
+    rest, state = prefilled(config, weights, rows, seeing["prefill"], state, ends)
+    later, logits = decoded(weights, seeing["decode"], state)
+
+    for i, (ids, pictures) in enumerate(rows):
+        theirs = oracle.logits(torch_model, [*ids, int(rest["token"][i]), *later[i, :-1]], pictures)
+        shown = np.asarray(rest["logits"])[i, : len(ids) - cuts[i]]
+        assert np.abs(shown - theirs[cuts[i] : len(ids)]).max(initial=0) < 1e-4
+        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
+
+
+def test_text_goes_on_after_images_where_their_positions_end(torch_model, config, weights) -> None:
+    rows, seeing, text = rows_of(config.encoder.images, *MIXED), chains(config, SIZES[0]), chains(config, None)
+    cuts = [len(ids) - 2 for ids, _ in rows]
+    cuts[4] += 2  # ends with an image
+
+    _, state = prefilled(config, weights, rows, seeing["prefill"], pieces=[(0, cut) for cut in cuts])
+    ends = [(cut, len(ids)) for cut, (ids, _) in zip(cuts, rows, strict=True)]
+    rest, state = prefilled(config, weights, rows, text["prefill"], state, ends)
+    later, logits = decoded(weights, text["decode"], state)
+
+    for i, (ids, pictures) in enumerate(rows):
+        theirs = oracle.logits(torch_model, [*ids, int(rest["token"][i]), *later[i, :-1]], pictures)
+        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4

@@ -1,7 +1,6 @@
 """Hugging Face checkpoints: what a directory holds, whether it fits the model, and its tensors one by one."""
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,18 +96,20 @@ def _read(config: Mapping[str, Any] | ModelConfig) -> ModelConfig:
 
 
 def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> None:
-    wanted = {model.huggingface(path): shape for path, shape in model.parameters().items()}
+    shapes = model.stored()
     if model.decoder.tie_embeddings and _HEAD in stored:
-        wanted[_HEAD] = wanted[_EMBEDDING]
-    unused = (name for name in stored if name not in wanted and (name.endswith(_IGNORED) or model.ignored(name)))
-    found = {name: _folded(stored[name].shape, wanted.get(name)) for name in stored.keys() - set(unused)}
+        shapes[_HEAD] = shapes[_EMBEDDING]
+    # Messages call a tensor what its file does; one that is missing has only the name that the model knows.
+    wanted = {stored[name].name if name in stored else name: shape for name, shape in shapes.items()}
+    unused = {name for name in stored if name not in shapes and (name.endswith(_IGNORED) or model.ignored(name))}
+    found = {tensor.name: tensor for name, tensor in stored.items() if name not in unused}
     place = f"checkpoint {directory}"
-    lines = names.faults(wanted, found, place, "tensor")
+    lines = names.faults(wanted, {name: tensor.shape for name, tensor in found.items()}, place, "tensor")
     lines += names.cut(
         [
-            f"{place}: tensor {name!r} is stored as {stored[name].kind}, which is not one of {arrays.KINDS}"
+            f"{place}: tensor {name!r} is stored as {found[name].kind}, which is not one of {arrays.KINDS}"
             for name in wanted
-            if name in stored and stored[name].kind not in arrays.DTYPES
+            if name in found and found[name].kind not in arrays.DTYPES
         ],
         f"{place}: tensors of a wrong dtype",
     )
@@ -125,11 +126,6 @@ def _named(stored: dict[str, Stored], model: ModelConfig) -> dict[str, Stored]:
         if (other := named.setdefault(family.canonical(name), tensor)) is not tensor:
             raise InputError(f"{tensor.file}: tensor {name!r} is {other.name!r} by another name; keep one of them")
     return named
-
-
-def _folded(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of a kernel as the matrix that is wanted of it."""
-    return (shape[0], math.prod(shape[1:])) if wanted and len(shape) > len(wanted) == 2 else shape
 
 
 def _stored(directory: Path) -> dict[str, Stored]:

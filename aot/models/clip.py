@@ -1,6 +1,6 @@
 """The vision tower of CLIP (arXiv:2103.00020) and LLaVA's projector in flax: patches, pre-norm blocks, two layers.
 
-Parameters are declared in `aot.models.llava`. Each part is called on its own, as a program of its own.
+Parameters are declared in `aot.models.llava_config`. Each part is called on its own, as a program of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from jax import lax
 from aot.chain import Array
 from aot.models import bicubic, vit
 from aot.models.decoder import Declared, Part, added, filled, under
-from aot.models.llava import TowerConfig
+from aot.models.llava_config import TowerConfig
 from aot.vision import Size
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

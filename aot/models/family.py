@@ -26,6 +26,10 @@ class EncoderConfig(Protocol):
     def parameters(self) -> dict[str, Shape]:
         """The shape of each parameter by its path, all below `vision/` and `projector/`; matrices are (out, in)."""
 
+    @property
+    def kernel(self) -> Shape:
+        """The shape in which a checkpoint has `vision/patch_proj`: a convolution's, with all its axes."""
+
     def huggingface(self, path: str) -> str:
         """The name of a parameter in a checkpoint, as it is published."""
 
@@ -51,6 +55,11 @@ class ModelConfig:
         """The shape of each parameter of a checkpoint by its path."""
         return names.parameters(self.decoder) | ({} if self.encoder is None else self.encoder.parameters())
 
+    def stored(self) -> dict[str, Shape]:
+        """The shape of each tensor of a checkpoint by its name."""
+        kernels = {} if self.encoder is None else {"vision/patch_proj": self.encoder.kernel}
+        return {self.huggingface(path): kernels.get(path, shape) for path, shape in self.parameters().items()}
+
     def weights(self, dtype: str, quantization: str | None) -> dict[str, Array]:
         """Each weight of a bundle by its path. Those of an encoder are never quantized: it runs once an image."""
         seen = {} if self.encoder is None else self.encoder.parameters()
@@ -58,7 +67,7 @@ class ModelConfig:
 
     def huggingface(self, path: str) -> str:
         """The name of a parameter in a checkpoint."""
-        if self.encoder is None or path not in self.encoder.parameters():
+        if self.encoder is None or not path.startswith(("vision/", "projector/")):
             return names.huggingface(path)
         return self.encoder.huggingface(path)
 

@@ -1,5 +1,6 @@
 """Qwen2-VL: what its encoder of images computes, read from the files of a checkpoint; the names of its parameters."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -75,10 +76,13 @@ class Qwen2VLConfig:
     def head_dim(self) -> int:
         return self.width // self.num_heads
 
+    @property
+    def kernel(self) -> Shape:
+        return (self.width, self.channels, self.temporal_patch_size, self.patch_size, self.patch_size)
+
     def parameters(self) -> dict[str, Shape]:
         """The shape of each parameter by its path: the patches', the layers' in order, the merger's."""
         width, merged = self.width, self.width * self.merge_size**2
-        values = self.channels * self.temporal_patch_size * self.patch_size**2
         groups = {
             "attention": _normed(width, qkv=(3 * width, width), o=(width, width)),
             "mlp": _normed(width, up=(self.mlp_width, width), down=(width, self.mlp_width)),
@@ -86,7 +90,11 @@ class Qwen2VLConfig:
         layer = {f"{group}/{name}": shape for group, shapes in groups.items() for name, shape in shapes.items()}
         layers = {f"vision/layers/{i}/{name}": shape for i in range(self.depth) for name, shape in layer.items()}
         merger = _normed(width, up=(merged, merged), down=(self.hidden_size, merged))
-        return {"vision/patch_proj": (width, values), **layers, **{f"projector/{n}": s for n, s in merger.items()}}
+        return {
+            "vision/patch_proj": (width, math.prod(self.kernel[1:])),
+            **layers,
+            **{f"projector/{n}": s for n, s in merger.items()},
+        }
 
     def huggingface(self, path: str) -> str:
         """The name of a parameter in a checkpoint as published: `visual.blocks.3.attn.qkv.weight` and the like."""
