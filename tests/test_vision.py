@@ -1,4 +1,4 @@
-"""Pictures end to end: a bundle of a small random Qwen2-VL against transformers' own model and image processor."""
+"""Pictures end to end: bundles of small random models against transformers' own, and its image processor."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llava_oracle
 import numpy as np
 import pytest
 import qwen2_vl_oracle as oracle
 from conftest import built
 from PIL import Image
 from test_isolation import BUILDING
-from transformers import Qwen2VLImageProcessorPil
+from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 import aot
 from aot.errors import InputError, NoEntryError
@@ -76,9 +77,9 @@ def pixels(shown: Picture) -> Any:
     return made.reshape(shown.height, shown.width, 3).transpose(2, 0, 1)
 
 
-def spread(ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
+def spread(ids: Sequence[int], pictures: Sequence[Picture], unit: int = UNIT) -> list[int]:
     """The ids with an image token for each embedding, as transformers wants them."""
-    counts = iter([shown.height // UNIT * (shown.width // UNIT) for shown in pictures])
+    counts = iter([shown.height // unit * (shown.width // unit) for shown in pictures])
     return [each for id in ids for each in [id] * (next(counts) if id == IMAGE else 1)]
 
 
@@ -108,6 +109,35 @@ def test_rows_of_no_one_and_three_images_in_one_batch_give_torchs_tokens(sees: S
         assert result.prompt_tokens == len(spread(ids, shown))
         assert [(image["height"], image["width"]) for image in result.images] == [(p.height, p.width) for p in shown]
     assert client.compilations() == before
+
+
+LLAVA_MANIFEST = """\
+name: llava
+model: {checkpoint: checkpoint/, dtype: float32}
+precompile: {expand: product, batch_size: 3, prefill_length: 64, vision_included: true,
+             vision_height: [16, 8], vision_width: [16, 24]}
+generation: {max_new_tokens: 4, streaming_chunks: 4, eos_token_id: []}
+platforms: [cpu]
+"""
+
+
+def test_llava_gives_torchs_tokens_for_rows_of_no_one_and_three_images(tmp_path: Path) -> None:
+    torch_model = llava_oracle.model()
+    torch_model.save_pretrained(tmp_path / "checkpoint")
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16).save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "llava.yaml").write_text(LLAVA_MANIFEST)
+    strip, square, other = picture(8, 24), picture(16, 16), picture(8, 24, 1)
+    rows = (([7, 11], []), ([5, IMAGE, 9], [square]), ([IMAGE, 4, IMAGE, IMAGE], [strip, square, other]))
+
+    with aot.load(built(tmp_path / "llava.yaml", tmp_path / "bundle")) as model:
+        results = model.generate([ids for ids, _ in rows], images=[shown for _, shown in rows])
+
+    for result, (ids, shown) in zip(results, rows, strict=True):
+        made = begin = spread(ids, shown, unit=4)
+        for _ in range(4):
+            last = llava_oracle.logits(torch_model, made, [pixels(each) for each in shown])[-1]
+            made = [*made, int(last.argmax())]
+        assert result.token_ids == made[len(begin) :]
 
 
 def test_a_text_is_served_by_the_programs_without_vision(sees: Sees) -> None:
