@@ -148,9 +148,9 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
 def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | None:
     """The text model, whose fields lie in a mapping of their own or among the others; None where it has faults."""
     config = fields.config
-    if config.get("quantization_config") is not None:
-        fields.fault("quantization_config", f"{config['quantization_config']!r} is not implemented, only null is")
     nested = config.get("text_config") is not None
+    if nested:  # else it is a field of the text's, and refused with these
+        fields.refuse("quantization_config", (None,))
     text = _mapping(fields, "text_config") if nested else config
     tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
     rope, sections = _rope(text)
