@@ -20,6 +20,8 @@ from test_isolation import BUILDING
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 import aot
+from aot.bench import bench
+from aot.bundle import store
 from aot.errors import InputError, NoEntryError
 from aot.runtime import client
 
@@ -27,7 +29,7 @@ MANIFEST = """\
 name: sees
 model: {checkpoint: checkpoint/, dtype: float32}
 precompile:
-  - {batch_size: 1, prefill_length: 16}
+  - {batch_size: 1, prefill_length: 48}
   - {expand: product, batch_size: 3, prefill_length: 64, vision_included: true, vision_batch_size: [1, 2],
      vision_height: [16, 24], vision_width: [16, 40]}
 generation: {max_new_tokens: 6, streaming_chunks: 4, eos_token_id: []}
@@ -224,6 +226,13 @@ def test_an_image_is_served_without_the_builders_packages_and_without_compiling(
     assert told["seen"] == {"compilations": 0, "dumped": 0, "jax": False}
     assert told["images"] == [{"height": 16, "width": 16, "tokens": 4}]
     assert told["tokens"] == torch_greedy(sees.torch_model, ids, [shown], 6)
+
+
+def test_a_bundle_that_sees_is_measured_with_a_text(sees: Sees) -> None:
+    request = bench._request(store.open(sees.bundle), bench.Options(1, None, None, "once"))
+
+    assert IMAGE in bench.prompt(len(request["prompt"]), 96)  # of the same vocabulary, without images
+    assert len(sees.model.generate(request["prompt"], max_new_tokens=1).token_ids) == 1
 
 
 def drawn(rng: random.Random) -> tuple[list[int], list[Picture]]:
