@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import llava_oracle
 import numpy as np
 import pytest
 import qwen2_vl_oracle as oracle
+from conftest import aot as aot_command
 from conftest import built
 from PIL import Image
 from test_isolation import BUILDING
@@ -233,6 +235,31 @@ def test_a_bundle_that_sees_is_measured_with_a_text(sees: Sees) -> None:
 
     assert IMAGE in bench.prompt(len(request["prompt"]), 96)  # of the same vocabulary, without images
     assert len(sees.model.generate(request["prompt"], max_new_tokens=1).token_ids) == 1
+
+
+MESH = (
+    "partition: {mesh: {data: 3, model: 2}, axes: {batch: data, head: model, kv_head: model, mlp: model, vocab: model}}"
+)
+
+
+@pytest.mark.slow
+def test_a_mesh_sees_what_one_device_sees(sees: Sees, tmp_path: Path) -> None:
+    blind = "  - {batch_size: 1, prefill_length: 48}\n"
+    assert blind in MANIFEST
+    shutil.copytree(sees.bundle.parent / "checkpoint", tmp_path / "checkpoint")
+    (tmp_path / "mesh.yaml").write_text(MANIFEST.replace(blind, "") + MESH)
+    mesh = built(tmp_path / "mesh.yaml", tmp_path / "mesh")
+    ids, shown = ROWS[2]
+    for number, each in enumerate(shown):
+        each.save(tmp_path / f"{number}.png")
+    pictures = [word for number in range(len(shown)) for word in ("--image", tmp_path / f"{number}.png")]
+
+    done = aot_command("run", mesh, "--prompt-ids", ",".join(map(str, ids)), *pictures, "--json")
+
+    assert done.code == 0, done.err
+    assert done.document["compilations"] == 0
+    (result,) = done.document["results"]
+    assert result["token_ids"] == sees.model.generate(ids, images=shown).token_ids
 
 
 def drawn(rng: random.Random) -> tuple[list[int], list[Picture]]:
