@@ -98,7 +98,7 @@ def _stored(target: Target, writer: Writer) -> Target:
 def _choice(row: Mapping[str, Any]) -> Choice:
     result = [field for field in _nested(row["result"]) if field[0] not in _MEASURED]
     hlo = ast.literal_eval(f"b{row['hlo']}").decode()  # escapes are those of C
-    return Choice(hlo, int(row["version"]), _spelled(result))
+    return Choice(hlo, int(row["version"]), _spelled(result).strip())
 
 
 def _nested(value: str | list[Field]) -> list[Field]:
@@ -108,7 +108,7 @@ def _nested(value: str | list[Field]) -> list[Field]:
 
 
 def _spelled(fields: list[Field]) -> str:
-    return " ".join(f"{n}: {v}" if isinstance(v, str) else f"{n} {{ {_spelled(v)} }}" for n, v in fields)
+    return "".join(f"{n}: {v} " if isinstance(v, str) else f"{n} {{ {_spelled(v)}}} " for n, v in fields)
 
 
 def _tokens(text: str) -> Iterator[str]:
