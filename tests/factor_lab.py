@@ -69,6 +69,17 @@ def another_flag() -> None:
     cpu.flags = lambda options: (*original(options), "--xla_backend_optimization_level=0")
 
 
+def another_choice() -> None:
+    """A device that chose otherwise; here only the record of it and other code."""
+    original = compile.executable
+
+    def executable(*arguments: Any) -> records.ExecutableRecord:
+        another_code()
+        return replace(original(*arguments), tuning=records.BlobRecord(digest.of(b"choices"), 7))
+
+    compile.executable = executable
+
+
 def another_setting() -> None:
     settings.LOWERING = {**settings.LOWERING, "jax_default_matmul_precision": "highest"}
 
@@ -85,6 +96,7 @@ LOWERING: dict[str, Callable[[], None]] = {
 }
 COMPILING: dict[str, Callable[[], None]] = {
     "compiler": another_compiler,
+    "tuning": another_choice,
     "flags": another_flag,
     "executables": another_code,
 }

@@ -19,6 +19,7 @@ from aot.cli import main
 
 COMMANDS = [
     "plan",
+    "tune",
     "build",
     "inspect",
     "sign",

@@ -152,6 +152,7 @@ CASES: Mapping[str, tuple[str, Mutation]] = {
     "partition rules": ("layer", in_manifest("platforms", "partition: {rules: [[weight, []]]}\nplatforms")),
     "custom calls": ("layer", in_manifest("platforms", "allow_custom_calls: [mine]\nplatforms")),
     "targets": ("layer", in_manifest("threads: 32", "threads: 1")),
+    "tuning": ("layer", resolved),
     "flags": ("layer", resolved),
     "settings": ("layer", resolved),
     "calling contracts": ("layer", in_source('program("scaled"', 'program("stretched"')),

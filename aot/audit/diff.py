@@ -151,14 +151,22 @@ def _targets(factor: Factor, pair: _Pair) -> Iterator[Cause]:
     yield from found or _per_target(factor, pair, "requires")
 
 
+def _tuning(factor: Factor, pair: _Pair) -> Iterator[Cause]:
+    yield from _per_target(factor, pair, "tuning")
+
+
 def _flags(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    yield from _per_target(factor, pair, "flags")
+    """Those with which a tuning is replayed follow from it."""
+    tuned = {cause.detail.removeprefix("tuning of ") for cause in _per_target(factor, pair, "tuning")}
+    for cause in _per_target(factor, pair, "flags"):
+        if cause.detail.removeprefix("flags of ") not in tuned:
+            yield cause
 
 
 def _per_target(factor: Factor, pair: _Pair, field: str) -> Iterator[Cause]:
     """What executables for the same target have of a field."""
     a, b = (
-        {str(dict(e.target)): getattr(e, field) for program in index.programs for e in program.executables}
+        {str(dict(e.target)): codec.plain(getattr(e, field)) for program in index.programs for e in program.executables}
         for index in (pair.a, pair.b)
     )
     for target in a:
@@ -178,6 +186,7 @@ _COMPARE: Mapping[str, _Compare] = {
     "generation.sampling": _fields,
     "partition rules": _partition,
     "targets": _targets,
+    "tuning": _tuning,
     "flags": _flags,
     "settings": _fields,
     "calling contracts": _nothing,

@@ -15,7 +15,7 @@ from aot.bundle.records import Index
 
 Kind = Literal["value", "values", "table", "digests"]
 """How a factor is shown: its first field's value, or the distinct values of that field in all records; a digest over
-all that belongs to it; the digests that do."""
+all that belongs to it; the distinct digests that do."""
 
 Digest = Literal["key", "program", "executable", "bundle"]
 Leaves = Mapping[str, Any]
@@ -48,7 +48,7 @@ class Factor:
             return found if self.kind == "values" else next(iter(found), None)
         of = self.leaves(index)
         if self.kind == "digests":
-            return [leaf for leaf in of.values() if digest.is_digest(leaf)]
+            return list(dict.fromkeys(leaf for leaf in of.values() if digest.is_digest(leaf)))
         return digest.of(digest.canonical_json(of)) if of else None
 
 
@@ -85,6 +85,7 @@ FACTORS = (
     Factor("partition rules", "table", _BUNDLE, ("rules", "partitions", "programs.mesh", "entries.chains.mesh")),
     Factor("custom calls", "value", ("program", "bundle"), ("waivers",)),
     Factor("targets", "values", _EXECUTABLE, ("programs.executables.target", "programs.executables.requires")),
+    Factor("tuning", "digests", _EXECUTABLE, ("programs.executables.tuning",)),
     Factor("flags", "values", _EXECUTABLE, ("programs.executables.flags",)),
     Factor("settings", "value", _PROGRAM, ("settings",)),
     Factor(

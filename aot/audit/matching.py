@@ -59,7 +59,7 @@ class Matched:
                 yield self._parting(x, y, f"program {x.name} for {x.platform}, used by {self._users(x, y)}")
 
     def executables(self) -> Iterator[Difference]:
-        """Where the same program, target, flags and compiler gave two executables."""
+        """Where the same program, target, flags, compiler and tuning gave two executables."""
         for x, y in self.programs:
             if x.digest == y.digest:
                 yield from (
@@ -113,7 +113,7 @@ def _contract(x: ProgramRecord, y: ProgramRecord) -> tuple[Any, Any] | None:
 
 
 def _alike(e: ExecutableRecord, f: ExecutableRecord) -> bool:
-    return (e.target, e.flags, e.compiler) == (f.target, f.flags, f.compiler)
+    return (e.target, e.flags, e.compiler, e.tuning) == (f.target, f.flags, f.compiler, f.tuning)
 
 
 def _spelled(place: Place) -> str:

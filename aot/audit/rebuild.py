@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from aot import plan as plans
 from aot.audit import environments, refresh
 from aot.audit.refresh import Part
-from aot.builder import build, executables
+from aot.builder import build, executables, tuning
 from aot.builder.lower import Lowered
 from aot.bundle import codec, document, store
 from aot.bundle.records import Index
@@ -109,13 +110,21 @@ def _moved(plan: Plan, old: Path, new: Path) -> Plan:
         for name, path in paths.items()
         if path is not None and path.is_relative_to(old)
     }
-    return replace(plan, model=replace(model, **moved))
+    targets = tuple({kind: {**o, **_tuning(o, old, new)} for kind, o in target.items()} for target in plan.targets)
+    return replace(plan, model=replace(model, **moved), targets=targets)
+
+
+def _tuning(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, str]:
+    """The path of a tuning that lies in a directory, in another one."""
+    path = options.get("tuning", "")
+    return {"tuning": str(new / Path(path).relative_to(old))} if path and Path(path).is_relative_to(old) else {}
 
 
 def _built(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
     """As `aot build` does it."""
     targets = part.targets(plan.targets)
     build.check_machine(targets)
+    targets = tuning.stored(targets, writer)
     made = build.lowered(plan, writer, report, part.key)
     return replace(made, programs=executables.compiled(targets, made.programs, writer, request.jobs, report))
 

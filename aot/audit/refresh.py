@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aot import digest
-from aot.builder import build, executables, reexport, releases, settings
+from aot.builder import build, executables, reexport, releases, settings, tuning
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker
 from aot.bundle import records, store
@@ -116,9 +116,9 @@ def _differences(old: Bundle, writer: Writer, report: build.Report) -> list[floa
 
 
 def targets_of(index: Index) -> tuple[build.Target, ...]:
-    """The targets for which a bundle has executables."""
-    found = {digest.canonical_json(e.target): e.target for program in index.programs for e in program.executables}
-    return tuple(found.values())
+    """The targets for which a bundle has executables, with their tunings."""
+    made = (tuning.within(e.target, e.tuning) for program in index.programs for e in program.executables)
+    return tuple({digest.canonical_json(target): target for target in made}.values())
 
 
 def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: build.Report, part: Part) -> tuple[Index, str]:

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot import digest
-from aot.builder import build, compile, executables
+from aot.builder import build, compile, executables, tuning
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
 from aot.bundle import weights
@@ -72,20 +72,21 @@ def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
         with Worker() as worker:
             measured = decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
         lowered = build.lowered(plan, writer, report)
-        programs = tuple(_with_targets(program, plan) for program in lowered.programs)
+        targets = tuning.stored(plan.targets, writer)
+        programs = tuple(_with_targets(program, targets) for program in lowered.programs)
         index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer)
         yield Side(index, None, lambda record: writer.read(record.digest), measured.digests.__getitem__)
 
 
-def _with_targets(program: ProgramRecord, plan: "Plan") -> ProgramRecord:
-    targets = [target for target in plan.targets if executables.is_for(program, target)]
-    return replace(program, executables=tuple(map(_uncompiled, targets)))
+def _with_targets(program: ProgramRecord, targets: Iterable[build.Target]) -> ProgramRecord:
+    mine = [target for target in targets if executables.is_for(program, target)]
+    return replace(program, executables=tuple(map(_uncompiled, mine)))
 
 
 def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
     """All that is known of an executable before it is there."""
     known = compile.flags(target), compile.compiler(target), compile.requires(target)
-    return ExecutableRecord(target, UNKNOWN, 0, *known, {}, {})
+    return ExecutableRecord(tuning.without(target), UNKNOWN, 0, *known, {}, {}, tuning.of(target))
 
 
 def _weight(bundle: Bundle, path: str) -> str:

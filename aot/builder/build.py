@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot.builder import compile, executables, golden, provenance, releases, tokenizer
+from aot.builder import compile, executables, golden, provenance, releases, tokenizer, tuning
 from aot.builder.cache import Cache
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
@@ -52,10 +52,11 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
     check_destination(options)
     check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
+        targets = tuning.stored(plan.targets, writer)
         evidence = provenance.Evidence(plan)
         weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
         made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
-        programs = executables.compiled(plan.targets, made.programs, writer, options.jobs, report, options.cache)
+        programs = executables.compiled(targets, made.programs, writer, options.jobs, report, options.cache)
         index = indexed(plan, replace(made, programs=programs), weights, writer)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)

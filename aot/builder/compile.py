@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from aot import extras
-from aot.builder import canonical, cpu, cuda, settings, tpu
+from aot.builder import canonical, cpu, cuda, settings, tpu, tuning
 from aot.bundle.records import ExecutableRecord, Mesh
 from aot.bundle.writer import Writer
-from aot.errors import AotError
+from aot.errors import AotError, InputError
+from aot.tuning import ADVICE
 
 Target = Mapping[str, Any]
-"""As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
+"""As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; a tuning by the record of its blob."""
 
 
 class Platform(Protocol):
@@ -74,23 +75,24 @@ def requires(target: Target) -> dict[str, Any]:
 def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> ExecutableRecord:
     """Compiles the program with this digest, lowered for a mesh, into a blob.
 
-    Raises AotError for what XLA refuses, code outside what the target declares, or bytes that are not as expected.
+    Raises AotError for what XLA refuses, code outside what the target declares, or bytes that are not as expected,
+    InputError for a tuning that lacks a choice.
     """
     import jax
 
     settings.apply()
     platform, options = _of(target)
+    if tuned := tuning.of(target):
+        tuning.lay(writer.read(tuned.digest), str(options.get("device")))
     devices = platform.devices(options, math.prod(size for _, size in mesh))
-    lowered = _lowered(writer.read(program), mesh, devices)
     try:
-        compiled, data = platform.compiled(lowered, options)
+        compiled, data = platform.compiled(lowered(writer.read(program), mesh, devices), options)
     except jax.errors.JaxRuntimeError as error:
-        (kind,) = target
-        raise AotError(f"program {program[:19]}… for {kind}: XLA refuses it: {' '.join(str(error).split())}") from error
+        raise refusal(program, target, str(error)) from error
     canonical.check_paths(data, f"executable of program {program[:19]}…")
     blob = writer.add(data)
     return ExecutableRecord(
-        target=target,
+        target=tuning.without(target),
         digest=blob.digest,
         bytes=blob.bytes,
         flags=flags(target),
@@ -98,7 +100,19 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
         requires=requires(target),
         memory=_memory(compiled.memory_analysis()),
         cost=_cost(compiled.cost_analysis()),
+        tuning=tuned,
     )
+
+
+def refusal(program: str, target: Target, cause: str) -> AotError:
+    """What to raise where XLA does not compile the program with this digest for a target."""
+    ((kind, options),) = target.items()
+    if operation := tuning.missed(cause):
+        return InputError(
+            f"target cuda {options['device']}: its tuning has no choice for {operation} of program {program[:19]}…, "
+            f"and a build makes none: {ADVICE}"
+        )
+    return AotError(f"program {program[:19]}… for {kind}: XLA refuses it: {' '.join(cause.split())}")
 
 
 def _of(target: Target) -> tuple[Platform, Mapping[str, Any]]:
@@ -106,7 +120,7 @@ def _of(target: Target) -> tuple[Platform, Mapping[str, Any]]:
     return cast(Platform, _PLATFORMS[kind]), options
 
 
-def _lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
+def lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
     """A stored program for the mesh of some devices, in their order; on one device no mesh is named."""
     import jax
     import numpy as np

@@ -13,12 +13,28 @@ from aot.errors import InputError
 
 Options = Mapping[str, Any]
 """Of a cuda target: device, devices and so on."""
+Value = xla_flags.Value | str
 
-_FLAGS: Mapping[str, int] = {
+REPLAYED = "./tuning.textproto"
+"""Where XLA looks for choices, from the directory of the process: the name is stored in executables."""
+
+_CHOSEN = "./chosen.textproto"
+"""Where XLA writes what it chose, and finds again what it chose for the programs before."""
+_FLAGS: Mapping[str, Value] = {
     # Where there is no GPU nothing can be tried out: the cost model decides, and the same on every machine.
     "xla_gpu_autotune_level": 0,
     # Otherwise the kernels are divided among as many compilers as the machine has cores.
     "xla_gpu_force_compilation_parallelism": 1,
+}
+_TUNED: Mapping[str, Value] = {
+    **_FLAGS,
+    "xla_gpu_autotune_level": 4,  # the level that chose: it decides for what a choice is needed
+    "xla_gpu_cudnn_gemm_fusion_level": 0,  # cuDNN compiles its fusions on the device only
+}
+_REPLAYING: Mapping[str, Value] = {
+    **_TUNED,
+    "xla_gpu_load_autotune_results_from": REPLAYED,
+    "xla_gpu_require_complete_aot_autotune_results": True,  # else it would fall back on the cost model in silence
 }
 _TOOLKIT = "nvidia.cu13"
 _CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxlib takes
@@ -37,7 +53,7 @@ def environment(options: Options) -> dict[str, str]:
 
 def flags(options: Options) -> tuple[str, ...]:
     """Those of XLA that we set."""
-    return tuple(f"--{name}={value}" for name, value in _FLAGS.items())
+    return tuple(f"--{name}={str(v).lower() if v is True else v}" for name, v in _set(options).items())
 
 
 def devices(options: Options, number: int) -> list[Any]:
@@ -49,7 +65,22 @@ def devices(options: Options, number: int) -> list[Any]:
 
 def compiled(lowered: Any, options: Options) -> tuple[Any, bytes]:
     """What XLA made, and its bytes, which are the same on every machine as they are."""
-    return deviceless.compiled(lowered, {**_FLAGS, **xla_flags.options("cuda", options.get("xla_flags", ()))})
+    return deviceless.compiled(lowered, {**_set(options), **_given(options)})
+
+
+def present(options: Options, number: int) -> list[Any]:
+    """As many GPUs of the kind that this machine has."""
+    import jax
+
+    kinds = accelerators.gpu(options["device"]).kinds
+    return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
+
+
+def chosen(lowered: Any, options: Options) -> str:
+    """What XLA chooses by trying it out on the devices that it compiles for, with all that it chose here before."""
+    known = {"xla_gpu_load_autotune_results_from": _CHOSEN} if Path(_CHOSEN).exists() else {}
+    lowered.compile({**_TUNED, **known, "xla_gpu_dump_autotune_results_to": _CHOSEN, **_given(options)})
+    return Path(_CHOSEN).read_text(encoding="utf-8")
 
 
 def requires(options: Options, number: int) -> dict[str, Any]:
@@ -72,6 +103,25 @@ def target_config(gpu: Gpu) -> str:
             f'device_description_str: "{gpu.kinds[0]}"',
         ]
     )
+
+
+def model(gpu: Gpu) -> str:
+    """The name by which XLA's autotuner knows the GPU that `target_config` describes."""
+    figures = gpu.figures
+    return (
+        f"CUDA: {gpu.compute_capability}, Cores: {figures['core_count']}, "
+        f"GPU clock: {figures['clock_rate_ghz']:g} GHz, "
+        f"Memory bandwidth: {int(figures['memory_bandwidth']) // 10**9} GB/s, "
+        f"L2 cache: {figures['l2_cache_size'] / 2**20:g} MB, DNN version: {_CUDNN[0]}.{_CUDNN[1]}.0"
+    )
+
+
+def _set(options: Options) -> Mapping[str, Value]:
+    return _REPLAYING if "tuning" in options else _FLAGS
+
+
+def _given(options: Options) -> Mapping[str, Value]:
+    return xla_flags.options("cuda", options.get("xla_flags", ()))
 
 
 def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:

@@ -19,7 +19,7 @@ def devices(platform: str, name: str, **described: Any) -> list[Any]:
     return list(topologies.get_topology_desc(name, platform, **described).devices)
 
 
-def compiled(lowered: Any, options: Mapping[str, Value]) -> tuple[Any, bytes]:
+def compiled(lowered: Any, options: Mapping[str, Value | str]) -> tuple[Any, bytes]:
     """What XLA made, and its bytes."""
     made = lowered.compile(dict(options))
     return made, bytes(made.runtime_executable().serialize())

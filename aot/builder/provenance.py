@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aot
 from aot import digest, extras
-from aot.builder import tokenizer
+from aot.builder import tokenizer, tuning
 from aot.builder.workers import Worker
 from aot.bundle.records import Index
 
@@ -84,7 +84,7 @@ def statement(plan: "Plan", index: Index, name: str, evidence: Evidence) -> byte
                     "buildType": BUILD_TYPE,
                     "externalParameters": {"manifest": _manifest(plan)},
                     "internalParameters": {"settings": index.settings, "flags": _flags(index)},
-                    "resolvedDependencies": list(_dependencies(plan, evidence)),
+                    "resolvedDependencies": [*_dependencies(plan, evidence), *_tunings(index)],
                 },
                 "runDetails": {"builder": {"id": BUILDER}},
             },
@@ -121,7 +121,7 @@ def _manifest(plan: "Plan") -> dict[str, Any]:
     """The plan as canonical JSON has it, without the places where its files lie."""
     plain = json.loads(plan.to_json())
     model = {name: value for name, value in plain["model"].items() if name not in _PATHS}
-    return {**plain, "model": model}
+    return {**plain, "model": model, "targets": list(map(tuning.without, plain["targets"]))}
 
 
 def _flags(index: Index) -> list[str]:
@@ -138,6 +138,12 @@ def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
     for place, files in (("checkpoint", _checkpoint(plan)), ("tokenizer", _tokenizer(plan))):
         for name, path in files:
             yield {"name": f"{place}/{name}", "digest": {"sha256": digest.hex_of(digest.of_file(path))}}
+
+
+def _tunings(index: Index) -> Iterator[Resource]:
+    named = {(e.target["cuda"]["device"], e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
+    for device, name in sorted(named):
+        yield {"name": f"tuning/{device}", "digest": {"sha256": digest.hex_of(name)}}
 
 
 def _sources(name: str, files: Mapping[str, str]) -> Resource:

@@ -116,6 +116,12 @@ def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any]
     return compile.executable(program, mesh, target, Writer.join(Path(staging)))
 
 
+def _tune(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
+    from aot.builder import tune
+
+    return tune.chosen(program, mesh, target, Writer.join(Path(staging)))
+
+
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:
     from aot.builder import golden as goldens
 
@@ -167,13 +173,14 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "reexport": _reexport,
     "replay": _replay,
     "compile": _compile,
+    "tune": _tune,
     "weights": _weights,
     "measure": _measure,
     "count": _count,
     "imported": _imported,
     "golden": _golden,
 }
-_APART = {"compile"}
+_APART = {"compile", "tune"}
 
 if __name__ == "__main__":
     main()

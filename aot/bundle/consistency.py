@@ -38,6 +38,8 @@ def program(record: ProgramRecord) -> Iterator[str]:
     yield from _digest(".digest", record.digest)
     for i, executable in enumerate(record.executables):
         yield from _digest(f".executables[{i}].digest", executable.digest)
+        if executable.tuning is not None:
+            yield from _digest(f".executables[{i}].tuning.digest", executable.tuning.digest)
     for kind, arrays in (("arguments", record.arguments), ("results", record.results)):
         if len({array.name for array in arrays}) < len(arrays):
             yield f".{kind}: a name occurs twice"

@@ -20,6 +20,7 @@ CONFIG = "application/vnd.aot.index.v1+msgpack"
 LAYERS = {
     "program": "application/vnd.aot.program.v1",
     "executable": "application/vnd.aot.executable.v1",
+    "tuning": "application/vnd.aot.tuning.v1+json",
     "weights": "application/vnd.aot.weights.v1+safetensors",
     "tokenizer": "application/vnd.aot.tokenizer.v1",
 }

@@ -37,6 +37,14 @@ class ArgumentRecord:
 
 
 @dataclass(frozen=True)
+class BlobRecord:
+    """Some stored bytes: digest and size."""
+
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class ExecutableRecord:
     """A program compiled for one target."""
 
@@ -54,6 +62,8 @@ class ExecutableRecord:
     """XLA's own figures in bytes: arguments, outputs, aliased, temporaries, code."""
     cost: Mapping[str, int]
     """XLA's own counts, of each loop one turn: flops, transcendentals, bytes_accessed; empty where it has none."""
+    tuning: BlobRecord | None = None
+    """What XLA chose on the device, which this was compiled by; None where its cost model chose."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +122,6 @@ class ComboRecord:
 
     key: str
     dimensions: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class BlobRecord:
-    """Some stored bytes: digest and size."""
-
-    digest: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,16 @@ class Index:
 def stored(index: Index) -> Iterator[tuple[str, str, str, int]]:
     """(path in the index, role, digest, bytes) of every blob that the index names, in its order.
 
-    The role is program, executable, weights or tokenizer. One blob may be named more than once.
+    The role is program, executable, tuning, weights or tokenizer. One blob may be named more than once.
     """
     for i, program in enumerate(index.programs):
         yield f"programs[{i}]", "program", program.digest, program.bytes
     for i, program in enumerate(index.programs):
         for j, executable in enumerate(program.executables):
             yield f"programs[{i}].executables[{j}]", "executable", executable.digest, executable.bytes
+            if executable.tuning is not None:
+                blob = executable.tuning
+                yield f"programs[{i}].executables[{j}].tuning", "tuning", blob.digest, blob.bytes
     for i, blob in enumerate(index.weights.blobs):
         yield f"weights.blobs[{i}]", "weights", blob.digest, blob.bytes
     for name, blob in sorted(index.tokenizer.items()):

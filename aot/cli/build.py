@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build, cache
+from aot.builder import build, cache, tuning
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import InputError
@@ -57,6 +57,6 @@ def _keep(where: Path, manifest: Path, plan: Plan) -> None:
     """Raises InputError where replacing a directory would remove what is built from, or where we are."""
     place = where.resolve()
     model = plan.model
-    for kept in (Path.cwd(), manifest, model.checkpoint, model.tokenizer):
+    for kept in (Path.cwd(), manifest, model.checkpoint, model.tokenizer, *map(tuning.path, plan.targets)):
         if kept is not None and kept.resolve().is_relative_to(place):
             raise InputError(f"{where}: holds {str(kept)!r}, which --replace would remove; name another directory")

@@ -115,7 +115,8 @@ def _table_of_programs(index: Index) -> Table:
         for e in program.executables:
             sizes = (program.bytes, e.bytes, e.memory["arguments"], e.memory["temporaries"])
             cost = (_flops(e.cost), output.size(e.cost["bytes_accessed"]) if "bytes_accessed" in e.cost else "")
-            table.add_row(*row, output.target(e.target), *map(output.size, sizes), *cost)
+            target = output.target(e.target) + (", tuned" if e.tuning else "")
+            table.add_row(*row, target, *map(output.size, sizes), *cost)
     return table
 
 

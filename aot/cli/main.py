@@ -15,6 +15,7 @@ from aot.errors import AotError
 
 _COMMANDS = {
     "plan": "Show every combo that a manifest expands to, and what building it takes.",
+    "tune": "Let a device choose how programs are computed, for builds to replay.",
     "build": "Build a bundle from a manifest.",
     "inspect": "Show what is in a bundle.",
     "sign": "Sign a bundle with a private key.",

@@ -34,7 +34,7 @@ def command(manifest: Path, as_json: bool) -> None:
         for each in counted.footprints:
             placement.show(each)
     laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    for remark in (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *laid):
+    for remark in (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan), *laid):
         click.echo(f"remark: {remark}", err=as_json)
 
 

@@ -4,7 +4,7 @@ from aot.plan.manifest import Manifest, read
 from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
-from aot.plan.support import uninstalled
+from aot.plan.support import uninstalled, untuned
 from aot.plan.weights import stored
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "GenerationPlan",
     "waste",
     "uninstalled",
+    "untuned",
     "stored",
 ]

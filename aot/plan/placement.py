@@ -63,6 +63,7 @@ class Cuda(Section):
     device: Annotated[Text, AfterValidator(partial(_known, devices.gpu))]
     devices: Positive | None = None
     mesh: Mesh | None = None
+    tuning: Text | None = None
     xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "cuda"))] = None
 
 
@@ -92,9 +93,14 @@ class Target(Section):
     def platform(self) -> str:
         return next(iter(self.model_fields_set))
 
+    @property
+    def tuning(self) -> str | None:
+        """The path of its tuning: how it is compiled, not what for."""
+        return None if self.cuda is None else self.cuda.tuning
+
     def plain(self) -> dict[str, Any]:
-        """The target as in the manifest, defaults filled in."""
-        return self.model_dump(exclude_none=True)
+        """The target as in the manifest, defaults filled in, without its tuning."""
+        return self.model_dump(exclude_none=True, exclude={"cuda": {"tuning"}})
 
 
 def _entry(value: Any) -> bool:

@@ -64,7 +64,7 @@ class Plan:
     """None where the model is no language model."""
     platforms: tuple[str, ...]
     targets: tuple[Mapping[str, Any], ...]
-    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
+    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; the path of a tuning is absolute."""
     partition: Mapping[str, Any] | None
     allow_custom_calls: tuple[str, ...]
     max_combos: int

@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from aot.errors import ManifestError
+from aot import tuning
+from aot.errors import InputError, ManifestError
 from aot.plan import combos, meshes, source
 from aot.plan.manifest import Manifest
 from aot.plan.plan import GenerationPlan, Plan
@@ -40,12 +42,25 @@ def resolve(manifest: Manifest) -> Plan:
 def _targets(manifest: Manifest, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
     partition = manifest.content.partition
     mesh = partition.mesh if partition else {}
-    made = []
+    made: list[dict[str, Any]] = []
     for place, target in enumerate(manifest.content.targets):
         made.append(meshes.filled(target.plain(), mesh))
         for option, text in meshes.faults(target.plain(), mesh):
             faults.append(manifest.fault(("targets", place, target.platform, option), text))
+        if target.tuning is not None:
+            with manifest.collecting(faults, "targets", place, target.platform, "tuning"):
+                _tune(made[-1]["cuda"], manifest.directory / target.tuning, made[:-1])
     return tuple(made)
+
+
+def _tune(options: dict[str, Any], path: Path, others: list[dict[str, Any]]) -> None:
+    """Names the tuning of a target, which until `aot tune` need not be there. Raises InputError for one of no use."""
+    place = str(path.resolve())
+    if any(other.get("cuda", {}).get("tuning") == place for other in others):
+        raise InputError(f"{path}: is the tuning of another target; give each a file of its own")
+    if path.exists():
+        tuning.read(path, options["device"])
+    options["tuning"] = place
 
 
 def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:

@@ -1,0 +1,117 @@
+"""Tunings: what XLA's autotuner chose for the programs of a target on its device, in a file that builds replay.
+
+It works like a lock file: `aot tune` writes it where the device is, `aot build` reads it anywhere and adds nothing.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aot.errors import InputError
+
+FORMAT = 1
+ADVICE = "run `aot tune` with the manifest on a machine that has the device"
+
+_FIELDS = {"format": int, "device": str, "choices": list}
+_CHOICE = {"hlo": list, "version": int, "result": str}
+
+
+@dataclass(frozen=True, order=True)
+class Choice:
+    """One operation and how it is computed."""
+
+    hlo: str
+    """The operation in the spelling by which XLA's autotuner looks it up."""
+    version: int
+    """Of that spelling and of what there is to choose, as XLA counts; a choice of another version is none to it."""
+    result: str
+    """XLA's AutotuneResult as text, without what was measured."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The choices for all programs of a target, in order; no operation twice."""
+
+    device: str
+    """As targets name it."""
+    choices: tuple[Choice, ...]
+
+    def to_bytes(self) -> bytes:
+        """The one spelling of it: JSON, a line for each line of an operation."""
+        rows = [{"hlo": c.hlo.split("\n"), "version": c.version, "result": c.result} for c in self.choices]
+        plain = {"format": FORMAT, "device": self.device, "choices": rows}
+        return json.dumps(plain, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def of(device: str, choices: Iterable[Choice]) -> Tuning:
+    """The tuning with these choices. Raises ValueError for what no build could replay."""
+    ordered = tuple(sorted(choices))
+    for before, after in itertools.pairwise(ordered):
+        if before.hlo == after.hlo:
+            raise ValueError(f"two choices for one operation, {_shown(after.hlo)}")
+    for choice in ordered:
+        # Such a fusion is compiled by cuDNN itself, on the device; without one XLA leaves it out of the executable.
+        if choice.hlo.startswith("{") and '"CUDNN"' in choice.result:
+            raise ValueError(f"cuDNN was chosen for the fusion {_shown(choice.hlo)}, which needs the device to compile")
+    return Tuning(device, ordered)
+
+
+def read(path: Path, device: str) -> Tuning:
+    """The tuning in a file, for a device. Raises InputError where it is none, or that of another device."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: is not there; {ADVICE}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file that can be read") from None
+    return parse(data, device, str(path))
+
+
+def parse(data: bytes, device: str, where: str) -> Tuning:
+    """The tuning in some bytes, for a device. Raises InputError."""
+    try:
+        found = _tuning(json.loads(data.decode("utf-8"), object_pairs_hook=_distinct))
+    except (ValueError, RecursionError) as error:
+        cause = str(error) or "nested too deeply"
+        raise InputError(f"{where}: is no tuning: {cause}; remove it, and {ADVICE}") from None
+    if found.device != device:
+        raise InputError(
+            f"{where}: was tuned on {found.device!r}, the target is {device!r}; name another file, or remove it and "
+            f"{ADVICE}"
+        )
+    return found
+
+
+def _tuning(plain: Any) -> Tuning:
+    fields = _expect(plain, "it", _FIELDS)
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format must be {FORMAT}, got {fields['format']}")
+    rows = [_expect(row, f"choices[{i}]", _CHOICE) for i, row in enumerate(fields["choices"])]
+    for i, row in enumerate(rows):
+        if not row["hlo"] or not all(type(line) is str for line in row["hlo"]):
+            raise ValueError(f"choices[{i}].hlo must be a list of lines")
+    return of(fields["device"], (Choice("\n".join(row["hlo"]), row["version"], row["result"]) for row in rows))
+
+
+def _expect(value: Any, where: str, types: dict[str, type]) -> dict[str, Any]:
+    if type(value) is not dict or value.keys() != types.keys():
+        found = ", ".join(map(repr, value)) if type(value) is dict else type(value).__name__
+        raise ValueError(f"{where} must have the fields {', '.join(types)}, got {found[:80]}")
+    for name, kind in types.items():
+        if type(value[name]) is not kind:
+            raise ValueError(f"{where}.{name} must be of type {kind.__name__}, got {value[name]!r:.80}")
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
+
+
+def _shown(hlo: str) -> str:
+    """Its result, in one line."""
+    return " ".join(hlo.split("ROOT ")[-1].split())[:80]
