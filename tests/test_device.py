@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +237,29 @@ def test_executables_of_the_cpu_are_those_that_another_machine_built(tmp_path: P
     assert built.code == 0, built.err
     assert here == elsewhere
     assert len(here) > 0
+
+
+def measuring() -> Any:
+    """tools/measure_device, as a module."""
+    tools = Path(__file__).resolve().parents[1] / "tools"
+    spec = spec_from_loader("measure_device", SourceFileLoader("measure_device", str(tools / "measure_device")))
+    assert spec is not None
+    assert spec.loader is not None
+    made = module_from_spec(spec)
+    sys.path.insert(0, str(tools))
+    try:
+        spec.loader.exec_module(made)
+    finally:
+        sys.path.remove(str(tools))
+    return made
+
+
+def test_a_measured_ratio_above_one_is_in_favour_of_aot(capsys: pytest.CaptureFixture[str]) -> None:
+    fast = {"first_token": 1.0, "sixteen": 2.0, "prefill": [0.1], "decode": [0.01], "tokens": [1], "compilations": 0}
+    slow = {"first_token": 2.0, "sixteen": 5.0, "prefill": [0.3], "decode": [0.04], "tokens": [1]}
+    measuring().show({"aot": [fast], "jax.jit": [slow]})
+    ours, theirs, tokens = capsys.readouterr().out.splitlines()
+
+    assert ours.count("(1.00)") == 4
+    assert [f"({ratio:.2f})" in theirs for ratio in (2, 2.5, 3, 4)] == [True] * 4
+    assert tokens == "same tokens: True"
