@@ -54,8 +54,9 @@ def test_gpus_are_told_by_nvidias_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "shown"), [("1", 1), ("0,1", 2), ("", 0), ("5,0", 0), ("0,5,1", 1), ("GPU-1f2e", 1)]
-)  # fmt: skip
+    ("named", "shown"),
+    [("1", 1), ("0,1", 2), ("", 0), ("5,0", 0), ("0,5,1", 1), ("GPU-1f2e", 1), ("-1", 0), ("0,-1,1", 1), ("none", 0)],
+)
 def test_only_gpus_that_cuda_shows_to_the_process_count(monkeypatch: Any, named: str, shown: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
 
@@ -94,6 +95,14 @@ def test_pci_ids_are_those_of_jax() -> None:
     theirs = {version.name: device for device, version in hardware_utils._TPU_PCI_DEVICE_IDS.items()}
 
     assert {name: devices.tpu(name).pci for name in devices.tpus()}.items() <= theirs.items()
+
+
+@pytest.mark.parametrize(("named", "shown"), [("", 1), ("cpu", 0), ("cuda", 1), ("tpu,cpu", 0), ("cpu,gpu", 1)])
+def test_what_jax_is_told_to_leave_alone_is_not_there(monkeypatch: Any, named: str, shown: int) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: Accelerators((H200,)))
+    monkeypatch.setenv("JAX_PLATFORMS", named)
+
+    assert len(machine.of("cuda").devices) == shown
 
 
 def test_a_machine_without_drivers_has_nothing_and_loads_no_library(monkeypatch: Any) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +46,7 @@ def started(*commands: list[object]) -> Iterator[list[subprocess.Popen[str]]]:
 
 def answer(process: subprocess.Popen[str]) -> list[int]:
     """The next seed and tokens that a process prints, between what Gloo says there."""
-    return next(json.loads(line) for line in process.stdout if line.strip() and not line.startswith("[Gloo]"))
+    return next(json.loads(line) for line in process.stdout if re.match(r"\[\d", line))
 
 
 def ended(process: subprocess.Popen[str], within: float = 120) -> tuple[int, str, str]:
@@ -122,6 +124,38 @@ def test_a_process_that_hangs_ends_the_other_in_bounded_time(mesh_bundle, victim
     assert err.splitlines()[-1].endswith(
         f"processes: process {victim} of 2 has ended or does not answer; start all of them again"
     )
+
+
+def coordinator_of(process: subprocess.Popen[str]) -> int:
+    """The process id of the coordinator that process 0 started."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == process.pid and b"aot.runtime.coordinator" in (directory / "cmdline").read_bytes():
+                return int(directory.name)
+    raise AssertionError("no coordinator")
+
+
+@pytest.mark.parametrize(
+    ("number", "within"),
+    [(signal.SIGKILL, processes.GRACE), pytest.param(signal.SIGSTOP, coordinator.SILENCE, marks=pytest.mark.slow)],
+)
+def test_a_coordinator_that_is_gone_ends_all_processes_with_one_line(mesh_bundle, number, within):
+    commands = peers(mesh_bundle, {"more": ["forever"]}, {"more": ["forever"]})
+
+    with started(*commands) as pair:
+        for process in pair:
+            answer(process)
+        victim = coordinator_of(pair[0])
+        os.kill(victim, number)
+        try:
+            found = [ended(process, within + processes.GRACE + 5) for process in pair]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+
+    line = "PeerError processes: the coordinator has ended or does not answer; start all of them again\n"
+    assert [(code, err) for code, _, err in found] == [(1, line)] * 2
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mesh_serving
 import pytest
 import toy
-from conftest import TINY, aot, built
+from conftest import MESH_MANIFEST, TINY, aot, built
 from jax import export
 
 import aot as product
@@ -42,6 +45,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.err
     (home / "refresh.json").write_text(done.out)
     return home
+
+
+@pytest.fixture(scope="module")
+def renewed(mesh_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mesh bundle refreshed, and beside it what the command said."""
+    home = tmp_path_factory.mktemp("mesh")
+    done = aot("refresh", mesh_bundle, "-o", home / "new", "--jobs", 2, "--json")
+    assert done.code == 0, done.err
+    (home / "refresh.json").write_text(done.out)
+    return home / "new"
 
 
 def files(bundle: Path, role: str) -> dict[str, int]:
@@ -133,26 +146,37 @@ def test_a_program_that_jax_refuses_is_lowered_from_the_manifest(home: Path, tmp
     assert (done.code, done.document["programs_from"], programs[0]) == (0, "manifest", programs[1])
 
 
-def test_reexported_programs_keep_their_contract_and_what_they_donate(tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = store.open(tiny_bundle)
-    chosen = [p for p in bundle.index.programs if any(a.donated for a in p.arguments)]
-    some = [next(p for p in chosen if p.platform == platform) for platform in ("cpu", "cuda", "tpu")]
-    with Writer.stage(tmp_path / "bundle") as writer:
-        writer.adopt(bundle)
+def exported(some: list[records.ProgramRecord], bundle: Path, destination: Path) -> tuple[Any, list[Any]]:
+    """What exporting anew gives, and each program before and after it, as jax reads it."""
+    opened = store.open(bundle)
+    with Writer.stage(destination) as writer:
+        writer.adopt(opened)
         made = reexport.programs(some, (), writer, Quiet())
-        pairs = [
-            (writer.read(old.digest), writer.read(new.digest)) for old, new in zip(some, made.programs, strict=True)
-        ]
+        data = [(writer.read(a.digest), writer.read(b.digest)) for a, b in zip(some, made.programs, strict=True)]
+    return made, [tuple(export.deserialize(bytearray(each)) for each in pair) for pair in data]
+
+
+@pytest.mark.parametrize(("name", "platforms"), [("tiny_bundle", ("cpu", "cuda", "tpu")), ("mesh_bundle", ("cpu",))])
+def test_reexported_programs_keep_their_contract_and_what_they_donate(
+    name: str, platforms: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    bundle = request.getfixturevalue(name)
+    chosen = [p for p in store.open(bundle).index.programs if any(a.donated for a in p.arguments)]
+    some = [next(p for p in chosen if p.platform == platform) for platform in platforms]
+    made, pairs = exported(some, bundle, tmp_path / "bundle")
 
     assert made.refused is None
-    for record, new, (before, after) in zip(some, made.programs, pairs, strict=True):
-        a, b = export.deserialize(bytearray(before)), export.deserialize(bytearray(after))
+    for record, new, (a, b) in zip(some, made.programs, pairs, strict=True):
         assert dataclasses.replace(new, digest="", bytes=0) == dataclasses.replace(
             record, digest="", bytes=0, executables=()
         )
-        for name in ("platforms", "in_tree", "in_avals", "out_tree", "out_avals", "module_kept_var_idx"):
-            assert getattr(a, name) == getattr(b, name), name
+        for field in CONTRACT:
+            assert getattr(a, field) == getattr(b, field), field
         assert donated(a) == donated(b) == sum(argument.donated for argument in record.arguments) > 0
+
+
+CONTRACT = ("platforms", "nr_devices", "in_tree", "in_avals", "in_shardings_hlo")
+CONTRACT += ("out_tree", "out_avals", "out_shardings_hlo", "module_kept_var_idx")
 
 
 def donated(exported: Any) -> int:
@@ -160,6 +184,53 @@ def donated(exported: Any) -> int:
     module = exported.mlir_module()
     main = module[module.index("func.func public @main") :].split("\n", 1)[0]
     return main.count("tf.aliasing_output") + main.count("jax.buffer_donor")
+
+
+def test_the_programs_of_a_mesh_are_exported_to_the_same_bytes_each_time(
+    mesh_bundle: Path, renewed: Path, tmp_path: Path
+) -> None:
+    made, _ = exported(list(store.open(mesh_bundle).index.programs), mesh_bundle, tmp_path / "bundle")
+
+    assert [p.digest for p in made.programs] == [p.digest for p in store.open(renewed).index.programs]
+    assert {p.digest for p in made.programs}.isdisjoint(p.digest for p in store.open(mesh_bundle).index.programs)
+
+
+def test_a_refreshed_mesh_bundle_gives_the_same_from_the_same_share_on_each_device(
+    mesh_bundle: Path, renewed: Path
+) -> None:
+    command = [sys.executable, mesh_serving.__file__]
+    done = [subprocess.run([*command, each, "4"], capture_output=True, text=True) for each in (mesh_bundle, renewed)]
+    served = [json.loads(each.stdout) for each in done]
+
+    assert served[1] == served[0]
+    assert served[1]["compilations"] == 0
+    said = json.loads((renewed.parent / "refresh.json").read_text())
+    assert (said["programs_from"], said["golden"]) == ("bundle", {"entries": 3, "largest_difference": 0.0})
+
+
+def test_a_refreshed_mesh_bundle_lays_every_array_as_the_old_one_and_takes_no_more_memory(
+    mesh_bundle: Path, renewed: Path
+) -> None:
+    old, new = (store.open(bundle).index.programs for bundle in (mesh_bundle, renewed))
+
+    for a, b in zip(old, new, strict=True):
+        assert (b.name, b.mesh, b.arguments, b.results) == (a.name, a.mesh, a.arguments, a.results)
+        sizes = ("arguments", "outputs", "aliased", "temporaries")
+        assert [[e.memory[n] for n in sizes] for e in b.executables] == [
+            [e.memory[n] for n in sizes] for e in a.executables
+        ]
+
+
+@pytest.mark.slow
+def test_the_refresh_of_a_mesh_bundle_is_reproducible_and_can_be_refreshed_again(
+    mesh_bundle: Path, renewed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mesh.yaml").write_text(MESH_MANIFEST.replace("tiny/", f"{TINY.parent}/tiny/"))
+    audited = aot("audit", renewed, "--manifest", tmp_path / "mesh.yaml", "--from", mesh_bundle, "--json")
+    again = aot("refresh", renewed, "-o", tmp_path / "again", "--json")
+
+    assert (audited.code, audited.document["same"]) == (0, True)
+    assert again.document["golden"] == {"entries": 3, "largest_difference": 0.0}
 
 
 def test_bad_input_is_refused_in_one_line(home: Path, tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import toy
 
 from aot import devices, extras, xla_flags
 from aot import plan as plans
-from aot.builder import build, compile, cuda, identity, provenance
+from aot.builder import build, compile, cuda, golden, identity, provenance
 from aot.bundle.records import ChainRecord, ExecutableRecord, Index
 from aot.cli import main
 from aot.errors import InputError, ManifestError
@@ -336,6 +337,13 @@ def test_an_accelerator_for_which_nothing_fits_leaves_the_bundle_to_the_cpu(havi
 
     assert entries.place(index("cpu", "cuda")).platform == "cpu"
     assert {verdict for verdict, _ in verdicts(index("cuda"))} == {"compiles"}
+
+
+def test_golden_outputs_are_those_of_the_cpu_on_a_machine_with_the_device_too(having: Any) -> None:
+    having(cuda=Accelerators((GPU,)))
+    bundle: Any = SimpleNamespace(index=index("cpu", "cuda"))
+
+    assert (entries.place(bundle.index).platform, golden._place(bundle).platform) == ("cuda", "cpu")
 
 
 def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypatch: Any) -> None:

@@ -26,6 +26,10 @@ _SLACK = 1 << 29
 _STEP = 7919  # a prime, so that prompts have few tokens twice
 
 
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Of contestants: jax's GPU client would take most of the memory at once, and a second process finds none."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What to measure; None is what the bundle suggests."""
@@ -79,7 +83,7 @@ def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
     command = (sys.executable, "-m", "aot.bench.child", str(bundle.path), json.dumps(request))
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
-    return Contestant(BUNDLE, command, {}, (*blobs, *_libraries()), weights + _SLACK)
+    return Contestant(BUNDLE, command, SHARED, (*blobs, *_libraries()), weights + _SLACK)
 
 
 def bandwidth() -> Contestant:

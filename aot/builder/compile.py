@@ -124,18 +124,14 @@ def lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
     """A stored program for the mesh of some devices, in their order; on one device no mesh is named."""
     import jax
     import numpy as np
-    from jax import export
     from jax.sharding import SingleDeviceSharding
 
-    exported = export.deserialize(bytearray(program))
+    from aot.runtime import exports
+
     grid: Any = np.array(devices, object).reshape([size for _, size in mesh])
-    placed = exported.in_shardings_jax(jax.sharding.Mesh(grid, [name for name, _ in mesh]))
-    described = zip(exported.in_avals, placed, strict=True)
+    named = jax.sharding.Mesh(grid, [name for name, _ in mesh])
     alone = SingleDeviceSharding(devices[0])
-    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=given or alone) for aval, given in described]
-    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-    return jax.jit(exported.call, donate_argnums=0, keep_unused=True).lower(*arguments)
+    return exports.lowered(program, lambda exported: [given or alone for given in exported.in_shardings_jax(named)])
 
 
 def _memory(analysis: Any) -> dict[str, int]:

@@ -8,7 +8,9 @@ from aot.builder import identity, pace
 from aot.builder.cache import Cache, Factors
 from aot.builder.workers import Worker
 from aot.bundle import store
-from aot.runtime import expected, golden
+from aot.bundle.store import Bundle
+from aot.runtime import entries, expected, golden
+from aot.runtime.client import Place
 from aot.runtime.entries import Entry
 
 if TYPE_CHECKING:
@@ -25,14 +27,14 @@ def outputs(sealed: Path, report: "Report", cache: Cache | None = None) -> bytes
     One CPU gives the same bits in every run, so those of an entry that is made of the same may be kept ones.
     """
     bundle = store.open(sealed)
-    factors = {i: identity.golden(found) for i, found in golden.factors(bundle).items()}
+    factors = {i: identity.golden(found) for i, found in golden.factors(bundle, _place(bundle)).items()}
     found = {} if cache is None else {i: cache.read(named) for i, named in factors.items()}
     kept = [(i, entry.data) for i, entry in found.items() if entry is not None]
     lacking = sorted(factors.keys() - dict(kept), reverse=True)  # the first of those that are made of the same
     missing = list({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
     report.step("golden", len(kept) + len(missing), len(kept))
     if not missing:
-        return golden.record(bundle, dict(kept))
+        return golden.record(bundle, dict(kept), place=_place(bundle))
     with Worker() as worker:
         task = {"bundle": str(sealed), "kept": kept, "missing": missing}
         root = None if cache is None else str(cache.root)
@@ -49,14 +51,20 @@ def write(sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, c
             cache.write(named[position], None, data)
         told.of(entry)
 
-    return golden.record(store.open(sealed), dict(kept), take)
+    bundle = store.open(sealed)
+    return golden.record(bundle, dict(kept), take, _place(bundle))
 
 
 def replayed(sealed: Path, data: bytes, progress: pace.Progress) -> tuple[golden.Replayed, ...]:
     """Runs golden outputs of another bundle with the same entries once more, in this process."""
     bundle = store.open(sealed)
     recorded, _ = expected.read(data, "golden outputs")
-    return golden.replay(bundle, data, _Told(progress, len(recorded)).of)
+    return golden.replay(bundle, data, _Told(progress, len(recorded)).of, _place(bundle))
+
+
+def _place(bundle: Bundle) -> Place:
+    """On the CPU, as workers have no other device: golden outputs must not depend on a GPU of the building machine."""
+    return entries.place(bundle.index, platform=entries.PLATFORM)
 
 
 class _Told:

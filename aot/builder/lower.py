@@ -176,12 +176,13 @@ def _exported(placed: Placed, waivers: tuple[str, ...]) -> Any:
 
 def _shardings(mesh: tuple[tuple[str, int], ...], axes: layouts.NamedAxes) -> dict[str, Any]:
     """The shardings of named arrays over an abstract mesh, which no device stands behind."""
-    from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from aot.runtime import exports
 
     if not mesh:
         return {}
-    names, sizes = zip(*mesh, strict=True)
-    abstract = AbstractMesh(sizes, names)
+    abstract = exports.abstract(mesh)
     return {name: NamedSharding(abstract, PartitionSpec(*entries)) for name, entries in axes}
 
 

@@ -65,19 +65,23 @@ def _exported(record: ProgramRecord, data: bytes, waivers: Sequence[str]) -> byt
     import jax
     from jax import export
 
-    stored = export.deserialize(bytearray(data))
+    from aot.runtime import exports
+
+    stored, mesh = exports.read(data), exports.abstract(record.mesh)
 
     def function(donated: Mapping[str, Any], kept: Mapping[str, Any]) -> Any:
         return stored.call(donated, kept)
 
     function.__name__ = function.__qualname__ = record.name
-    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in stored.in_avals]
-    arguments, _ = jax.tree.unflatten(stored.in_tree, specs)
+    results = jax.tree.unflatten(stored.out_tree, stored.out_shardings_jax(mesh))
+    jitted, arguments = exports.jitted(stored, stored.in_shardings_jax(mesh), function, results)
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in waivers]
-    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-    jitted = jax.jit(function, donate_argnums=0, keep_unused=True)
     made = export.export(jitted, platforms=[record.platform], disabled_checks=checks)(*arguments)
-    same = (made.in_tree, made.in_avals, made.out_tree, made.out_avals)
-    if same != (stored.in_tree, stored.in_avals, stored.out_tree, stored.out_avals):
+    if _contract(made, mesh) != _contract(stored, mesh):
         raise ValueError("its calling contract changes")
     return bytes(made.serialize())
+
+
+def _contract(exported: Any, mesh: Any) -> tuple[Any, ...]:
+    trees = exported.in_tree, exported.in_avals, exported.out_tree, exported.out_avals
+    return *trees, exported.nr_devices, exported.in_shardings_jax(mesh), exported.out_shardings_jax(mesh)

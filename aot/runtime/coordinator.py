@@ -1,7 +1,7 @@
 """Where the processes of one mesh meet: `python -m aot.runtime.coordinator FD PROCESSES SECONDS`; process 0 starts it.
 
-A process of its own, so that it outlives process 0 and can tell the others: where the service of `jax.distributed`
-ends, jax aborts every process that uses it. It ends when all of them are gone.
+A process of its own, so that it outlives process 0 and can tell the others that this one is gone. It runs the service
+of `jax.distributed` too, and ends when all of them have.
 
 FD is a listening socket. Each process connects and says who it is; once all have, each is told that jax's service
 listens in its place. The connections stay, and carry a line of JSON at a time:
@@ -133,7 +133,7 @@ class _Coordinator:
                 self._take(number, link.receive().get("agree"))
         except OSError:
             self.tell({"lost": f"process {number} of {self._processes} has ended or does not answer"})
-            # It stays open for one that is only slow: were it to close, so would this process, and jax abort that one.
+            # It stays open for one that is only slow: were it to close, so would this process, which is to tell it why.
             with contextlib.suppress(OSError):
                 link.socket.settimeout(None)
                 while link.socket.recv(1 << 16):

@@ -79,13 +79,13 @@ class Verdict:
     cause: str
 
 
-def place(index: Index, devices: int | None = None) -> Place:
+def place(index: Index, devices: int | None = None, platform: str | None = None) -> Place:
     """Where the bundle of an index runs on this machine: on the largest of its meshes that so many devices hold.
 
-    Unless it is said how many: on one device, and a bundle without programs for one on its first mesh.
-    Raises MachineError where every mesh is larger.
+    Unless it is said how many: on one device, and a bundle without programs for one on its first mesh. `platform` is
+    the one to take whatever else this machine has. Raises MachineError where every mesh is larger.
     """
-    platform = platform_of(index)
+    platform = platform or platform_of(index)
     meshes = _meshes(index, platform)
     if devices is None:
         return Place(platform, next((mesh for mesh in meshes if not mesh), next(iter(meshes), ())))

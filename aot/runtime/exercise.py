@@ -12,7 +12,7 @@ from aot.bundle.records import ArgumentRecord, GenerationRecord
 from aot.bundle.store import Bundle
 from aot.precompile import Combo
 from aot.runtime import entries, execute
-from aot.runtime.client import dtype
+from aot.runtime.client import Place, dtype
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, State
 from aot.runtime.generation import Request
@@ -55,11 +55,14 @@ def values(name: str, argument: ArgumentRecord, limit: int) -> Array:
 
 
 class Exercise:
-    """A bundle loaded to have its entries run, on what they were compiled to and nothing else."""
+    """A bundle loaded to have its entries run, on what they were compiled to and nothing else.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self.entries = entries.of(bundle.index, entries.place(bundle.index))
+    In a place, by default in that where `aot.load` runs them.
+    """
+
+    def __init__(self, bundle: Bundle, place: Place | None = None) -> None:
+        self._bundle, self._place = bundle, place or entries.place(bundle.index)
+        self.entries = entries.of(bundle.index, self._place)
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
         self._latest: State | None = None  # of the prefill that ran last, unless it was used up
 
@@ -113,7 +116,7 @@ class Exercise:
 
     @cached_property
     def _executor(self) -> Executor:
-        return Executor(self._bundle, "strict", entries.place(self._bundle.index))
+        return Executor(self._bundle, "strict", self._place)
 
     def _begun(self, source: Entry) -> State:
         if self._latest is None or self._latest.entry is not source:

@@ -9,6 +9,7 @@ from aot import digest
 from aot.bundle.store import Bundle
 from aot.errors import BundleError, InputError
 from aot.runtime import agreement, expected
+from aot.runtime.client import Place
 from aot.runtime.entries import Entry
 from aot.runtime.exercise import Arrays, Exercise
 from aot.runtime.expected import Expected
@@ -49,20 +50,25 @@ class Replayed:
     tolerance: float | None = None
 
 
-def factors(bundle: Bundle) -> dict[int, dict[str, Any]]:
+def factors(bundle: Bundle, place: Place | None = None) -> dict[int, dict[str, Any]]:
     """For the position of each entry that this machine runs as built: all of the bundle that decides what it gives."""
-    exercised = Exercise(bundle)
+    exercised = Exercise(bundle, place)
     runs = ((i, entry) for i, entry in enumerate(exercised.entries) if not exercised.obstacle(entry))
     return {i: exercised.factors(entry) for i, entry in runs}
 
 
-def record(bundle: Bundle, kept: Mapping[int, bytes] | None = None, made: Made = lambda *_: None) -> bytes | None:
+def record(
+    bundle: Bundle,
+    kept: Mapping[int, bytes] | None = None,
+    made: Made = lambda *_: None,
+    place: Place | None = None,
+) -> bytes | None:
     """Runs every entry that this machine runs as built, and gives the attachment; None where it runs none.
 
     Entries that are `kept`, by position, are taken as they are; of each other one `made` is told as soon as it has run.
     Of entries that are made of the same, as text is beside images of any shape, the first stands for all.
     """
-    exercised, parts, omitted = Exercise(bundle), dict(kept or {}), []
+    exercised, parts, omitted = Exercise(bundle, place), dict(kept or {}), []
     alike: dict[bytes, list[int]] = {}
     for i, entry in enumerate(exercised.entries):
         if cause := exercised.obstacle(entry):
@@ -81,7 +87,10 @@ def record(bundle: Bundle, kept: Mapping[int, bytes] | None = None, made: Made =
 
 
 def replay(
-    bundle: Bundle, data: bytes | None = None, done: Callable[[Entry], None] = lambda _: None
+    bundle: Bundle,
+    data: bytes | None = None,
+    done: Callable[[Entry], None] = lambda _: None,
+    place: Place | None = None,
 ) -> tuple[Replayed, ...]:
     """Runs what was recorded once more, here. `data` are golden outputs of another bundle with the same entries.
 
@@ -92,7 +101,7 @@ def replay(
     if data is None:
         raise InputError(f"bundle {bundle.path}: has no golden outputs to replay; build it where its executables run")
     recorded, omitted = expected.read(data, f"bundle {bundle.path}: golden outputs")
-    exercised = Exercise(bundle)
+    exercised = Exercise(bundle, place)
     known = {(entry.key, entry.phase): entry for entry in exercised.entries}
     if unknown := [name for name in recorded if name not in known]:
         key, phase = unknown[0]

@@ -1,7 +1,7 @@
 """The device through jax: slower to start, and the only way to compile."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
 from aot.errors import MachineError
-from aot.runtime import client
+from aot.runtime import client, exports
 from aot.runtime.client import Buffer, Executable
 
 
@@ -36,17 +36,9 @@ class Client:
         return _callable(compiled(data, lambda exported: [here] * len(exported.in_avals)))
 
 
-def compiled(data: bytes, shardings: Callable[[Any], Sequence[Any]]) -> Any:
-    """A stored program, compiled for arguments that lie as `shardings` says of the `jax.export.Exported`."""
-    from jax import export
-
-    exported = export.deserialize(bytearray(data))
-    described = zip(exported.in_avals, shardings(exported), strict=True)
-    specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval, sharding in described]
-    arguments, _ = jax.tree.unflatten(exported.in_tree, specs)
-    # `Exported.call` drops donation: it has to be asked for again, for the first argument as when it was exported.
-    jitted = jax.jit(exported.call, donate_argnums=0, keep_unused=True)
-    return jitted.lower(*arguments).compile().runtime_executable()
+def compiled(data: bytes, lay: exports.Lay) -> Any:
+    """A stored program, compiled for arguments that lie as is said."""
+    return exports.lowered(data, lay).compile().runtime_executable()
 
 
 def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:

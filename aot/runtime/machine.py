@@ -31,8 +31,16 @@ class Accelerators:
     driver: str | None = None
 
 
+_NAMES = {"cuda": {"cuda", "gpu"}, "tpu": {"tpu"}}
+"""What JAX_PLATFORMS may call a platform."""
+_BY_NAME = ("GPU-", "MIG-")  # how CUDA_VISIBLE_DEVICES names a GPU other than by its number
+
+
 def of(platform: str) -> Accelerators:
-    """What this machine has for a platform; asked for once in a process."""
+    """What this machine has for a platform, and jax may use; asked for once in a process."""
+    allowed = os.environ.get("JAX_PLATFORMS", "")
+    if allowed and not _NAMES[platform] & set(allowed.split(",")):
+        return Accelerators(())
     return _gpus() if platform == "cuda" else _tpus()
 
 
@@ -64,12 +72,12 @@ def nvml(library: ctypes.CDLL) -> Accelerators:
 
 
 def _visible(count: int) -> Iterator[int]:
-    """The positions of the GPUs that CUDA shows to this process; names other than numbers are only counted."""
+    """The positions of the GPUs that CUDA shows to this process; those with names are only counted."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if named is None else filter(None, map(str.strip, named.split(",")))
     for place, name in enumerate(names):
-        number = int(name) if name.isdecimal() else place
-        if number >= count:  # CUDA stops at the first that is not there
+        number = int(name) if name.isdecimal() else place if name.startswith(_BY_NAME) else count
+        if number >= count:  # CUDA stops at the first that is not there, as -1 never is
             return
         yield number
 

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from aot.errors import InputError, MachineError, PeerError
+from aot.runtime import relay
 from aot.runtime.coordinator import NEVER, PULSE, SILENCE, Line, Link
 from aot.runtime.distributed import Distributed
 
@@ -94,7 +95,7 @@ class Group:
         self._calls += 1
         try:
             yield
-        except RuntimeError as error:  # jaxlib's
+        except (RuntimeError, OSError) as error:  # jaxlib's, or of the way to jax's service
             raise self.lost(error) from error
         finally:
             self._calls += 1
@@ -215,15 +216,16 @@ def _connected(distributed: Distributed) -> Link:
 
 
 def _client(distributed: Distributed) -> Any:
-    """The client of jax's service, by which devices and Gloo find their peers; it aborts the process if that ends."""
+    """The client of jax's service, by which devices and Gloo find their peers."""
     from jax._src import distributed as jax_distributed
     from jaxlib import _jax
 
     state = jax_distributed.global_state
     if state.client is not None:
         raise MachineError("distributed: jax.distributed was initialized already; leave that to aot.load")
+    upstream = socket.create_connection(distributed.address, timeout=distributed.timeout)
     client = _jax.get_distributed_runtime_client(
-        distributed.coordinator, distributed.process, init_timeout=NEVER, heartbeat_timeout=NEVER,
+        relay.to(upstream), distributed.process, init_timeout=NEVER, heartbeat_timeout=NEVER,
         shutdown_on_destruction=False, use_compression=True,
     )  # fmt: skip
     client.connect()
