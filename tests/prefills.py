@@ -1,7 +1,10 @@
 """Rows of tokens with pictures among them, through encode, prefill and decode as they are defined, without a bundle."""
 
+import copy
+
 import jax.numpy as jnp
 import numpy as np
+import torch
 from interpreter import greedy, run
 
 from aot.models import family
@@ -85,3 +88,16 @@ def decoded(weights, chain, state):
     """Tokens and logits of one call of decode."""
     outputs, _ = run(chain, weights, {"stop": np.zeros(ROWS, bool), **greedy(ROWS, CAPACITY)}, state)
     return np.asarray(outputs["tokens"]), np.asarray(outputs["logits"])
+
+
+def errors(oracle, torch_model, config, mixed, dtype):
+    """How far logits in a narrow dtype are from torch's in float32: ours, and torch's own."""
+    rows = rows_of(config.encoder.images, *mixed)
+    exact = [oracle.logits(torch_model, *row) for row in rows]
+    narrow = copy.deepcopy(torch_model).to(getattr(torch, dtype))
+    weights = {path: jnp.asarray(array, dtype) for path, array in weights_of(torch_model, config).items()}
+    size = Size(*rows[1][1][0].shape[1:])
+    outputs, _ = prefilled(config, weights, rows, chains(config, size, dtype)["prefill"], dtype=dtype)
+    ours = [logits[: len(wanted)] for logits, wanted in zip(np.asarray(outputs["logits"]), exact, strict=True)]
+    theirs = [oracle.logits(narrow, *row) for row in rows]
+    return tuple(max(np.abs(a - b).max() for a, b in zip(made, exact, strict=True)) for made in (ours, theirs))

@@ -138,9 +138,11 @@ def test_what_takes_no_part_in_the_features_may_be_left_out_and_what_else_is_the
     rewrite(tmp_path, vision_tower__embeddings__position_ids=torch.zeros(1, 17, dtype=torch.int64))
     assert_same(loaded(tmp_path), weights_of(model, config_of(tmp_path)))
 
-    rewrite(tmp_path, vision_tower__encoder__layers__3__x=torch.zeros(1), vision_tower__text__x=torch.zeros(1))
+    surplus = [f"vision_tower__{place}__x" for place in ("encoder__layers__1", "encoder__layers__3", "text")]
+    rewrite(tmp_path, **{name: torch.zeros(1) for name in surplus})
 
     assert fault(tmp_path) == [
+        "tensor 'vision_tower.encoder.layers.1.x' is not used by the model",
         "tensor 'vision_tower.encoder.layers.3.x' is not used by the model",
         "tensor 'vision_tower.text.x' is not used by the model",
     ]

@@ -6,9 +6,9 @@ from typing import Any
 import llava_oracle as oracle
 import numpy as np
 import pytest
-from prefills import chains, decoded, embedded, picture, prefilled, rows_of, weights_of
+from prefills import chains, decoded, embedded, errors, picture, prefilled, rows_of, weights_of
 
-from aot.models import family, llava, llava_config
+from aot.models import family, llava, llava_config, quantize
 from aot.vision import Size
 
 PROCESSOR = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16}
@@ -132,3 +132,31 @@ def test_a_prefill_in_pieces_is_one_prefill_wherever_an_image_stands() -> None:
             < 1e-4
         )
         assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_err_about_as_much_as_torchs_own_and_not_more(dtype: str) -> None:
+    torch_model = oracle.model()
+
+    ours, theirs = errors(oracle, torch_model, read(torch_model), MIXED, dtype)
+
+    assert 0 < ours < 1.25 * theirs
+
+
+def test_int8_is_of_the_text_alone_and_leaves_embeddings_as_they_are() -> None:
+    torch_model = oracle.model(tie_word_embeddings=True)
+    config = read(torch_model)
+    weights, rows = weights_of(torch_model, config), rows_of(config.encoder.images, *MIXED)
+    declared = config.weights("float32", "int8")
+    stored = dict(quantize.stored(weights.items(), declared))
+
+    narrow = {path for path, array in stored.items() if array.dtype == np.int8}
+    assert narrow == {path for path in config.parameters() if path.endswith("_proj") and path.startswith("layers/")} | {
+        "embed/tokens"
+    }
+    pixels = picture(TRAINED, 0)[None]
+    np.testing.assert_array_equal(embedded(config, stored, pixels), embedded(config, weights, pixels))
+    outputs, _ = prefilled(config, stored, rows, chains(config, TRAINED, quantization="int8")["prefill"])
+    for logits, row in zip(np.asarray(outputs["logits"]), rows, strict=True):
+        exact = oracle.logits(torch_model, *row)
+        assert 1e-4 < np.abs(logits[: len(exact)] - exact).max() < 0.1 * np.abs(exact).max()

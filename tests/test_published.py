@@ -1,7 +1,8 @@
-"""The published sizes in manifests/: what we make of their configurations against what transformers makes of them."""
+"""The published configurations in `manifests`: what we make of them, and what transformers does."""
 
 import json
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,95 +11,109 @@ import torch
 import transformers
 from conftest import ROOT
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from aot import plan as plans
-from aot.builder import build
+from aot import plan
+from aot.builder import lower
 from aot.models import family
-from aot.plan import Plan
-from aot.plan import images as images_of
-from aot.vision import Size
+from aot.plan import Plan, images
 
-CLASSES = {"qwen2-vl-2b": "Qwen2VLForConditionalGeneration", "llava-1.5-7b": "LlavaForConditionalGeneration"}
-NAMES = pytest.mark.parametrize("name", CLASSES)
+MANIFESTS = ("llava-1.5-7b", "qwen2-vl-2b")
+UNUSED = {
+    "llava-1.5-7b": ("model.vision_tower.post_layernorm.", "model.vision_tower.encoder.layers.23."),
+    "qwen2-vl-2b": ("lm_head.",),  # tied
+}
 
 
+def config_of(name: str) -> family.ModelConfig:
+    files = (ROOT / f"manifests/{name}/{file}.json" for file in ("config", "preprocessor_config"))
+    return family.read(*(json.loads(file.read_text()) for file in files))
+
+
+@cache
 def planned(name: str) -> Plan:
-    return plans.resolve(plans.read(ROOT / "manifests" / f"{name}.yaml"))
+    return plan.resolve(plan.read(ROOT / f"manifests/{name}.yaml"))
 
 
-def read(name: str) -> family.ModelConfig:
-    plan = planned(name)
-    assert plan.model.config is not None
-    return family.read(plan.model.config, plan.model.preprocessor)
-
-
-def torch_model(name: str) -> Any:
-    """Transformers' model of the same files, without values."""
-    config = transformers.AutoConfig.from_pretrained(ROOT / "manifests" / name)
+@pytest.mark.parametrize(("name", "parameters"), [("llava-1.5-7b", 7_050_828_800), ("qwen2-vl-2b", 2_208_985_600)])
+def test_parameters_are_those_of_the_model_that_transformers_builds_at_full_size(name: str, parameters: int) -> None:
     with torch.device("meta"):
-        return getattr(transformers, CLASSES[name])(config)
+        fields = transformers.AutoConfig.from_pretrained(ROOT / "manifests" / name)
+        state = transformers.AutoModelForImageTextToText.from_config(fields).state_dict()
 
+    config = config_of(name)
 
-@NAMES
-def test_parameters_are_those_of_transformers_model(name: str) -> None:
-    model = read(name)
-    theirs = {family.canonical(path): tuple(each.shape) for path, each in torch_model(name).state_dict().items()}
-    tied = {"lm_head.weight"} if model.decoder.tie_embeddings else set()
-
-    assert {path: shape for path, shape in theirs.items() if path not in tied and not model.ignored(path)} == {
-        path: tuple(shape) for path, shape in model.stored().items()
-    }
-
-
-@NAMES
-def test_all_but_what_is_left_out_of_the_features_is_there(name: str) -> None:
-    model = read(name)
-    sizes = {family.canonical(path): each.numel() for path, each in torch_model(name).named_parameters()}
-    ours = sum(math.prod(shape) for shape in model.parameters().values())
-    left_out = sum(size for path, size in sizes.items() if model.ignored(path))
-
-    assert (ours, left_out) == {
-        "qwen2-vl-2b": (2_208_985_600, 0),
-        "llava-1.5-7b": (7_063_427_072 - left_out, 12_596_224 + 2_048),  # the last layer, and the norm behind it
-    }[name]
-
-
-@NAMES
-def test_an_image_has_as_many_tokens_as_in_transformers_processor(name: str) -> None:
-    plan = planned(name)
-    known = images_of.of(plan)
-    assert known is not None
-
-    assert {size: known.tokens(size) for size in images_of.sizes(plan)} == {
-        size: theirs(name, size) for size in images_of.sizes(plan)
-    }
-
-
-def theirs(name: str, size: Size) -> int:
-    """Image tokens of a picture of a size, by the image processor that the files configure."""
-    shown = Image.fromarray(np.zeros((*size, 3), np.uint8))
-    fields = json.loads((ROOT / "manifests" / name / "preprocessor_config.json").read_text())
-    if name == "qwen2-vl-2b":
-        processor = transformers.Qwen2VLImageProcessorPil(**fields)
-        grid = processor(images=[shown], return_tensors="np")["image_grid_thw"][0]
-        return int(np.prod(grid)) // processor.merge_size**2
-    pixels = transformers.CLIPImageProcessorPil(**fields)(images=[shown], return_tensors="np")["pixel_values"]
-    side = transformers.AutoConfig.from_pretrained(ROOT / "manifests" / name).vision_config.patch_size
-    return int(pixels.shape[2] // side * (pixels.shape[3] // side))
+    theirs = {key: tuple(value.shape) for key, value in state.items() if not key.startswith(UNUSED[name])}
+    assert config.stored() == {family.canonical(key): shape for key, shape in theirs.items()}
+    assert sum(map(math.prod, config.parameters().values())) == parameters
+    assert len(theirs) < len(state)
 
 
 @pytest.mark.parametrize(
-    ("name", "combos", "tokens", "programs", "compiles"),
+    ("name", "sizes"),
     [
-        ("qwen2-vl-2b", 18, {256, 384, 1024}, 177, 59),
-        ("llava-1.5-7b", 8, {576}, 132, 44),
+        ("llava-1.5-7b", (32, 4096, 11008, 32, 32, 32064, 4096, False, 23, 1024, 4096, 16)),
+        ("qwen2-vl-2b", (28, 1536, 8960, 12, 2, 151936, 32768, True, 32, 1280, 5120, 16)),
     ],
 )
-def test_plans_of_published_sizes(name: str, combos: int, tokens: set[int], programs: int, compiles: int) -> None:
-    plan = planned(name)
-    known, counted = images_of.of(plan), build.count(plan)
-    assert known is not None
+def test_sizes_are_those_that_the_authors_published(name: str, sizes: tuple[Any, ...]) -> None:
+    config = config_of(name)
+    decoder, seen = config.decoder, getattr(config.encoder, "tower", config.encoder)
+    inner = getattr(seen, "inner", None) or seen.mlp_width
+    heads = getattr(seen, "heads", None) or seen.num_heads
 
-    assert len(plan.combos) == combos
-    assert {known.tokens(size) for size in images_of.sizes(plan)} == tokens
-    assert (counted.programs, counted.compiles) == (programs, compiles)
+    text = (decoder.num_layers, decoder.hidden_size, decoder.intermediate_size, decoder.num_heads)
+    text += (decoder.num_kv_heads, decoder.vocab_size, decoder.max_positions, decoder.tie_embeddings)
+    assert (*text, seen.depth, seen.width, inner, heads) == sizes
+    assert decoder.mrope == ((16, 24, 24) if name == "qwen2-vl-2b" else None)
+
+
+def tokens_of_qwen2_vl(processor: Any, picture: Image.Image) -> int:
+    (grid,) = processor(picture)["image_grid_thw"]
+    return int(np.prod(grid)) // processor.merge_size**2
+
+
+def tokens_of_llava(processor: Any, picture: Image.Image) -> int:
+    words = Tokenizer(models.WordLevel({"<image>": 0, "?": 1}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    published = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    whole = transformers.LlavaProcessor(processor, tokenizer, **published)
+    return list(whole(images=picture, text="<image>")["input_ids"][0]).count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shapes"), [("llava-1.5-7b", tokens_of_llava, 1), ("qwen2-vl-2b", tokens_of_qwen2_vl, 4)]
+)
+def test_each_built_shape_takes_as_many_tokens_as_the_processor_of_transformers_counts(
+    name: str, count: Any, shapes: int
+) -> None:
+    processor = transformers.AutoImageProcessor.from_pretrained(ROOT / "manifests" / name, use_fast=False)
+    known, sizes = config_of(name).encoder.images, images.sizes(planned(name))
+
+    assert len(sizes) == shapes
+    for size in sizes:
+        assert known.tokens(size) == count(processor, Image.new("RGB", (size.width, size.height)))
+
+
+@pytest.mark.parametrize(
+    ("name", "combos", "compiles", "dropped"),
+    [
+        # Four shapes of text: embed, block, head, prompt, decode and place of each; `first` of 2 batch sizes; `take`
+        # of 3 pairs of these for lengths, prompted, logits and the caches of 2 lengths; patch, encode and project.
+        ("llava-1.5-7b", 2 * 2 * 2, 6 * 4 + 2 + 5 * 3 + 3, 0),
+        # The same with positions and offset; patch of 4 image shapes, and encode and project of 3, as two of them
+        # have as many patches.
+        ("qwen2-vl-2b", 2 * 2 * 5 - 2, 8 * 4 + 2 + 5 * 3 + 4 + 2 * 3, 1),
+    ],
+)
+def test_the_manifest_gives_so_many_combos_and_programs(name: str, combos: int, compiles: int, dropped: int) -> None:
+    made = planned(name)
+    counted = lower.count(made)
+
+    assert len(made.combos) == combos
+    assert (counted.programs, counted.compiles) == (3 * compiles, compiles)
+    assert len(made.dropped) == dropped
+    (footprint,) = counted.footprints
+    assert footprint.weights == 2 * sum(map(math.prod, config_of(name).parameters().values()))

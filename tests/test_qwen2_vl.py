@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen2_vl_oracle as oracle
-from prefills import chains, decoded, embedded, picture, prefilled, rows_of, weights_of
+from prefills import chains, decoded, embedded, errors, picture, prefilled, rows_of, weights_of
 
 from aot.models import family, qwen2_vl
 from aot.vision import Size
@@ -96,3 +96,10 @@ def test_text_goes_on_after_images_where_their_positions_end(torch_model, config
     for i, (ids, pictures) in enumerate(rows):
         theirs = oracle.logits(torch_model, [*ids, int(rest["token"][i]), *later[i, :-1]], pictures)
         assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_err_about_as_much_as_torchs_own_and_not_more(dtype: str, torch_model, config) -> None:
+    ours, theirs = errors(oracle, torch_model, config, MIXED, dtype)
+
+    assert 0 < ours < 1.25 * theirs

@@ -3,9 +3,8 @@
 Parameters are declared in `aot.models.llava_config`. Each part is called on its own, as a program of its own.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,15 +18,6 @@ from aot.models import bicubic, vit
 from aot.models.decoder import Declared, Part, added, filled, under
 from aot.models.llava_config import TowerConfig
 from aot.vision import Size
-
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": vit.quick_gelu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
 
 
 class Piece(Part):
@@ -50,21 +40,12 @@ class Attention(Piece):
         return added(x, self.linear("o", mixed, platform))
 
 
-class MLP(Piece):
-    """Two projections with the activation between them."""
-
-    def __call__(self, x: jax.Array, platform: str) -> jax.Array:
-        normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], self.config.epsilon)
-        inner = _ACTIVATIONS[self.config.activation](self.linear("up", normed, platform)).astype(x.dtype)
-        return added(x, self.linear("down", inner, platform))
-
-
 class Block(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: TowerConfig, declared: Declared) -> None:
         self.attention = Attention(config, under(declared, "attention"))
-        self.mlp = MLP(config, under(declared, "mlp"))
+        self.mlp = vit.MLP(config.epsilon, config.activation, under(declared, "mlp"))
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         return self.mlp(self.attention(x, platform), platform)
@@ -99,32 +80,12 @@ class Projector(Piece):
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         seen = x if self.config.whole else x[:, 1:]
-        inner = _ACTIVATIONS[self.config.projector_activation](self.linear("first", seen, platform))
+        inner = vit.ACTIVATIONS[self.config.projector_activation](self.linear("first", seen, platform))
         return self.linear("second", inner.astype(x.dtype), platform).astype(x.dtype)
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(vit.Encoder[TowerConfig]):
     """The parts that `aot.programs.encode.Encoder` asks of a family, on one platform."""
-
-    config: TowerConfig
-    dtype: str
-    platform: str
-
-    @property
-    def depth(self) -> int:
-        return self.config.depth
-
-    @property
-    def patch_weights(self) -> tuple[str, ...]:
-        return tuple(path for path in self.weights() if path.startswith("vision/") and "/layers/" not in path)
-
-    @property
-    def project_weights(self) -> tuple[str, ...]:
-        return tuple(path for path in self.weights() if path.startswith("projector/"))
-
-    def weights(self) -> dict[str, Array]:
-        return _weights(self.config, self.dtype)
 
     def values(self, images: int, size: Size) -> dict[str, Array]:
         rows, columns = (side // self.config.patch for side in size)
@@ -151,12 +112,9 @@ def _resized(table: jax.Array, size: int) -> jax.Array:
 
 
 @cache
-def _weights(config: TowerConfig, dtype: str) -> dict[str, Array]:
-    return {path: Array(shape, dtype) for path, shape in config.parameters().items()}
-
-
-@cache
 def _abstract(kind: Any, config: TowerConfig, dtype: str) -> tuple[Any, Any]:
-    below = under(_weights(config, dtype), {Patch: "vision", Block: "vision/layers/0", Projector: "projector"}[kind])
+    below = under(
+        Clip(config, dtype, "cpu").weights(), {Patch: "vision", Block: "vision/layers/0", Projector: "projector"}[kind]
+    )
     declared = {path: array for path, array in below.items() if not path.startswith("layers/")}
     return nnx.split(nnx.eval_shape(lambda: kind(config, declared)))

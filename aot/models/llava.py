@@ -1,7 +1,6 @@
 """LLaVA (arXiv:2310.03744): reads a CLIP tower, a projector of two layers, and a Llama or Qwen2 decoder."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 from aot.errors import InputError
@@ -60,7 +59,9 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     tower = _tower(fields, seen, layers, 1 if decoder is None else decoder.hidden_size)
     name = "image_token_index" if "image_token_index" in config else "image_token_id"
     token = fields.index(name, 32000, 1 << 31 if decoder is None else decoder.vocab_size)
-    recipe = _recipe(preprocessor, str(PurePath(place).with_name("preprocessor_config.json")), faults)
+    processor = preprocessing.opened(preprocessor, place, _PROCESSORS, faults)
+    processor.refuse("do_pad", (False, None))
+    recipe = preprocessing.recipe(processor, _resize(processor))
     fields.done()
     assert decoder is not None
     images = Images(token, (), (), tower.patch, int(tower.whole), tower.channels, "sequence", recipe)
@@ -121,19 +122,6 @@ def _depth(fields: Fields, layers: int) -> int:
     else:
         return index if index >= 0 else layers + 1 + index
     return 1
-
-
-def _recipe(preprocessor: Mapping[str, Any] | None, place: str, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
-    fields = Fields(preprocessor or {}, place, faults=faults)
-    if preprocessor is None:
-        faults.append(
-            f"{place}: missing; it says how pictures become pixels, fetch it from where the checkpoint is from"
-        )
-    fields.choice("image_processor_type", _PROCESSORS[0], _PROCESSORS)
-    for name in ("do_convert_rgb", "do_resize"):
-        fields.refuse(name, (True, None))
-    fields.refuse("do_pad", (False, None))
-    return preprocessing.recipe(fields, _resize(fields))
 
 
 def _resize(fields: Fields) -> list[Mapping[str, Any]]:

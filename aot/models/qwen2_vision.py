@@ -1,7 +1,6 @@
 """The vision transformer of Qwen2-VL in flax: patches with 2-D rotary positions, pre-norm blocks, merger."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -38,21 +37,12 @@ class Attention(Part):
         return added(x, self.linear("o", mixed, platform))
 
 
-class MLP(Part):
-    """Two projections with a quick GELU between them."""
-
-    def __call__(self, x: jax.Array, platform: str) -> jax.Array:
-        normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], _EPSILON)
-        inner = vit.quick_gelu(self.linear("up", normed, platform)).astype(x.dtype)
-        return added(x, self.linear("down", inner, platform))
-
-
 class Block(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: Qwen2VLConfig, declared: Declared) -> None:
         self.attention = Attention(config, under(declared, "attention"))
-        self.mlp = MLP(under(declared, "mlp"))
+        self.mlp = vit.MLP(_EPSILON, "quick_gelu", under(declared, "mlp"))
 
     def __call__(self, x: jax.Array, cosines: jax.Array, sines: jax.Array, platform: str) -> jax.Array:
         return self.mlp(self.attention(x, cosines, sines, platform), platform)
@@ -68,28 +58,8 @@ class Merger(Part):
         return self.linear("down", gelu, platform).astype(x.dtype)
 
 
-@dataclass(frozen=True)
-class Encoder:
+class Encoder(vit.Encoder[Qwen2VLConfig]):
     """The parts that `aot.programs.encode.Encoder` asks of a family, on one platform."""
-
-    config: Qwen2VLConfig
-    dtype: str
-    platform: str
-
-    @property
-    def depth(self) -> int:
-        return self.config.depth
-
-    @property
-    def patch_weights(self) -> tuple[str, ...]:
-        return ("vision/patch_proj",)
-
-    @property
-    def project_weights(self) -> tuple[str, ...]:
-        return tuple(path for path in self.weights() if path.startswith("projector/"))
-
-    def weights(self) -> dict[str, Array]:
-        return {path: Array(shape, self.dtype) for path, shape in self.config.parameters().items()}
 
     def values(self, images: int, size: Size) -> dict[str, Array]:
         rows, columns = (side // self.config.patch_size for side in size)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import InputError
@@ -130,8 +129,8 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     faults: list[str] = []
     fields = Fields(config, place, faults=faults)
     decoder = _decoder(fields, place, faults)
-    seen = fields.within("vision_config", _mapping(fields, "vision_config"))
-    sizes, processor = _sizes(seen), _processor(preprocessor, place, faults)
+    seen = fields.mapping("vision_config", {})
+    sizes, processor = _sizes(seen), preprocessing.opened(preprocessor, place, _PROCESSORS, faults)
     vocab = 1 << 31 if decoder is None else decoder.vocab_size
     ids = {name: fields.index(f"{name}_token_id", default, vocab) for name, default in _TOKENS.items()}
     recipe = preprocessing.recipe(processor, [_resize(processor)])
@@ -147,12 +146,14 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
 
 def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | None:
     """The text model, whose fields lie in a mapping of their own or among the others; None where it has faults."""
-    config = fields.config
-    nested = config.get("text_config") is not None
-    if nested:  # else it is a field of the text's, and refused with these
+    seen, nested = fields, fields.config.get("text_config") is not None
+    if nested:
         fields.refuse("quantization_config", (None,))
-    text = _mapping(fields, "text_config") if nested else config
-    tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
+        seen = fields.mapping("text_config", {})
+        if not isinstance(fields.config["text_config"], Mapping):
+            return None
+    text = seen.config
+    tied = fields.config.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
     rope, sections = _rope(text)
     unnamed = {name: value for name, value in text.items() if name not in ("architectures", "model_type", *_ROPE)}
     of_text = {**_TEXT, **unnamed, **rope, "tie_word_embeddings": tied, "family": "qwen2"}
@@ -161,7 +162,7 @@ def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | N
     except InputError as error:
         faults.append(str(error))
         return None
-    _check_rotary(fields.within("text_config", text) if nested else fields, decoder, sections)
+    _check_rotary(seen, decoder, sections)
     return replace(decoder, mrope=tuple(sections))
 
 
@@ -178,11 +179,12 @@ def _rope(text: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
 
 def _check_rotary(text: Fields, decoder: DecoderConfig, sections: Any) -> None:
     name = next((name for name in _ROPE if text.config.get(name)), _ROPE[-1])
-    pairs = decoder.head_dim // 2
+    rope, pairs = text.mapping(name, {}), decoder.head_dim // 2
+    rope.refuse("mrope_interleaved", (False, None))
     whole = isinstance(sections, (list, tuple)) and all(type(size) is int and size > 0 for size in sections)
     if not whole or len(sections) != len(_SECTIONS) or sum(sections) != pairs:
         allowed = f"{len(_SECTIONS)} positive integers that add up to half the head dimension, {pairs}"
-        text.fault(f"{name}.mrope_section", f"must be {allowed}, got {sections!r}")
+        rope.fault("mrope_section", f"must be {allowed}, got {sections!r}")
     if decoder.head_dim * decoder.num_heads != decoder.hidden_size:
         heads, size = decoder.num_heads, decoder.hidden_size
         text.fault("hidden_size", f"must be num_attention_heads, {heads}, heads of {decoder.head_dim}, got {size}")
@@ -190,8 +192,7 @@ def _check_rotary(text: Fields, decoder: DecoderConfig, sections: Any) -> None:
 
 def _sizes(seen: Fields) -> dict[str, Any]:
     """The fields of a Qwen2VLConfig that the vision configuration gives."""
-    if (activation := seen.config.get("hidden_act", "quick_gelu")) != "quick_gelu":
-        seen.fault("hidden_act", f"{activation!r} is not implemented, only 'quick_gelu' is")
+    seen.refuse("hidden_act", ("quick_gelu",))
     width = seen.size("embed_dim", 1280)
     return {
         "depth": seen.size("depth", 32, most=_MOST_LAYERS),
@@ -216,21 +217,9 @@ def _same(seen: Fields, name: str, older: str, default: int) -> int:
 
 
 def _theta(seen: Fields) -> float:
-    rope = seen.within("rope_parameters", _mapping(seen, "rope_parameters"))
-    if (kind := rope.config.get("rope_type", "axial")) not in ("axial", "default"):
-        rope.fault("rope_type", f"{kind!r} is not implemented, only 'axial' is")
+    rope = seen.mapping("rope_parameters", {})
+    rope.refuse("rope_type", ("axial", "default"))
     return rope.number("rope_theta", 10000.0, least=1)
-
-
-def _processor(preprocessor: Mapping[str, Any] | None, place: str, faults: list[str]) -> Fields:
-    file = str(PurePath(place).with_name("preprocessor_config.json"))
-    fields = Fields(preprocessor or {}, file, faults=faults)
-    if preprocessor is None:
-        faults.append(f"{file}: missing; it says how pictures become pixels, fetch it with the checkpoint")
-    kind = fields.config.get("image_processor_type", _PROCESSORS[0])
-    if kind not in _PROCESSORS:
-        fields.fault("image_processor_type", f"{kind!r} is not implemented, only {_PROCESSORS[0]!r} is")
-    return fields
 
 
 def _resize(processor: Fields) -> dict[str, Any]:
@@ -250,11 +239,3 @@ def _check(fields: Fields, seen: Fields, processor: Fields, decoder: DecoderConf
         if processor.config.get(name, sizes[name]) != sizes[name]:
             found = processor.config[name]
             processor.fault(name, f"must be that of vision_config in the configuration, {sizes[name]}, got {found!r}")
-
-
-def _mapping(fields: Fields, name: str) -> Mapping[str, Any]:
-    found = fields.config.get(name) or {}
-    if isinstance(found, Mapping):
-        return found
-    fields.fault(name, f"must be a mapping, got {found!r}")
-    return {}

@@ -1,11 +1,19 @@
-"""What vision transformers are made of: LayerNorm, attention among all patches of an image, activations."""
+"""What vision transformers are made of: LayerNorm, attention among all patches of an image, the MLP, activations."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from aot.chain import Array
 from aot.models import attention
+from aot.models.decoder import Declared, Part, added
+from aot.models.names import Shape
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -42,3 +50,61 @@ def _mixed(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) ->
 def quick_gelu(x: jax.Array) -> jax.Array:
     """GELU approximated by a sigmoid (arXiv:1606.08415)."""
     return x * jax.nn.sigmoid(np.float32(1.702) * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class MLP(Part):
+    """A norm, then two projections with an activation between them, added to the input."""
+
+    def __init__(self, epsilon: float, activation: str, declared: Declared) -> None:
+        super().__init__(declared)
+        self.epsilon, self.activation = epsilon, activation
+
+    def __call__(self, x: jax.Array, platform: str) -> jax.Array:
+        normed = layer_norm(x, self.norm[...], self.norm_bias[...], self.epsilon)
+        inner = ACTIVATIONS[self.activation](self.linear("up", normed, platform)).astype(x.dtype)
+        return added(x, self.linear("down", inner, platform))
+
+
+class Config(Protocol):
+    """What decides the computation of an encoder. Hashable."""
+
+    @property
+    def depth(self) -> int: ...
+    def parameters(self) -> dict[str, Shape]: ...
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Encoder(Generic[C]):
+    """What the parts of all encoders have in common, as `aot.programs.encode.Encoder` asks for it."""
+
+    config: C
+    dtype: str
+    platform: str
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
+
+    @property
+    def patch_weights(self) -> tuple[str, ...]:
+        return tuple(path for path in self.weights() if path.startswith("vision/") and "/layers/" not in path)
+
+    @property
+    def project_weights(self) -> tuple[str, ...]:
+        return tuple(path for path in self.weights() if path.startswith("projector/"))
+
+    def weights(self) -> dict[str, Array]:
+        return {path: Array(shape, self.dtype) for path, shape in self.config.parameters().items()}

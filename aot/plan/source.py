@@ -73,11 +73,6 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
     model = family.read(config, preprocessor, place)
     if model.encoder is None:
         preprocessor = None
-    elif preprocessor is None:
-        file = files / _PREPROCESSOR
-        raise InputError(
-            f"{file}: missing; it says how pictures become pixels, fetch it from where the checkpoint is from"
-        )
     description = registry.describe(model, config, place)
     dtype = plan.dtype or description.dtype or "float32"  # as transformers reads a config that does not say
     with manifest.collecting(faults, "model", "checkpoint"):
