@@ -14,15 +14,23 @@ import platform
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tiny_corpus
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 SEED = 0
 VOCABULARY, WINDOW, BATCH = 2048, 512, 4
@@ -50,7 +58,7 @@ class Stream:
     starts: torch.Tensor
 
 
-def train_tokenizer(texts: list[str]) -> Tokenizer:
+def train_tokenizer(texts: list[str], size: int, special: Sequence[str]) -> Tokenizer:
     """A byte-level BPE as Qwen2 has it: every text has tokens and comes back as it was, normalised to NFC."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -60,7 +68,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -114,19 +122,20 @@ def loss_on(model: Qwen2ForCausalLM, stream: Stream) -> float:
     return total / sum(len(tokens) for tokens in windows)
 
 
-def learning_rate(progress: float) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
+def learning_rate(progress: float, peak: float) -> float:
+    """Linear warm-up, then a cosine down to a hundredth of the peak."""
     cosine = 0.505 + 0.495 * math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP))
-    return PEAK_LEARNING_RATE * min(progress / WARMUP, cosine)
+    return peak * min(progress / WARMUP, cosine)
 
 
-def new_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
+def new_optimizers(model: torch.nn.Module, blocks: Sequence[torch.nn.Module]) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, which reaches AdamW's loss in under half the steps, and AdamW for the rest."""
-    rates: dict[str, Any] = {"lr": PEAK_LEARNING_RATE, "weight_decay": 0.1}
-    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    rates: dict[str, Any] = {"weight_decay": 0.1}  # the learning rate is set at each step
+    matrices = [weight for block in blocks for weight in block.parameters() if weight.ndim == 2]
     vectors = [weight for weight in model.parameters() if weight.ndim == 1]
+    known = {id(weight) for weight in (*matrices, *vectors)}
     rest: list[dict[str, Any]] = [
-        {"params": [model.model.embed_tokens.weight]},
+        {"params": [weight for weight in model.parameters() if id(weight) not in known]},
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [
@@ -138,12 +147,12 @@ def new_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
 def train(model: Qwen2ForCausalLM, stream: Stream, minutes: float) -> Iterator[int]:
     """Trains for so long; gives the number of steps done at each fifth of the time, the last one included."""
     rng = torch.Generator().manual_seed(SEED)
-    optimizers = new_optimizers(model)
+    optimizers = new_optimizers(model, [model.model.layers])
     started, steps, fifths = time.monotonic(), 0, 0
     while fifths < 5:
         progress = min((time.monotonic() - started) / (minutes * 60), 1.0)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(progress)
+            group["lr"] = learning_rate(progress, PEAK_LEARNING_RATE)
         tokens = batch(stream, rng)
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the core has AMX
             loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -174,7 +183,9 @@ def samples(directory: Path) -> str:
     return "\n\n".join(found)
 
 
-def write_checkpoint(directory: Path, model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> None:
+def write_checkpoint(
+    directory: Path, model: PreTrainedModel, tokenizer: Tokenizer, special: Sequence[str], chat_template: str
+) -> None:
     """Model and tokenizer as `transformers` reads them, the chat template inside the tokenizer's configuration."""
     model.save_pretrained(directory)
     for path in directory.iterdir():
@@ -185,11 +196,17 @@ def write_checkpoint(directory: Path, model: Qwen2ForCausalLM, tokenizer: Tokeni
         "model_max_length": WINDOW,
         "eos_token": END,
         "pad_token": END,
-        "extra_special_tokens": [TURN, TURN_END],
+        "extra_special_tokens": [token for token in special if token != END],
         "clean_up_tokenization_spaces": False,
-        "chat_template": tiny_corpus.CHAT_TEMPLATE,
+        "chat_template": chat_template,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def write(model: Qwen2ForCausalLM, tokenizer: Tokenizer, facts: dict[str, str], directory: Path) -> str:
+    """The checkpoint with everything but its card, which is given."""
+    write_checkpoint(directory, model, tokenizer, SPECIAL, tiny_corpus.CHAT_TEMPLATE)
+    return card(directory, "tiny_card.md", facts | {"samples": samples(directory)})
 
 
 def measured(model: Qwen2ForCausalLM, tokenizer: Tokenizer, corpus: tiny_corpus.Corpus) -> dict[str, str]:
@@ -203,20 +220,24 @@ def measured(model: Qwen2ForCausalLM, tokenizer: Tokenizer, corpus: tiny_corpus.
     return facts | {"bits": f"{bits:.2f}", "held_out_tokens": f"{len(code.tokens) + len(chats.tokens):,}"}
 
 
-def publish(output: Path, model: Qwen2ForCausalLM, tokenizer: Tokenizer, facts: dict[str, str]) -> None:
-    """Replaces the checkpoint in `output` by this one with its card, by renaming complete directories."""
+def publish(output: Path, write: Callable[[Path], str]) -> None:
+    """Replaces `output` by a directory that `write` has filled and its card, by renaming complete directories."""
     staged, old = (output.with_name(f".{output.name}.{word}") for word in ("new", "old"))
     for leftover in (staged, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write_checkpoint(staged, model, tokenizer)
-    size = sum(path.stat().st_size for path in staged.iterdir())
-    template = Path(__file__).with_name("tiny_card.md").read_text(encoding="utf-8")
-    card = template.format_map(facts | {"megabytes": f"{size / 1e6:.1f}", "samples": samples(staged)})
+    card = write(staged)
     (staged / "README.md").write_text(card, encoding="utf-8")
     if output.exists():
         output.rename(old)
     staged.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def card(directory: Path, name: str, facts: Mapping[str, str]) -> str:
+    """A model card of this name beside the tools, with the size of a checkpoint."""
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    template = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return template.format_map({**facts, "megabytes": f"{size / 1e6:.1f}"})
 
 
 def parse_options() -> argparse.Namespace:
@@ -232,7 +253,7 @@ def main() -> None:
     torch.set_num_threads(1)  # leaves the machine usable, and sums come in one order
     torch.manual_seed(SEED)
     corpus = tiny_corpus.read(SEED)
-    tokenizer = train_tokenizer(corpus.code)
+    tokenizer = train_tokenizer(corpus.code, VOCABULARY, SPECIAL)
     stream = encode(tokenizer, corpus.code + corpus.chats)
     model = new_model(tokenizer)
     facts = {"python": platform.python_version(), "minutes": f"{options.minutes:g}", "window": str(WINDOW)}
@@ -242,7 +263,7 @@ def main() -> None:
         seen = {"steps": f"{steps:,}", "tokens_seen": f"{steps * BATCH * WINDOW:,}"}
         results = measured(model, tokenizer, corpus)
         print(f"{steps} steps: loss {results['code_loss']} on code, {results['chat_loss']} on chat", flush=True)
-        publish(options.output, model, tokenizer, facts | seen | results)
+        publish(options.output, partial(write, model, tokenizer, facts | seen | results))
 
 
 if __name__ == "__main__":
