@@ -123,7 +123,7 @@ def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Calla
         assert {made["program"] for made in entry["executables"]} == on_cpu
         for made in entry["executables"]:
             assert list(made)[:4] == ["program", "target", "digest", "bytes"]
-            assert list(made)[4:] == ["flags", "compiler", "requires", "memory", "cost"]
+            assert list(made)[4:] == ["flags", "compiler", "requires", "memory", "cost", "tuning"]
             assert made["target"] == {"cpu": {"isa": "avx2", "threads": 32}}
             blob = tiny_bundle / "blobs/sha256" / made["digest"].removeprefix("sha256:")
             assert blob.stat().st_size == made["bytes"]

@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from aot.errors import InputError, MachineError, PeerError
-from aot.runtime import relay
 from aot.runtime.coordinator import NEVER, PULSE, SILENCE, Line, Link
 from aot.runtime.distributed import Distributed
 
@@ -219,6 +218,8 @@ def _client(distributed: Distributed) -> Any:
     """The client of jax's service, by which devices and Gloo find their peers."""
     from jax._src import distributed as jax_distributed
     from jaxlib import _jax
+
+    from aot.runtime import relay
 
     state = jax_distributed.global_state
     if state.client is not None:
