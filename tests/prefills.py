@@ -90,6 +90,19 @@ def decoded(weights, chain, state):
     return np.asarray(outputs["tokens"]), np.asarray(outputs["logits"])
 
 
+def assert_torchs(oracle, torch_model, config, weights, rows, seeing):
+    """Holds logits of prefill and decode, and the tokens, to those of a torch model, each row by itself."""
+    outputs, state = prefilled(config, weights, rows, seeing["prefill"])
+    first, shown = np.asarray(outputs["token"]), np.asarray(outputs["logits"])
+    later, logits = decoded(weights, seeing["decode"], state)
+
+    for i, (ids, pictures) in enumerate(rows):
+        theirs = oracle.logits(torch_model, [*ids, first[i], *later[i, :-1]], pictures)
+        assert np.abs(shown[i, : len(ids)] - theirs[: len(ids)]).max() < 1e-4
+        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
+        assert [first[i], *later[i]] == theirs[len(ids) - 1 :].argmax(-1).tolist()
+
+
 def errors(oracle, torch_model, config, mixed, dtype):
     """How far logits in a narrow dtype are from torch's in float32: ours, and torch's own."""
     rows = rows_of(config.encoder.images, *mixed)

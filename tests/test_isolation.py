@@ -19,7 +19,7 @@ BUILDING = (
     "elftools",
 )
 
-SCRIPT = """
+SERVING = """
 import json, os, sys
 
 class Refuse:
@@ -34,7 +34,10 @@ from aot.runtime import client
 def seen():
     dumped = len(os.listdir(sys.argv[2]))
     return {"compilations": client.compilations(), "dumped": dumped, "jax": "jax" in sys.modules}
+"""
+"""How a script begins that is refused what only building needs; `seen()` tells what it has compiled."""
 
+SCRIPT = """
 with aot.load(sys.argv[1]) as model:
     one = model.generate("def main(", max_new_tokens=24)
     many = model.generate(["import os", "class A:", [1, 2, 3]], n=2, temperature=0.7, seed=1, max_new_tokens=20)
@@ -49,11 +52,11 @@ print(json.dumps({"texts": texts, "served": served, "after": seen(), "building":
 """
 
 
-def served(bundle: Path, dump: Path) -> dict[str, object]:
-    """What the script tells, from an interpreter in which the packages for building cannot be imported."""
+def served(script: str, bundle: Path, dump: Path, *arguments: object) -> dict[str, object]:
+    """What a script tells, from an interpreter in which the packages for building cannot be imported."""
     dump.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, bundle, dump, " ".join(BUILDING)],
+        [sys.executable, "-c", SERVING + script, bundle, dump, " ".join(BUILDING), *map(str, arguments)],
         env={**os.environ, "XLA_FLAGS": f"--xla_dump_to={dump}"},
         capture_output=True,
         text=True,
@@ -66,7 +69,7 @@ def served(bundle: Path, dump: Path) -> dict[str, object]:
 def test_a_bundle_is_served_without_the_builders_packages_and_without_compiling(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    told = served(tiny_bundle, tmp_path / "dump")
+    told = served(SCRIPT, tiny_bundle, tmp_path / "dump")
     one, streamed, *many = told["texts"]
 
     assert told["served"] == {"compilations": 0, "dumped": 0, "jax": False}

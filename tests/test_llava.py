@@ -6,7 +6,7 @@ from typing import Any
 import llava_oracle as oracle
 import numpy as np
 import pytest
-from prefills import chains, decoded, embedded, errors, picture, prefilled, rows_of, weights_of
+from prefills import assert_torchs, chains, decoded, embedded, errors, picture, prefilled, rows_of, weights_of
 
 from aot.models import family, llava, llava_config, quantize
 from aot.vision import Size
@@ -97,15 +97,7 @@ def test_logits_of_prefill_and_decode_are_torchs_for_rows_of_no_one_and_three_im
         chains(config, TRAINED),
     )
 
-    outputs, state = prefilled(config, weights, rows, seeing["prefill"])
-    first, shown = np.asarray(outputs["token"]), np.asarray(outputs["logits"])
-    later, logits = decoded(weights, seeing["decode"], state)
-
-    for i, (ids, pictures) in enumerate(rows):
-        theirs = oracle.logits(torch_model, [*ids, first[i], *later[i, :-1]], pictures)
-        assert np.abs(shown[i, : len(ids)] - theirs[: len(ids)]).max() < 1e-4
-        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
-        assert [first[i], *later[i]] == theirs[len(ids) - 1 :].argmax(-1).tolist()
+    assert_torchs(oracle, torch_model, config, weights, rows, seeing)
 
 
 def test_a_prefill_in_pieces_is_one_prefill_wherever_an_image_stands() -> None:

@@ -1,11 +1,8 @@
 """Pictures end to end: bundles of small random models against transformers' own, and its image processor."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ import qwen2_vl_oracle as oracle
 from conftest import aot as aot_command
 from conftest import built
 from PIL import Image
-from test_isolation import BUILDING
+from test_isolation import served
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 import aot
@@ -192,39 +189,18 @@ def test_what_cannot_be_served_is_refused_in_a_line(sees: Sees, ids, shown, erro
 
 
 SCRIPT = """
-import json, os, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[3].split():
-            raise ImportError(f"{name} must not be imported to serve")
-
-sys.meta_path.insert(0, Refuse())
-import aot
-from aot.runtime import client
-
 with aot.load(sys.argv[1]) as model:
     result = model.generate(json.loads(sys.argv[4]), images=[sys.argv[5]])
-seen = {"compilations": client.compilations(), "dumped": len(os.listdir(sys.argv[2])), "jax": "jax" in sys.modules}
-print(json.dumps({"tokens": result.token_ids, "images": result.images, "seen": seen}))
+print(json.dumps({"tokens": result.token_ids, "images": result.images, "seen": seen()}))
 """
 
 
 def test_an_image_is_served_without_the_builders_packages_and_without_compiling(sees: Sees, tmp_path: Path) -> None:
     ids, (shown,) = ROWS[1]
     shown.save(tmp_path / "picture.png")
-    (tmp_path / "dump").mkdir()
-    arguments = [sees.bundle, tmp_path / "dump", " ".join(BUILDING), json.dumps(ids), tmp_path / "picture.png"]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        env={**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path / 'dump'}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = served(SCRIPT, sees.bundle, tmp_path / "dump", json.dumps(ids), tmp_path / "picture.png")
+
     assert told["seen"] == {"compilations": 0, "dumped": 0, "jax": False}
     assert told["images"] == [{"height": 16, "width": 16, "tokens": 4}]
     assert told["tokens"] == torch_greedy(sees.torch_model, ids, [shown], 6)
