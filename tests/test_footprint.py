@@ -65,3 +65,16 @@ def test_what_a_loop_carries_and_a_barrier_hands_on_is_no_second_array() -> None
     assert peak(barred, x, token) == 0
     assert peak(written, x, token) < x.nbytes
     assert peak(lambda x, token: jnp.tanh(x), x, token) == x.nbytes
+
+
+def test_of_a_scan_what_it_stacks_counts_and_what_it_carries_does_not() -> None:
+    start, steps = np.zeros(1000, np.float32), np.zeros(5, np.float32)
+
+    def carried(start, steps):
+        return jax.lax.scan(lambda sums, step: (jax.lax.optimization_barrier(sums), None), start, steps)
+
+    def stacked(start, steps):
+        return jax.lax.scan(lambda sums, step: (jax.lax.optimization_barrier(sums), sums), start, steps)
+
+    assert peak(carried, start, steps) == 0
+    assert peak(stacked, start, steps) == 5 * start.nbytes

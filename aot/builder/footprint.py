@@ -136,7 +136,11 @@ def _made(equation: Any) -> Any:
     """The results of an operation that are arrays of their own."""
     if equation.primitive.name in _IN_PLACE:
         return ()
-    return equation.outvars[equation.params["num_carry"] if equation.primitive.name == "scan" else 0 :]
+    if equation.primitive.name != "scan":
+        return equation.outvars
+    step = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"]).outvars
+    # of a scan's results only those stacked have one axis more than a step gives; the others are what it carries
+    return [v for v, each in zip(equation.outvars, step, strict=True) if v.aval.ndim > each.aval.ndim]
 
 
 def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
