@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax import export
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
 from aot.bundle.records import Mesh
 
@@ -19,8 +19,9 @@ def read(data: bytes) -> Any:
 
 
 def abstract(mesh: Mesh) -> AbstractMesh:
-    """A mesh that no device stands behind; of no axes for one device."""
-    return AbstractMesh(tuple(size for _, size in mesh), tuple(name for name, _ in mesh))
+    """A mesh that no device stands behind; of no axes for one device. XLA lays what no sharding is said of."""
+    names = tuple(name for name, _ in mesh)
+    return AbstractMesh(tuple(size for _, size in mesh), names, (AxisType.Auto,) * len(names))
 
 
 def jitted(exported: Any, shardings: Sequence[Any], function: Any = None, results: Any = None) -> tuple[Any, Any]:

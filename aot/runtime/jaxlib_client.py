@@ -82,7 +82,6 @@ class Client:
         self._list = xla_client.DeviceList(tuple(self._devices))
         self._sharding = _sharding(self._devices[0], self._list)
         self._put = xla_client.batched_device_put
-        self._committed = _committed(self._sharding)
 
     def _try(self) -> None:
         owners = {
@@ -100,19 +99,7 @@ class Client:
 
     def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
         """What makes an array of a raw result."""
-        return _jax.array_result_handler(_aval(shape, dtype), self._sharding, *self._committed)
-
-
-def _committed(sharding: Any) -> tuple[bool, ...]:
-    """What makes a committed array of a raw result, and skips the checks of what we know to be so.
-
-    From jaxlib 0.11.2 on there are none to skip.
-    """
-    try:
-        _jax.array_result_handler(_aval((), np.dtype(np.int32)), sharding, True, True)
-    except TypeError:
-        return (True,)
-    return True, True
+        return client.handler(_aval(shape, dtype), self._sharding)
 
 
 @cache

@@ -74,7 +74,7 @@ class Client:
     def _handler(self, record: ArgumentRecord) -> Any:
         """What makes one array of the parts that the devices give."""
         aval = jax.core.ShapedArray(record.shape, client.dtype(record.dtype))
-        return _jax.array_result_handler(aval, self._sharding(record.sharding), True, True)
+        return client.handler(aval, self._sharding(record.sharding))
 
     def _sharding_of(self, axes: Axes) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*axes))
