@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from aot import isa
+from aot.builder import cpu
 from aot.cli import main
+from aot.errors import MachineError
 from aot.runtime import expiry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,12 +89,23 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(TINY, tmp_path_factory.mktemp("tiny") / "bundle")
 
 
-ISAS = tuple(
+def _builds(name: str) -> bool:
+    try:
+        cpu.check({"isa": name})
+    except MachineError:
+        return False
+    return True
+
+
+ISAS = tuple(filter(_builds, isa.names()))
+"""Those that this machine can build for."""
+
+RUN = tuple(
     name
     for name in isa.names()
     if not isa.missing({"machine": "x86_64", "features": isa.baseline(name).kernel}, isa.machine())
 )
-"""Those that this machine can build for."""
+"""Those whose code it runs."""
 
 SMALL_MANIFEST = f"""\
 name: small

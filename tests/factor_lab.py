@@ -22,7 +22,7 @@ import jaxlib
 from jax._src.lib.mlir.dialects import hlo
 
 from aot import digest
-from aot.builder import build, compile, cpu, lower, pin, releases, settings, weights
+from aot.builder import build, compile, cpu, lower, releases, settings, weights
 from aot.bundle import codec, records
 from aot.bundle.writer import Writer
 from aot.plan import Plan
@@ -52,7 +52,7 @@ def another_compiler() -> None:
 
 def another_code() -> None:
     """A compiler that optimizes otherwise, and does not say so."""
-    original = pin.compile
+    original = cpu.compiled
 
     class Lowered:
         def __init__(self, lowered: Any) -> None:
@@ -61,7 +61,7 @@ def another_code() -> None:
         def compile(self, options: Any = None) -> Any:
             return self._lowered.compile({"xla_backend_optimization_level": 0})
 
-    pin.compile = lambda lowered, *rest: original(Lowered(lowered), *rest)
+    cpu.compiled = lambda lowered, options: original(Lowered(lowered), options)
 
 
 def another_flag() -> None:

@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 import aot
-from aot import isa
-from aot.builder import pin
+from aot.builder import cpu, pin
 
 _BUILD = """
 import sys
@@ -18,7 +17,7 @@ import jax
 jax.config.update("jax_traceback_in_locations_limit", 0)
 import jax.numpy as jnp
 from aot import isa
-from aot.builder import canonical, pin
+from aot.builder import compile, cpu, pin
 
 def mixed(x, w, b):
     by_rows = (((1,), (1,)), ((), ()))
@@ -30,32 +29,35 @@ def mixed(x, w, b):
 def shift(x):
     return x >> 3, (x << 1) + 1
 
-def lowered(function, *arguments):
+def lowered(devices, function, *arguments):
     exported = jax.export.export(jax.jit(function), platforms=["cpu"])(*arguments)
-    return jax.jit(jax.export.deserialize(exported.serialize()).call).lower(*arguments)
+    return compile.lowered(bytes(exported.serialize()), (), devices)
 
 def raw(compiled):
     return bytes(compiled.runtime_executable().serialize())
 
+def held(function, *arguments):
+    return raw(cpu.way().compile(lowered(devices, function, *arguments), baseline, {}))
+
 directory, baseline = Path(sys.argv[1]), isa.baseline(sys.argv[2])
+devices = cpu.devices({"isa": baseline.name}, 1)
 of = jax.ShapeDtypeStruct
 arguments = of((16, 64), "float32"), of((64, 64), "float32"), of((64, 64), "bfloat16")
-directory.joinpath("mixed").write_bytes(raw(pin.compile(lowered(mixed, *arguments), baseline, {})))
-directory.joinpath("shift").write_bytes(raw(pin.compile(lowered(shift, of((1000,), "uint8")), baseline, {})))
+directory.joinpath("mixed").write_bytes(held(mixed, *arguments))
+directory.joinpath("shift").write_bytes(held(shift, of((1000,), "uint8")))
 Path(pin.FILE).write_text("")
-directory.joinpath("free").write_bytes(raw(lowered(shift, of((1000,), "uint8")).compile()))
+directory.joinpath("free").write_bytes(raw(lowered(jax.devices("cpu"), shift, of((1000,), "uint8")).compile()))
 """
 
 
 @functools.cache
-def built(name: str, seed: str = "0", cores: int = 0, preload: str = "") -> dict[str, bytes]:
+def built(name: str, seed: str = "0", cores: int = 0) -> dict[str, bytes]:
     """What XLA serialized for an ISA: `mixed` and `shift`, held to it, and `free`, the same shift left to XLA.
 
-    `seed` is the process's hash seed, `cores` how many cores it sees (0: all), `preload` a library to load first.
+    `seed` is the process's hash seed, `cores` how many cores it sees (0: all).
     """
     with tempfile.TemporaryDirectory() as directory:
-        variables = {"XLA_FLAGS": f"--xla_cpu_max_isa={isa.baseline(name).xla_max_isa} {pin.FLAG}"}
-        variables |= {"PYTHONHASHSEED": seed, "HOME": directory, "LD_PRELOAD": preload}
+        variables = {**cpu.environment({"isa": name, "threads": 32}), "PYTHONHASHSEED": seed, "HOME": directory}
         run(_BUILD, directory, name, directory=directory, cores=cores, **variables)
         return {path.name: path.read_bytes() for path in Path(directory).iterdir() if path.name != pin.FILE}
 

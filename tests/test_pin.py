@@ -1,13 +1,10 @@
-import shutil
-import subprocess
-from pathlib import Path
-
 import native
 import pytest
+from conftest import ISAS
 
 from aot import isa
-from aot.builder import canonical, instructions, pin
-from aot.errors import AotError
+from aot.builder import canonical, instructions, pin, topology
+from aot.errors import AotError, MachineError
 
 AVX2 = isa.baseline("avx2")
 
@@ -30,10 +27,8 @@ def test_preferences_go_to_the_compiler_and_not_into_what_machines_are_asked_for
 
 
 @pytest.mark.skipif("gfni" not in isa.machine().features, reason="shows on a CPU with GFNI")
-@pytest.mark.parametrize("name", isa.names())
+@pytest.mark.parametrize("name", ISAS)
 def test_a_shift_that_xla_builds_with_gfni_keeps_to_the_isa_when_held(name):
-    if name == "avx512" and "avx512f" not in isa.machine().features:
-        pytest.skip("this machine has no avx512")
     baseline, programs = isa.baseline(name), native.built(name)
     held, free = (canonical.executable(programs[program], baseline) for program in ("shift", "free"))
 
@@ -42,20 +37,30 @@ def test_a_shift_that_xla_builds_with_gfni_keeps_to_the_isa_when_held(name):
         instructions.check(free, baseline)
 
 
-@pytest.fixture(scope="module")
-def zen3(tmp_path_factory):
-    library, cc = tmp_path_factory.mktemp("cpuid") / "cpuid.so", shutil.which("cc")
-    source = Path(__file__).with_name("cpuid.c")
-    if not cc or subprocess.run([cc, "-O1", "-shared", "-fPIC", "-o", library, source], capture_output=True).returncode:
-        pytest.skip("needs a C compiler for Linux on x86-64")
-    if subprocess.run(["true"], env={"LD_PRELOAD": str(library)}).returncode:
-        pytest.skip("this machine cannot disguise its CPU")
-    return str(library)
+@pytest.mark.parametrize("name", isa.names())
+def test_a_cpu_that_the_compiler_cannot_be_held_on_is_refused_by_name(name, monkeypatch):
+    baseline = isa.baseline(name)
+    here = isa.Machine(baseline.machine, frozenset({*baseline.kernel, "avx_ne_convert"}))
+    monkeypatch.setattr(isa, "machine", lambda: here)
+
+    with pytest.raises(MachineError, match=rf"^target cpu {name}: .* avx_ne_convert, as this one, .* newer jaxlib"):
+        pin.check(baseline)
+    topology.check(baseline)
 
 
-@pytest.mark.parametrize("program", ["mixed", "shift"])
-def test_held_code_is_the_same_whichever_cpu_builds_it(program, zen3):
-    here, there = native.built("avx2")[program], native.built("avx2", preload=zen3)[program]
+def test_a_cpu_without_the_isa_compiles_for_it_where_it_can_be_named_and_not_where_it_is_held(monkeypatch):
+    monkeypatch.setattr(isa, "machine", lambda: isa.Machine("x86_64", frozenset(AVX2.kernel)))
 
-    assert canonical.compiled_for(there).cpu == "znver3"
-    assert canonical.executable(here, AVX2) == canonical.executable(there, AVX2)
+    topology.check(isa.baseline("avx512"))
+    with pytest.raises(
+        MachineError, match=r"^target cpu avx512: .* lacks avx512bw, .*; build there, with a newer jaxlib"
+    ):
+        pin.check(isa.baseline("avx512"))
+
+
+@pytest.mark.parametrize("way", [pin, topology])
+def test_another_architecture_compiles_for_no_x86_64(way, monkeypatch):
+    monkeypatch.setattr(isa, "machine", lambda: isa.Machine("aarch64", frozenset({"asimd"})))
+
+    with pytest.raises(MachineError, match=r"^target cpu avx2: .*(x86_64)"):
+        way.check(AVX2)

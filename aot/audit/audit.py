@@ -17,7 +17,7 @@ from aot.audit.compare import Verdict
 from aot.audit.environments import Environment
 from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
-from aot.builder import build, workers
+from aot.builder import build, emulation, workers
 from aot.bundle import document, records, store
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
@@ -66,20 +66,24 @@ class Options:
     rounds: int = 1
     origin: Path | None = None
     """For a refreshed bundle: the one that it was made from."""
+    cpu: str | None = None
+    """What to rebuild on, emulated, by QEMU's name."""
 
 
 def audit(path: Path, manifest: Path, options: Options, report: build.Report) -> Audit:
     """Makes the bundle again from its manifest, once for each round, and compares.
 
-    Raises InputError for a manifest that cannot be built and for a refreshed bundle without the one that it was made
-    from, BundleError for a damaged one. No build cache is read or written.
+    Raises InputError for a manifest that cannot be built, for a refreshed bundle without the one that it was made from
+    and for a CPU that cannot be emulated, BundleError for a damaged one. No build cache is read or written.
     """
     bundle = store.open(path)
     _check_key(bundle, options.part)
     _check_origin(bundle, options.origin)
+    if options.cpu is not None:
+        emulation.check(options.cpu)
     plans.resolve(plans.read(manifest))  # what is wrong with it is known in seconds
     _check_bytes(bundle, options.part)
-    tried = tuple(environments.of(number) for number in range(1, options.rounds + 1))
+    tried = tuple(environments.of(number, options.cpu) for number in range(1, options.rounds + 1))
     verdicts = []
     for environment in tried:
         report.step(f"round {environment.round}", None)

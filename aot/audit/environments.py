@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aot
+from aot.builder import emulation
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ class Environment:
     jobs: int
     cores: tuple[int, ...]
     """Those that the process may use; empty where the kernel does not say."""
+    cpu: str | None = None
+    """What its workers run on, emulated; None for the machine's own."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -67,8 +70,11 @@ class Environment:
         )
 
 
-def of(round: int) -> Environment:
-    """The environment of a round, counted from 1; each kind of noise runs through a list of its own."""
+def of(round: int, cpu: str | None = None) -> Environment:
+    """The environment of a round, counted from 1; each kind of noise runs through a list of its own.
+
+    With a CPU, by QEMU's name, workers run on that.
+    """
 
     def one(values: tuple[T, ...]) -> T:
         return values[(round - 1) % len(values)]
@@ -81,8 +87,9 @@ def of(round: int) -> Environment:
         "NPROC": one(_THREADS),
         "XLA_FLAGS": one(_XLA_FLAGS),
         **one(_JAX),
+        **({emulation.VARIABLE: cpu} if cpu else {}),
     }
-    return Environment(round, variables, one(_MASKS), 1 + round % 3, _cores(round))
+    return Environment(round, variables, one(_MASKS), 1 + round % 3, _cores(round), cpu)
 
 
 def restrict(cores: tuple[int, ...]) -> None:

@@ -15,15 +15,13 @@ compile options (3.3 debug options). Two builds differ in
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from aot.builder import wire
 from aot.errors import AotError
 from aot.isa import Baseline
-
-_Change = Callable[[bytes], bytes]
 
 _MODULE, _OPTIONS = 1, 2
 _OBJECT, _SYMBOL, _TARGET = 8, 7, 9
@@ -50,17 +48,17 @@ def executable(raw: bytes, baseline: Baseline) -> bytes:
     """
     with _Expecting():
         header, message = _split(raw)
-        message = _within(message, (_MODULE,), _sorted_objects)
-        message = _within(message, (_MODULE, _TARGET), lambda target: _declared(target, baseline))
+        message = wire.within(message, (_MODULE,), _sorted_objects)
+        message = wire.within(message, (_MODULE, _TARGET), lambda target: _declared(target, baseline))
         for place in (_DEBUG_IN_MODULE, _DEBUG_IN_OPTIONS):
-            message = _within(message, place, _without_llvm_options)
+            message = wire.within(message, place, _without_llvm_options)
         return header + message
 
 
 def compiled_for(raw: bytes) -> Target:
     """What the bytes say of the machine compiled for: of those from XLA, the building CPU and its features."""
     with _Expecting():
-        found = {number: value.decode() for number, _, value, _ in wire.fields(_only(_module(raw), _TARGET))}
+        found = {number: value.decode() for number, _, value, _ in wire.fields(wire.only(_module(raw), _TARGET))}
         return Target(found[_TRIPLE], found[_CPU], tuple(found[_FEATURES].split(",")))
 
 
@@ -127,23 +125,7 @@ def _split(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def _module(raw: bytes) -> bytes:
-    return _only(_split(raw)[1], _MODULE)
-
-
-def _only(message: bytes, number: int) -> bytes:
-    values = [field.value for field in wire.fields(message) if (field.number, field.wire) == (number, wire.BYTES)]
-    if len(values) != 1:
-        raise ValueError(f"field {number} occurs {len(values)} times, not once")
-    return values[0]
-
-
-def _within(message: bytes, place: tuple[int, ...], change: _Change) -> bytes:
-    """The message with the one submessage at `place` changed, and all the lengths around it."""
-    if not place:
-        return change(message)
-    number, *rest = place
-    changed = wire.delimited(number, _within(_only(message, number), tuple(rest), change))
-    return wire.join(changed if field.number == number else field for field in wire.fields(message))
+    return wire.only(_split(raw)[1], _MODULE)
 
 
 def _sorted_objects(module: bytes) -> bytes:

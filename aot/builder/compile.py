@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 from aot import extras
 from aot.builder import canonical, cpu, cuda, settings, tpu, tuning
+from aot.builder.deviceless import Made
 from aot.bundle.records import ExecutableRecord, Mesh
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError
@@ -30,8 +31,8 @@ class Platform(Protocol):
     def devices(self, options: Mapping[str, Any], number: int) -> list[Any]:
         """So many devices of the target to compile for."""
 
-    def compiled(self, lowered: Any, options: Mapping[str, Any]) -> tuple[Any, bytes]:
-        """A `jax.stages.Compiled` of a `Lowered`, and its canonical bytes."""
+    def compiled(self, lowered: Any, options: Mapping[str, Any]) -> Made:
+        """What XLA makes of a `jax.stages.Lowered`, in canonical bytes."""
 
     def requires(self, options: Mapping[str, Any], number: int) -> dict[str, Any]:
         """What a machine must have to run what is compiled for so many devices of the target."""
@@ -86,11 +87,11 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
         tuning.lay(writer.read(tuned.digest), str(options.get("device")))
     devices = platform.devices(options, math.prod(size for _, size in mesh))
     try:
-        compiled, data = platform.compiled(lowered(writer.read(program), mesh, devices), options)
+        made = platform.compiled(lowered(writer.read(program), mesh, devices), options)
     except jax.errors.JaxRuntimeError as error:
         raise refusal(program, target, str(error)) from error
-    canonical.check_paths(data, f"executable of program {program[:19]}…")
-    blob = writer.add(data)
+    canonical.check_paths(made.data, f"executable of program {program[:19]}…")
+    blob = writer.add(made.data)
     return ExecutableRecord(
         target=tuning.without(target),
         digest=blob.digest,
@@ -98,8 +99,8 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
         flags=flags(target),
         compiler=compiler(target),
         requires=requires(target),
-        memory=_memory(compiled.memory_analysis()),
-        cost=_cost(compiled.cost_analysis()),
+        memory=_memory(made.memory),
+        cost=_cost(made.cost),
         tuning=tuned,
     )
 

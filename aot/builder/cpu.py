@@ -1,28 +1,59 @@
-"""Compiling for x86-64: what XLA:CPU makes, held to the declared instruction set and proven to keep to it."""
+"""Compiling for x86-64: what XLA:CPU makes for the declared instruction set, proven to keep to it.
+
+How XLA is told what to compile for depends on the jaxlib: it is named outright (`topology`), or the compiler, which
+would compile for the building CPU, is held (`pin`).
+"""
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from aot import isa, xla_flags
-from aot.builder import canonical, instructions, pin
+from aot.builder import canonical, instructions, pin, topology
+from aot.builder.deviceless import Made
 from aot.errors import MachineError
+from aot.isa import Baseline
+from aot.xla_flags import Value
 
 CORE = "AOT_CORE"
 """Variable of a worker: a number by which workers of one build take different cores."""
+
+_PORTABLE = "--xla_cpu_enable_platform_dependent_math=false"
+"""No approximation, and no kernel picked at run time, that only some CPUs have."""
 
 Options = Mapping[str, Any]
 """Of a cpu target: isa, threads and so on."""
 
 
+class Way(Protocol):
+    """How XLA is told what to compile for."""
+
+    def check(self, baseline: Baseline) -> None:
+        """Raises MachineError where this machine cannot compile for it."""
+
+    def flags(self, baseline: Baseline) -> tuple[str, ...]:
+        """The flags of XLA that it takes."""
+
+    def devices(self, baseline: Baseline, number: int) -> list[Any]:
+        """So many devices to compile for."""
+
+    def compile(self, lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+        """A `jax.stages.Compiled` of a `Lowered` for such devices."""
+
+    def cost(self, compiled: Any) -> Any:
+        """What XLA counts in it."""
+
+
+def way() -> Way:
+    """That of the installed jaxlib."""
+    import jaxlib.version
+
+    return cast(Way, topology if jaxlib.version.__version_info__ >= topology.SINCE else pin)
+
+
 def check(options: Options) -> None:
-    """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
-    baseline = isa.baseline(options["isa"])
-    if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
-        raise MachineError(
-            f"target cpu {baseline.name}: can only be built on a machine that has it, this one lacks "
-            f"{', '.join(lacking[:4])}; build there, or choose another isa"
-        )
+    """Raises MachineError where this machine cannot compile for the target."""
+    way().check(_baseline(options))
 
 
 def environment(options: Options) -> dict[str, str]:
@@ -32,31 +63,32 @@ def environment(options: Options) -> dict[str, str]:
 
 def flags(options: Options) -> tuple[str, ...]:
     """Those of XLA that we set."""
-    return f"--xla_cpu_max_isa={isa.baseline(options['isa']).xla_max_isa}", pin.FLAG
+    return (*way().flags(_baseline(options)), *([_PORTABLE] if options.get("arithmetic") == "portable" else []))
 
 
 def devices(options: Options, number: int) -> list[Any]:
-    """The virtual devices of this process. To be called before XLA starts in it."""
-    import jax
-
+    """Devices to compile for. To be called before XLA starts in this process."""
     _show_two_cores()
-    jax.config.update("jax_num_cpu_devices", number)
-    return list(jax.devices("cpu"))
+    return way().devices(_baseline(options), number)
 
 
-def compiled(lowered: Any, options: Options) -> tuple[Any, bytes]:
-    """What XLA made, and its canonical bytes. Raises AotError for code outside the declared instruction set."""
-    baseline = isa.baseline(options["isa"])
-    made = pin.compile(lowered, baseline, xla_flags.options("cpu", options.get("xla_flags", ())))
+def compiled(lowered: Any, options: Options) -> Made:
+    """What XLA made, in canonical bytes. Raises AotError for code outside the declared instruction set."""
+    baseline = _baseline(options)
+    made = way().compile(lowered, baseline, xla_flags.options("cpu", options.get("xla_flags", ())))
     data = canonical.executable(bytes(made.runtime_executable().serialize()), baseline)
     instructions.check(data, baseline)
-    return made, data
+    return Made(data, made.memory_analysis(), way().cost(made))
 
 
 def requires(options: Options, number: int) -> dict[str, Any]:
     """The instruction set alone: a process has as many virtual devices as it asks for."""
-    baseline = isa.baseline(options["isa"])
+    baseline = _baseline(options)
     return {"machine": baseline.machine, "features": baseline.kernel}
+
+
+def _baseline(options: Options) -> Baseline:
+    return isa.baseline(options["isa"])
 
 
 def _show_two_cores() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from aot import devices as accelerators
 from aot import extras, xla_flags
 from aot.builder import deviceless
+from aot.builder.deviceless import Made
 from aot.devices import Gpu
 from aot.errors import InputError
 
@@ -63,8 +64,8 @@ def devices(options: Options, number: int) -> list[Any]:
     return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
 
 
-def compiled(lowered: Any, options: Options) -> tuple[Any, bytes]:
-    """What XLA made, and its bytes, which are the same on every machine as they are."""
+def compiled(lowered: Any, options: Options) -> Made:
+    """What XLA made; its bytes are the same on every machine as they are."""
     return deviceless.compiled(lowered, {**_set(options), **_given(options)})
 
 

@@ -1,7 +1,7 @@
 """Compiling for accelerators that the machine does not have, through the plugins that drive them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aot.xla_flags import Value
 
@@ -19,7 +19,17 @@ def devices(platform: str, name: str, **described: Any) -> list[Any]:
     return list(topologies.get_topology_desc(name, platform, **described).devices)
 
 
-def compiled(lowered: Any, options: Mapping[str, Value | str]) -> tuple[Any, bytes]:
-    """What XLA made, and its bytes."""
+class Made(NamedTuple):
+    """What XLA made of a program for a target."""
+
+    data: bytes
+    memory: Any
+    """XLA's `CompiledMemoryStats`."""
+    cost: Any
+    """What XLA counts in it, by name; None where its compiler does not say."""
+
+
+def compiled(lowered: Any, options: Mapping[str, Value | str]) -> Made:
+    """What XLA made, its bytes as they are."""
     made = lowered.compile(dict(options))
-    return made, bytes(made.runtime_executable().serialize())
+    return Made(bytes(made.runtime_executable().serialize()), made.memory_analysis(), made.cost_analysis())

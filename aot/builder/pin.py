@@ -1,40 +1,82 @@
-"""Holding the compiler to a declared ISA, where XLA's own option does not.
+"""Holding a compiler to a declared ISA that compiles for the building CPU: the way before jaxlib 0.11.2.
 
 `--xla_cpu_max_isa` takes AVX-512 and AMX from the compiler and leaves the rest of the building CPU's features, GFNI
 and AVX-VNNI among them; and where it has nothing to take away, code is scheduled for the building CPU. Both show in the
 code. LLVM reads attributes for functions from a file, if asked to, and an attribute outweighs the compiler's own
 target; but the file has to name each function. So a program is compiled twice: without optimization, which leaves all
 functions in the object files, for their names; and held.
+
+XLA itself asks the building CPU too, before there are functions. Two options end that: of rsqrt, which takes one Newton
+step fewer where there is SSE4a, on AMD; and of small loops, found by walking a set of pointers, so that no two
+processes need agree. Nothing ends it where AVX-NE-CONVERT is: with it floats are rounded to bfloat16 by other code.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from aot import isa
 from aot.builder import canonical, instructions
-from aot.errors import AotError
+from aot.errors import AotError, MachineError
 from aot.isa import Baseline
 from aot.xla_flags import Value
 
 FILE = "isa.csv"
 """Read from the directory of the process, so that no path of the machine gets into the options."""
 
-FLAG = f"--xla_backend_extra_options=--forceattrs-csv-path={FILE}"
-"""For XLA_FLAGS of a process that compiles held code."""
+_EXTRA = (
+    f"--forceattrs-csv-path={FILE}",
+    "xla_cpu_disable_platform_dependent_math=true",
+    "xla_cpu_small_while_loop_byte_threshold=0",
+)
+_UNHELD = "avx_ne_convert"  # by the name of /proc/cpuinfo
 
 _NOISE = "Function in CSV file at line "
 _PARTS = ("", "_wrapped", "_impl")  # a function, and what XLA names after it and inlines at once, so that none is seen
 
 
-def compile(lowered: Any, baseline: Baseline, flags: Mapping[str, Value]) -> Any:
-    """A `jax.stages.Lowered` compiled for the baseline and nothing beyond, in a process started with `FLAG`."""
+def check(baseline: Baseline) -> None:
+    """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
+    here = isa.machine()
+    if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, here):
+        raise MachineError(
+            f"target cpu {baseline.name}: this jaxlib builds it only on a machine that has it, this one lacks "
+            f"{', '.join(lacking[:4])}; build there, with a newer jaxlib, or choose another isa"
+        )
+    if _UNHELD in here.features:
+        raise MachineError(
+            f"target cpu {baseline.name}: this jaxlib gives other code on a CPU with {_UNHELD}, as this one, and the "
+            "bundle would not be reproduced elsewhere; build with a newer jaxlib, or on another machine"
+        )
+
+
+def flags(baseline: Baseline) -> tuple[str, ...]:
+    """For XLA_FLAGS of a process that compiles held code."""
+    return f"--xla_cpu_max_isa={baseline.xla_max_isa}", f"--xla_backend_extra_options={','.join(_EXTRA)}"
+
+
+def devices(baseline: Baseline, number: int) -> list[Any]:
+    """So many virtual devices of this process. To be called before XLA starts in it."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", number)
+    return list(jax.devices("cpu"))
+
+
+def compile(lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+    """A `jax.stages.Lowered` compiled for the baseline and nothing beyond, in a process started with `flags`."""
     Path(FILE).write_text("")
-    plain = _bytes(lowered.compile({**flags, "xla_backend_optimization_level": 0}))
+    plain = _bytes(lowered.compile({**options, "xla_backend_optimization_level": 0}))
     Path(FILE).write_text(attributes(instructions.functions(plain), baseline))
-    held = lowered.compile(dict(flags))
+    held = lowered.compile(dict(options))
     if canonical.kernels(_bytes(held)) != canonical.kernels(plain):
         raise AotError("executable: two compiles of one program gave kernels of different names; report it")
     return held
+
+
+def cost(compiled: Any) -> Any:
+    """What XLA counts in it."""
+    return compiled.cost_analysis()
 
 
 def attributes(functions: Iterable[str], baseline: Baseline) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from aot import devices as accelerators
 from aot import extras, xla_flags
 from aot.builder import deviceless
+from aot.builder.deviceless import Made
 from aot.errors import AotError, InputError
 
 Options = Mapping[str, Any]
@@ -54,8 +55,8 @@ def devices(options: Options, number: int) -> list[Any]:
     return found[:number]
 
 
-def compiled(lowered: Any, options: Options) -> tuple[Any, bytes]:
-    """What XLA made, and its bytes, which are the same on every machine as they are."""
+def compiled(lowered: Any, options: Options) -> Made:
+    """What XLA made; its bytes are the same on every machine as they are."""
     return deviceless.compiled(lowered, xla_flags.options("tpu", options.get("xla_flags", ())))
 
 

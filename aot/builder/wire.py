@@ -1,11 +1,14 @@
 """Protobuf's wire format, as far as stored executables need it: messages as fields, and back, without a schema."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _SIZES = {FIXED64: 8, FIXED32: 4}
 _LONGEST = 10  # bytes of a varint that holds 64 bits
+
+Change = Callable[[bytes], bytes]
+"""Of the bytes of a submessage."""
 
 
 class Field(NamedTuple):
@@ -68,3 +71,20 @@ def fields(message: bytes) -> list[Field]:
 def join(parts: Iterable[Field]) -> bytes:
     """The message of some fields."""
     return b"".join(part.raw for part in parts)
+
+
+def only(message: bytes, number: int) -> bytes:
+    """The value of a delimited field that occurs once. Raises ValueError for another number of them."""
+    values = [field.value for field in fields(message) if (field.number, field.wire) == (number, BYTES)]
+    if len(values) != 1:
+        raise ValueError(f"field {number} occurs {len(values)} times, not once")
+    return values[0]
+
+
+def within(message: bytes, place: tuple[int, ...], change: Change) -> bytes:
+    """The message with the one submessage at `place` changed, and all the lengths around it."""
+    if not place:
+        return change(message)
+    number, *rest = place
+    changed = delimited(number, within(only(message, number), tuple(rest), change))
+    return join(changed if field.number == number else field for field in fields(message))

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgpack
 
 import aot
 from aot import errors
-from aot.builder import cache, deviceless, pin
+from aot.builder import cache, deviceless, emulation, pin
 from aot.builder.pace import Progress
 from aot.bundle import decoders, staging
 from aot.errors import AotError
@@ -54,7 +53,7 @@ class Worker:
         # locked for as long as this process lives; making one removes those of builders that were killed
         directory = self._scratch.enter_context(staging.directory(Path(tempfile.gettempdir(), "aot-worker")))
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-m", "aot.builder.worker"],
+            [*emulation.python(), "-s", "-P", "-m", "aot.builder.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

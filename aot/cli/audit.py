@@ -17,6 +17,7 @@ from aot.errors import DifferenceError
         "aot audit dist/tiny --manifest manifests/tiny.yaml --rounds 3",
         "aot audit dist/tiny --manifest manifests/tiny.yaml --programs-only",
         "aot audit dist/new --manifest manifests/tiny.yaml --from dist/tiny",
+        "aot audit dist/tiny --manifest manifests/tiny.yaml --cpu EPYC-Rome --only KEY",
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -43,10 +44,11 @@ from aot.errors import DifferenceError
     show_default=True,
     help="How often to rebuild, each time elsewhere.",
 )
+@click.option("--cpu", metavar="NAME", help="Rebuild on this CPU, emulated by qemu-x86_64: EPYC-Rome, Haswell, …")
 @output.as_json
 def command(
     bundle: Path, manifest: Path, key: str | None, platform: str | None, origin: Path | None, programs_only: bool,
-    rounds: int, as_json: bool,
+    rounds: int, cpu: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Build BUNDLE again from its manifest and compare: programs, executables, weights, tokenizer, index.
 
@@ -58,7 +60,7 @@ def command(
         raise click.UsageError("--target chooses among executables, --programs-only makes none: give one of the two")
     part = Part(key, platform, not programs_only)
     with Display() as display:
-        found = audit.audit(bundle, manifest, audit.Options(part, rounds, origin), display)
+        found = audit.audit(bundle, manifest, audit.Options(part, rounds, origin, cpu), display)
     if as_json:
         output.document(found.plain())
     else:

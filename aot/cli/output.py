@@ -98,6 +98,8 @@ def target(record: Mapping[str, Any]) -> str:
 def _option(name: str, value: Any) -> str:
     if name == "tuning":
         return "tuned"
+    if name == "arithmetic":
+        return f"{value} arithmetic"
     if isinstance(value, Mapping):
         return " ".join([name, *(f"{axis}={size}" for axis, size in value.items())])
     return f"{value} {name}" if isinstance(value, int) else str(value)

@@ -47,11 +47,17 @@ def _flags(platform: str, value: list[str]) -> list[str] | None:
     return sorted(value) or None
 
 
+def _arithmetic(value: str) -> str | None:
+    """`fast` is what a target is that says nothing."""
+    return None if value == "fast" else value
+
+
 class Cpu(Section):
-    """An x86-64 machine: the instruction set, and a bound on the threads of one call."""
+    """An x86-64 machine: the instruction set, a bound on the threads of one call, and whether all give the same bits."""
 
     isa: Annotated[str, AfterValidator(_isa)] = "avx2"
     threads: Positive = 32
+    arithmetic: Annotated[Literal["fast", "portable"] | None, AfterValidator(_arithmetic)] = None
     devices: Positive | None = None
     mesh: Mesh | None = None
     xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "cpu"))] = None

@@ -117,9 +117,11 @@ def _output(
         return None, _said(name, places, wrong, found, wanted)
     found = found.astype(np.float64)
     same = (found == wanted) | (np.isnan(found) & np.isnan(wanted)) | ~used
+    if tolerance == 0:  # to the bit
+        same &= (np.signbit(found) == np.signbit(wanted)) | np.isnan(wanted) | ~used
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.where(same, 0.0, np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted)))
-    wrong = ~(difference <= tolerance)
+    wrong = ~(difference <= tolerance) if tolerance else ~same
     finite = difference[np.isfinite(difference)]
     return float(finite.max(initial=0.0)), _said(name, places, wrong, found, wanted)
 

@@ -1,0 +1,187 @@
+"""The same bytes from every x86-64 CPU: small programs, compiled as this CPU, as others, and under an emulator.
+
+A disguise answers `cpuid` as the other CPU does, what that adds as well as what it lacks. Programs are those of
+`small_programs.py`; an emulated worker builds a combo of the tiny model.
+"""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import disguise
+import pytest
+from conftest import ROOT, TINY, aot, built
+
+from aot import isa
+from aot.builder import cpu, pin
+from aot.bundle import store
+from aot.errors import MachineError
+
+FAST = {"cpu": {"isa": "avx2", "threads": 32}}
+PORTABLE = {"cpu": {"isa": "avx2", "threads": 32, "arithmetic": "portable"}}
+WIDE = {"cpu": {"isa": "avx512", "threads": 32}}
+HELD = cpu.way() is pin
+
+CPUS = {
+    "haswell": "haswell",
+    "skylake-avx512": "skylake-avx512",
+    "sapphirerapids": "sapphirerapids",
+    "arrowlake": "arrowlake-s",
+    "znver2": "znver2",
+    "znver3": "znver3",
+    "znver4": "znver4",
+    "znver5": "znver5",
+}
+"""Disguises, and LLVM's names of the CPUs."""
+AT_ONCE = ("sapphirerapids", "znver4")
+"""One of each maker; both have what the other lacks."""
+EMULATED = {"Haswell": "haswell", "EPYC-Rome": "znver2"}
+SEVERAL = [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.slow) for name in CPUS]
+
+needs_emulator = pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
+
+
+@pytest.fixture(scope="module")
+def wardrobe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wardrobe")
+    if cause := disguise.made(directory):
+        pytest.skip(f"this CPU cannot be disguised: {cause}")
+    return directory
+
+
+def compiled(target: Mapping[str, Any], *names: str, command: tuple[str, ...] = (), **variables: str) -> Any:
+    """What a fresh process makes of small programs, of all or of some: the CPU that it sees, and digests by name."""
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **variables}
+    script = str(ROOT / "tests" / "small_programs.py")
+    done = subprocess.run(
+        [*command, sys.executable, "-W", "ignore", script, json.dumps(target), *names],
+        env=given,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@functools.cache
+def here(target: str, *names: str) -> Any:
+    return compiled(json.loads(target), *names)
+
+
+def native(target: Mapping[str, Any], *names: str) -> Any:
+    """The same on this CPU as it is, once."""
+    return here(json.dumps(target), *names)
+
+
+def differing(found: Any, other: Any) -> list[str]:
+    return [name for name in found["digests"] | other["digests"] if _at(found, name) != _at(other, name)]
+
+
+def _at(found: Any, name: str) -> str | None:
+    return found["digests"].get(name)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_program_has_one_digest_whichever_cpu_compiles_it(name: str, wardrobe: Path) -> None:
+    if HELD and name == "arrowlake":
+        pytest.skip("this jaxlib is not built with on such a CPU, which has a test of its own")
+    found = compiled(FAST, CPUID_AS=name, CPUID_LIBRARY=str(wardrobe))
+
+    assert found["machine"] == CPUS[name]
+    assert len(found["digests"]) > 40
+    assert differing(found, native(FAST)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [PORTABLE, *([] if HELD else [WIDE])], ids=["portable", "avx512"][: 2 - HELD])
+@pytest.mark.parametrize("name", ["sapphirerapids", "znver2"])
+def test_other_targets_have_one_digest_too(name: str, target: Mapping[str, Any], wardrobe: Path) -> None:
+    found = compiled(target, CPUID_AS=name, CPUID_LIBRARY=str(wardrobe))
+
+    assert found["machine"] == CPUS[name]
+    assert differing(found, native(target)) == []
+
+
+@pytest.mark.skipif(not HELD, reason="this jaxlib names its target, and needs no refusal")
+def test_a_cpu_that_is_refused_would_give_other_bytes(wardrobe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("bfloat16 sort", "float32 sort")
+    found = compiled(FAST, *names, CPUID_AS="arrowlake", CPUID_LIBRARY=str(wardrobe))
+    baseline = isa.baseline("avx2")
+    machine = isa.Machine("x86_64", frozenset({*baseline.kernel, "avx_ne_convert"}))
+    monkeypatch.setattr(isa, "machine", lambda: machine)
+
+    assert differing(found, native(FAST, *names)) == ["bfloat16 sort"]
+    with pytest.raises(MachineError, match="avx_ne_convert"):
+        cpu.check(FAST["cpu"])
+
+
+@pytest.mark.parametrize("threads", [4, *[pytest.param(n, marks=pytest.mark.slow) for n in (2, 8, 32)]])
+def test_a_small_loop_has_one_digest_in_five_builds(threads: int) -> None:
+    target = {"cpu": {"isa": "avx2", "threads": threads}}
+    found = [compiled(target, "small while")["digests"]["small while"] for _ in range(5)]
+
+    assert len(set(found)) == 1
+
+
+@pytest.mark.slow
+@needs_emulator
+@pytest.mark.parametrize("name", EMULATED)
+def test_an_emulated_cpu_gives_the_digests_of_this_one(name: str) -> None:
+    found = compiled(FAST, command=("qemu-x86_64", "-cpu", name))
+
+    assert found["machine"] == EMULATED[name]
+    assert differing(found, native(FAST)) == []
+
+
+ONE_COMBO = """\
+name: one
+model: {checkpoint: tiny/, dtype: float32}
+precompile: {batch_size: 1, prefill_length: 32}
+platforms: [cpu]
+"""
+
+
+@pytest.fixture(scope="module")
+def one_combo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A manifest of one combo of the tiny model, and its bundle as this CPU builds it."""
+    home = tmp_path_factory.mktemp("one")
+    shutil.copytree(TINY.parent / "tiny", home / "tiny")
+    (home / "one.yaml").write_text(ONE_COMBO)
+    return home / "one.yaml", built(home / "one.yaml", home / "bundle")
+
+
+@pytest.mark.slow
+@needs_emulator
+@pytest.mark.parametrize("name", EMULATED)
+def test_an_audit_on_an_emulated_cpu_finds_the_bundle_the_same(name: str, one_combo: tuple[Path, Path]) -> None:
+    manifest, bundle = one_combo
+    done = aot("audit", bundle, "--manifest", manifest, "--cpu", name, "--json")
+
+    assert (done.code, done.document["same"]) == (0, True), done.err
+    assert [environment["cpu"] for environment in done.document["environments"]] == [name]
+    assert store.open(bundle).index.combos
+
+
+@needs_emulator
+def test_a_cpu_that_the_emulator_does_not_know_is_refused_before_anything_is_built(
+    one_combo: tuple[Path, Path],
+) -> None:
+    manifest, bundle = one_combo
+    done = aot("audit", bundle, "--manifest", manifest, "--cpu", "Pentium9")
+
+    assert (done.code, done.out) == (2, "")
+    assert "--cpu Pentium9: qemu-x86_64 knows no such CPU" in done.err
+
+
+def test_without_the_emulator_an_audit_says_what_to_install(one_combo: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest, bundle = one_combo
+    done = aot("audit", bundle, "--manifest", manifest, "--cpu", "Haswell", PATH=str(tmp_path))
+
+    assert (done.code, done.out) == (2, "")
+    assert "apt-get install qemu-user" in done.err
