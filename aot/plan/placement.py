@@ -53,7 +53,7 @@ def _arithmetic(value: str) -> str | None:
 
 
 class Cpu(Section):
-    """An x86-64 machine: the instruction set, a bound on the threads of one call, and whether all give the same bits."""
+    """An x86-64 machine: instruction set, a bound on the threads of one call, whether all CPUs give the same bits."""
 
     isa: Annotated[str, AfterValidator(_isa)] = "avx2"
     threads: Positive = 32
