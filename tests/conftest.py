@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import disguise
 import pytest
 
 from aot import isa
@@ -224,6 +225,15 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def wardrobe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables that let a script of `other_cpus` put on a disguise."""
+    directory = tmp_path_factory.mktemp("wardrobe")
+    if cause := disguise.made(directory):
+        pytest.skip(f"this CPU cannot be disguised: {cause}")
+    return {disguise.VARIABLE: str(directory)}
 
 
 def tree(directory: Path) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
     python small_programs.py TARGET [NAME …]     TARGET as in a manifest, as JSON
 
-prints `{"machine": the CPU that XLA sees, "digests": {name: digest}}`. `CPUID_AS=CPU` disguises this one first; under
-an emulator it is whatever that emulates. Together they have the intrinsics, dtypes, reductions, sorts, scatters, loops
-and spellings of products that programs of ours and of users have.
+prints `{"machine": the CPU that XLA sees, "amd": whether it has SSE4a, "digests": {name: digest}}`. `CPUID_AS=CPU`
+disguises this one first; under an emulator it is whatever that emulates. Together they have the intrinsics, dtypes,
+reductions, sorts, scatters, loops and spellings of products that programs of ours and of users have.
 """
 
 import json
@@ -12,43 +12,12 @@ import os
 import sys
 import tempfile
 
-ELEMENTS = [
-    "tanh",
-    "sinh",
-    "cosh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log1p",
-    "logistic",
-    "sqrt",
-    "rsqrt",
-    "cbrt",
-    "erf",
-    "erfc",
-    "erf_inv",
-    "lgamma",
-    "digamma",
-    "bessel_i1e",
-    "floor",
-    "ceil",
-    "sign",
-    "abs",
-    "is_finite",
-    "square",
-    "integer_pow",
-]
-NARROW = ["tanh", "exp", "log", "logistic", "rsqrt", "sqrt", "erf", "sin", "floor"]
+ELEMENTS = (
+    "tanh", "sinh", "cosh", "asinh", "acosh", "atanh", "sin", "cos", "tan", "asin", "acos", "atan", "exp", "exp2",
+    "expm1", "log", "log1p", "logistic", "sqrt", "rsqrt", "cbrt", "erf", "erfc", "erf_inv", "lgamma", "digamma",
+    "bessel_i1e", "floor", "ceil", "sign", "abs", "is_finite", "square", "integer_pow",
+)  # fmt: skip
+NARROW = ("tanh", "exp", "log", "logistic", "rsqrt", "sqrt", "erf", "sin", "floor")
 WORDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 BY_ROWS = (((1,), (1,)), ((), ()))
 
@@ -214,19 +183,20 @@ def main(target, names):
         devices = cpu.devices(options, 1)
         rows = {name: programs[name] for name in names or programs}
         made = {name: digest(function, arguments, devices, options) for name, (function, *arguments) in rows.items()}
-        found = {"machine": seen(), "digests": made}
+        found = {**seen(), "digests": made}
         os.chdir("/")
     print(json.dumps(found))
 
 
 def seen():
-    """The CPU that XLA takes this one for, by LLVM's name."""
+    """What XLA takes this CPU for, and what it finds that AMD's have, by LLVM's names."""
     import jax
 
     from aot.builder import canonical
 
     free = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((8,), "float32")).compile()
-    return canonical.compiled_for(bytes(free.runtime_executable().serialize())).cpu
+    found = canonical.compiled_for(bytes(free.runtime_executable().serialize()))
+    return {"machine": found.cpu, "amd": "+sse4a" in found.features}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from aot.xla_flags import Value
 CORE = "AOT_CORE"
 """Variable of a worker: a number by which workers of one build take different cores."""
 
+_ONE_ORDER = "xla_cpu_small_while_loop_byte_threshold=0"
+"""XLA would outline small loops in the order of a set of pointers, so that no two processes need agree."""
+
 _PORTABLE = "--xla_cpu_enable_platform_dependent_math=false"
 """No approximation, and no kernel picked at run time, that only some CPUs have."""
 
@@ -27,6 +30,9 @@ Options = Mapping[str, Any]
 
 class Way(Protocol):
     """How XLA is told what to compile for."""
+
+    BACKEND: tuple[str, ...]
+    """Extra options of the backend that it takes."""
 
     def check(self, baseline: Baseline) -> None:
         """Raises MachineError where this machine cannot compile for it."""
@@ -63,7 +69,9 @@ def environment(options: Options) -> dict[str, str]:
 
 def flags(options: Options) -> tuple[str, ...]:
     """Those of XLA that we set."""
-    return (*way().flags(_baseline(options)), *([_PORTABLE] if options.get("arithmetic") == "portable" else []))
+    backend = ",".join((*way().BACKEND, _ONE_ORDER))
+    portable = (_PORTABLE,) if options.get("arithmetic") == "portable" else ()
+    return (*way().flags(_baseline(options)), f"--xla_backend_extra_options={backend}", *portable)
 
 
 def devices(options: Options, number: int) -> list[Any]:

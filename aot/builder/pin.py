@@ -6,9 +6,8 @@ code. LLVM reads attributes for functions from a file, if asked to, and an attri
 target; but the file has to name each function. So a program is compiled twice: without optimization, which leaves all
 functions in the object files, for their names; and held.
 
-XLA itself asks the building CPU too, before there are functions. Two options end that: of rsqrt, which takes one Newton
-step fewer where there is SSE4a, on AMD; and of small loops, found by walking a set of pointers, so that no two
-processes need agree. Nothing ends it where AVX-NE-CONVERT is: with it floats are rounded to bfloat16 by other code.
+XLA itself asks the building CPU too, before there are functions: rsqrt takes a Newton step fewer where there is SSE4a,
+on AMD. An option ends that. None does where there is AVX-NE-CONVERT: floats are rounded to bfloat16 by other code.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +23,9 @@ from aot.xla_flags import Value
 FILE = "isa.csv"
 """Read from the directory of the process, so that no path of the machine gets into the options."""
 
-_EXTRA = (
-    f"--forceattrs-csv-path={FILE}",
-    "xla_cpu_disable_platform_dependent_math=true",
-    "xla_cpu_small_while_loop_byte_threshold=0",
-)
+BACKEND = (f"--forceattrs-csv-path={FILE}", "xla_cpu_disable_platform_dependent_math=true")
+"""Extra options of the backend."""
+
 _UNHELD = "avx_ne_convert"  # by the name of /proc/cpuinfo
 
 _NOISE = "Function in CSV file at line "
@@ -52,7 +49,7 @@ def check(baseline: Baseline) -> None:
 
 def flags(baseline: Baseline) -> tuple[str, ...]:
     """For XLA_FLAGS of a process that compiles held code."""
-    return f"--xla_cpu_max_isa={baseline.xla_max_isa}", f"--xla_backend_extra_options={','.join(_EXTRA)}"
+    return (f"--xla_cpu_max_isa={baseline.xla_max_isa}",)
 
 
 def devices(baseline: Baseline, number: int) -> list[Any]:

@@ -18,6 +18,9 @@ from aot.xla_flags import Value
 SINCE = (0, 11, 2)
 """The first jaxlib that reads such a topology."""
 
+BACKEND = ()
+"""Extra options of the backend: none, as what is compiled for is no option."""
+
 _SPECIFIC, _VALUE = 9, 2
 _DEVICE, _MACHINE = 1, 5
 _NUMBER = 3
@@ -34,7 +37,7 @@ def check(baseline: Baseline) -> None:
 
 
 def flags(baseline: Baseline) -> tuple[str, ...]:
-    """None: what is compiled for is no option."""
+    """None, for the same reason."""
     return ()
 
 
