@@ -21,8 +21,8 @@ def main() -> int:
     logging.disable_progress_bar()
     print(", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers")), flush=True)
     failed = [name for name in options.cases or records.find() if not ran(name, options.write)]
-    for name in failed:
-        print(f"tools/oracles: {name}: failed; see above", file=sys.stderr)
+    if failed:
+        say(f"differ: {', '.join(failed)}; where that is meant, --write replaces the records")
     return 1 if failed else 0
 
 
@@ -44,7 +44,7 @@ def ran(name: str, write: bool) -> bool:
     try:
         made = making.made(recorded)
     except RecordError as error:
-        print(f"{name}: {error}", flush=True)
+        say(f"{name}: {error}")
         return False
     if write:
         records.write(made)
@@ -52,10 +52,14 @@ def ran(name: str, write: bool) -> bool:
         return True
     found = comparing.differences(recorded, made)
     for difference in found:
-        print(f"{name}: {difference.place}: {difference.text}", flush=True)
+        say(f"{name}: {difference.place}: {difference.text}")
     if not found:
         print(f"{name}: as recorded, floats within {comparing.largest(recorded, made):.1e}", flush=True)
     return not found
+
+
+def say(text: str) -> None:
+    print(f"tools/oracles: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
