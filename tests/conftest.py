@@ -14,6 +14,8 @@ from typing import Any
 
 import disguise
 import pytest
+from oracles import records
+from oracles.records import Case
 
 from aot import isa
 from aot.builder import cpu
@@ -157,49 +159,12 @@ def mesh_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Family:
-    """A random checkpoint of one architecture, transformers' model of it and our bundle."""
+    """A random checkpoint of one architecture, what torch makes of it and our bundle."""
 
     name: str
     checkpoint: Path
-    torch_model: Any
+    oracle: Case
     bundle: Path
-
-
-def checkpoint(name: str, directory: Path) -> Any:
-    """Writes a small random checkpoint with transformers, Qwen3's in several shards; gives its torch model."""
-    import torch
-    import transformers
-
-    sizes = {
-        "vocab_size": 320,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 256,
-        "eos_token_id": 319,
-        "bos_token_id": 1,
-        "pad_token_id": 0,
-    }
-    scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
-    scaled |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-    special: dict[str, dict[str, Any]] = {
-        "llama": {"rope_parameters": scaled, "attention_bias": True, "mlp_bias": True},
-        "mistral": {"sliding_window": 6},
-        "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
-        "qwen3": {},
-    }
-    title = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[name]
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{title}Config")(**sizes, **special[name])
-    model = getattr(transformers, f"{title}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # biases and norms start as constants, which would hide a mix-up
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(directory, max_shard_size="100KB" if name == "qwen3" else "1GB")
-    return model
 
 
 FAMILY_MANIFEST = """\
@@ -219,9 +184,10 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
     def get(name: str) -> Family:
         if name not in made:
             home = tmp_path_factory.mktemp(name)
-            model = checkpoint(name, home / "checkpoint")
+            oracle = records.read(f"text/{name}")
+            oracle.write(home / "checkpoint", sharded="shard" in oracle.given)
             (home / "manifest.yaml").write_text(FAMILY_MANIFEST)
-            made[name] = Family(name, home / "checkpoint", model, built(home / "manifest.yaml", home / "bundle"))
+            made[name] = Family(name, home / "checkpoint", oracle, built(home / "manifest.yaml", home / "bundle"))
         return made[name]
 
     return get

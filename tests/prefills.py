@@ -1,11 +1,9 @@
 """Rows of tokens with pictures among them, through encode, prefill and decode as they are defined, without a bundle."""
 
-import copy
-
 import jax.numpy as jnp
 import numpy as np
-import torch
 from interpreter import greedy, run
+from oracles import values
 
 from aot.models import family
 from aot.models.language import LanguageModel
@@ -18,30 +16,15 @@ from aot.vision import Size
 ROWS, WIDTH, CAPACITY, CHUNK = 5, 64, 80, 4
 
 
-def picture(size, seed):
-    return np.random.default_rng(seed).standard_normal((3, *size), np.float32)
+def pixels_of(size, *seeds):
+    """[images, channels, height, width] of recorded pictures."""
+    return np.stack([values.pixels(values.picture(*size, seed)) for seed in seeds])
 
 
-def rows_of(images, *contents):
-    """The ids and the pictures of rows of text, given by its length, and images, given by size and seed."""
-    rng, made = np.random.default_rng(0), []
-    for content in contents:
-        ids, pictures = [], []
-        for part in content:
-            if isinstance(part, int):
-                ids += rng.integers(2, 90, part).tolist()
-            else:
-                ids += [images.token] * images.tokens(part[0])
-                pictures.append(picture(*part))
-        made.append((ids, pictures))
-    return made
-
-
-def weights_of(torch_model, config):
-    """The parameters of a torch model by our paths."""
-    stored = {family.canonical(name): tensor for name, tensor in torch_model.state_dict().items()}
-    found = {path: stored[config.huggingface(path)].reshape(shape) for path, shape in config.parameters().items()}
-    return {path: tensor.float().numpy() for path, tensor in found.items()}
+def weights_of(oracle, config):
+    """The parameters of a recorded model by our paths."""
+    stored = {family.canonical(name): tensor for name, tensor in oracle.modules.items()}
+    return {path: stored[config.huggingface(path)].reshape(shape) for path, shape in config.parameters().items()}
 
 
 def embedded(config, weights, pixels, dtype="float32"):
@@ -67,8 +50,9 @@ def prefilled(config, weights, rows, chain, state=None, pieces=None, dtype="floa
     tokens = np.zeros((ROWS, WIDTH), np.int32)
     positions = np.zeros((ROWS, 3, WIDTH), np.int32)
     embeddings = np.zeros((ROWS, WIDTH, config.decoder.hidden_size), np.float32)
-    pieces = pieces or [(0, len(ids)) for ids, _ in rows]
-    for i, ((ids, pictures), (start, end)) in enumerate(zip(rows, pieces, strict=True)):
+    pieces = pieces or [(0, len(row.ids)) for row in rows]
+    for i, (row, (start, end)) in enumerate(zip(rows, pieces, strict=True)):
+        ids, pictures = row.ids, row.pixels
         tokens[i, : end - start] = ids[start:end]
         if "positions" in chain.inputs:
             grids = [images.grid(Size(*pixels.shape[1:])) for pixels in pictures]
@@ -90,27 +74,38 @@ def decoded(weights, chain, state):
     return np.asarray(outputs["tokens"]), np.asarray(outputs["logits"])
 
 
-def assert_torchs(oracle, torch_model, config, weights, rows, seeing):
-    """Holds logits of prefill and decode, and the tokens, to those of a torch model, each row by itself."""
+def assert_torchs(config, weights, rows, seeing):
+    """Holds logits of prefill and decode, and the tokens, to those of torch, each row by itself."""
     outputs, state = prefilled(config, weights, rows, seeing["prefill"])
     first, shown = np.asarray(outputs["token"]), np.asarray(outputs["logits"])
     later, logits = decoded(weights, seeing["decode"], state)
 
-    for i, (ids, pictures) in enumerate(rows):
-        theirs = oracle.logits(torch_model, [*ids, first[i], *later[i, :-1]], pictures)
-        assert np.abs(shown[i, : len(ids)] - theirs[: len(ids)]).max() < 1e-4
-        assert np.abs(logits[i] - theirs[len(ids) :]).max() < 1e-4
-        assert [first[i], *later[i]] == theirs[len(ids) - 1 :].argmax(-1).tolist()
+    for i, row in enumerate(rows):
+        length = len(row.ids)
+        assert np.abs(shown[i, :length] - row.logits[:length]).max() < 1e-4
+        assert np.abs(logits[i] - row.logits[length:]).max() < 1e-4
+        assert [first[i], *later[i]] == row.tokens
 
 
-def errors(oracle, torch_model, config, mixed, dtype):
-    """How far logits in a narrow dtype are from torch's in float32: ours, and torch's own."""
-    rows = rows_of(config.encoder.images, *mixed)
-    exact = [oracle.logits(torch_model, *row) for row in rows]
-    narrow = copy.deepcopy(torch_model).to(getattr(torch, dtype))
-    weights = {path: jnp.asarray(array, dtype) for path, array in weights_of(torch_model, config).items()}
-    size = Size(*rows[1][1][0].shape[1:])
+def assert_pieces(config, weights, rows, seeing, cuts, ending):
+    """The same where each row comes in two pieces, of which the chains `ending` take the second and decode."""
+    _, state = prefilled(config, weights, rows, seeing["prefill"], pieces=[(0, cut) for cut in cuts])
+    ends = [(cut, len(row.ids)) for cut, row in zip(cuts, rows, strict=True)]
+    rest, state = prefilled(config, weights, rows, ending["prefill"], state, ends)
+    later, logits = decoded(weights, ending["decode"], state)
+
+    for i, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
+        length, shown = len(row.ids), np.asarray(rest["logits"])[i]
+        assert [int(rest["token"][i]), *later[i]] == row.tokens
+        assert np.abs(shown[: length - cut] - row.logits[cut:length]).max(initial=0) < 1e-4
+        assert np.abs(logits[i] - row.logits[length:]).max() < 1e-4
+
+
+def error(oracle, config, dtype):
+    """How far logits in a narrow dtype are from torch's in float32."""
+    rows = oracle.rows(oracle.given["narrow"]["rows"])
+    weights = {path: jnp.asarray(array, dtype) for path, array in weights_of(oracle, config).items()}
+    size = Size(*rows[1].pictures[0][:2])
     outputs, _ = prefilled(config, weights, rows, chains(config, size, dtype)["prefill"], dtype=dtype)
-    ours = [logits[: len(wanted)] for logits, wanted in zip(np.asarray(outputs["logits"]), exact, strict=True)]
-    theirs = [oracle.logits(narrow, *row) for row in rows]
-    return tuple(max(np.abs(a - b).max() for a, b in zip(made, exact, strict=True)) for made in (ours, theirs))
+    pairs = zip(np.asarray(outputs["logits"]), rows, strict=True)
+    return max(np.abs(logits[: len(row.ids)] - row.logits[: len(row.ids)]).max() for logits, row in pairs)

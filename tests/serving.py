@@ -1,4 +1,4 @@
-"""Watching a loaded model: holding it to some entries, recording what it runs, and what torch says instead."""
+"""Watching a loaded model: holding it to some entries, and recording what it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,22 +65,6 @@ def padded(rows):
     """The arguments of a prefill: right-padded tokens, and lengths."""
     width = max(map(len, rows))
     return {"tokens": [[*row, *[0] * (width - len(row))] for row in rows], "lengths": [len(row) for row in rows]}
-
-
-def torch_logits(torch_model, ids):
-    """Logits [tokens, vocab] of one row by itself, without a cache."""
-    import torch
-
-    with torch.no_grad():
-        return torch_model(input_ids=torch.tensor([ids])).logits[0].numpy()
-
-
-def torch_greedy(torch_model, ids, count):
-    """The next tokens by argmax."""
-    made = list(ids)
-    for _ in range(count):
-        made.append(int(np.argmax(torch_logits(torch_model, made)[-1])))
-    return made[len(ids) :]
 
 
 def log_softmax(logits):

@@ -5,26 +5,26 @@ import re
 from pathlib import Path
 from typing import Any
 
-import llava_oracle
 import numpy as np
 import pytest
-import qwen2_vl_oracle
-import torch
+from oracles import records
+from oracles.records import Case
 from prefills import weights_of
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 from test_llava import PROCESSOR as LLAVA
 from test_qwen2_vl import PROCESSOR as QWEN2_VL
 
 from aot.errors import InputError
 from aot.models import checkpoint, family
 
-ORACLES = {"llava": (llava_oracle, LLAVA), "qwen2_vl": (qwen2_vl_oracle, QWEN2_VL)}
+PROCESSORS = {"llava": LLAVA, "qwen2_vl": QWEN2_VL}
+EARLY = {"tie_word_embeddings": True, "multimodal_projector_bias": False, "vision_feature_layer": 1}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("llava", {}),
-    ("llava", {"tie_word_embeddings": True, "multimodal_projector_bias": False, "vision_feature_layer": 1}),
-    ("llava", {"kind": "qwen2"}),
-    ("qwen2_vl", {}),
-    ("qwen2_vl", {"tie_word_embeddings": True}),
+    ("llava/plain", {"tie_word_embeddings": False, "multimodal_projector_bias": True, "vision_feature_layer": -2}),
+    ("llava/early", EARLY),
+    ("llava/qwen2", {"tie_word_embeddings": False}),
+    ("qwen2_vl/plain", {"tie_word_embeddings": False}),
+    ("qwen2_vl/tied", {"tie_word_embeddings": True}),
 ]
 
 # From the names in a module of transformers 5 to those of older releases, and of checkpoints as they are published.
@@ -46,13 +46,12 @@ OLDER: dict[str, list[list[tuple[str, str]]]] = {
 }
 
 
-def saved(name: str, directory: Path, shard: str = "5GB", **fields: Any) -> Any:
-    """Writes a checkpoint as transformers does, and gives the model."""
-    oracle, processor = ORACLES[name]
-    model = oracle.model(**fields)
-    model.save_pretrained(directory, max_shard_size=shard)
-    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
-    return model
+def saved(name: str, directory: Path, sharded: bool = False) -> Case:
+    """Writes a checkpoint as transformers does, and gives its record."""
+    oracle = records.read(name)
+    oracle.write(directory, sharded)
+    (directory / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[name.partition("/")[0]]))
+    return oracle
 
 
 def config_of(directory: Path) -> family.ModelConfig:
@@ -66,17 +65,17 @@ def loaded(directory: Path) -> dict[str, Any]:
     return dict(checkpoint.tensors(directory, config, "float32"))
 
 
-def rewrite(directory: Path, spelling: Any = (), **changes: torch.Tensor | None) -> None:
+def rewrite(directory: Path, spelling: Any = (), **changes: Any) -> None:
     """Renames tensors by patterns; adds, replaces or removes (None) some, `__` in a name standing for a dot."""
     file = directory / checkpoint.SINGLE
-    tensors: dict[str, torch.Tensor | None] = dict(load_file(file))
+    tensors: dict[str, Any] = dict(load_file(file))
     tensors |= {name.replace("__", "."): value for name, value in changes.items()}
     made = {}
     for name, value in tensors.items():
         for pattern, replacement in spelling:
             name = re.sub(pattern, replacement, name)
         if value is not None:
-            made[name] = value.contiguous()
+            made[name] = value
     save_file(made, file)
 
 
@@ -96,50 +95,54 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         np.testing.assert_array_equal(array, wanted[path])
 
 
-@pytest.mark.parametrize("shard", ["5GB", "40KB"])
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(("name", "fields"), VARIANTS)
 def test_every_parameter_has_the_values_that_transformers_saved(
-    name: str, fields: dict[str, Any], shard: str, tmp_path: Path
+    name: str, fields: dict[str, Any], sharded: bool, tmp_path: Path
 ) -> None:
-    model = saved(name, tmp_path, shard, **fields)
+    oracle = saved(name, tmp_path, sharded)
 
-    assert (tmp_path / checkpoint.SHARDED).exists() == (shard == "40KB")
+    assert oracle.config | fields == oracle.config
+    assert (tmp_path / checkpoint.SHARDED).exists() == sharded
     found = loaded(tmp_path)
-    assert_same(found, weights_of(model, config_of(tmp_path)))
-    taken = sum(array.size for array in found.values())
-    assert taken == sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in unused(model))
+    assert_same(found, weights_of(oracle, config_of(tmp_path)))
+    taken = {name: array for name, array in oracle.tensors.items() if name not in unused(oracle)}
+    assert sum(array.size for array in found.values()) == sum(array.size for array in taken.values())
 
 
-def unused(model: Any) -> list[Any]:
-    """Parameters of a LLaVA that come after the layer whose features are taken."""
-    if (tower := getattr(model.model, "vision_tower", None)) is None:
+def unused(oracle: Case) -> list[str]:
+    """Tensors of a LLaVA that come after the layer whose features are taken."""
+    if "vision_feature_layer" not in oracle.config:
         return []
-    layer = model.config.vision_feature_layer
-    after = tower.encoder.layers[layer if layer >= 0 else len(tower.encoder.layers) + 1 + layer :]
-    return [*tower.post_layernorm.parameters(), *after.parameters()]
+    layer, layers = oracle.config["vision_feature_layer"], oracle.config["vision_config"]["num_hidden_layers"]
+    after = range(layer if layer >= 0 else layers + 1 + layer, layers)
+    begins = ("vision_tower.post_layernorm.", *(f"vision_tower.encoder.layers.{each}." for each in after))
+    found = [name for name in oracle.tensors if name.startswith(begins)]
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(("name", "spelling"), [(name, each) for name, all in OLDER.items() for each in all])
 def test_older_names_of_tensors_mean_the_same(name: str, spelling: Any, tmp_path: Path) -> None:
-    model = saved(name, tmp_path)
-    names = {key: value.clone() for key, value in model.state_dict().items()}
+    oracle = saved(f"{name}/plain", tmp_path)
+    names = oracle.modules
     save_file(names, tmp_path / checkpoint.SINGLE)
 
     rewrite(tmp_path, spelling)
 
     assert set(load_file(tmp_path / checkpoint.SINGLE)) & set(names) != set(names) or not spelling
-    assert_same(loaded(tmp_path), weights_of(model, config_of(tmp_path)))
+    assert_same(loaded(tmp_path), weights_of(oracle, config_of(tmp_path)))
 
 
 def test_what_takes_no_part_in_the_features_may_be_left_out_and_what_else_is_there_is_refused(tmp_path: Path) -> None:
-    model = saved("llava", tmp_path)
+    oracle = saved("llava/plain", tmp_path)
     last = {f"vision_tower__encoder__layers__2__self_attn__{p}_proj__weight": None for p in "qkv"}
     rewrite(tmp_path, vision_tower__post_layernorm__weight=None, **last)
-    rewrite(tmp_path, vision_tower__embeddings__position_ids=torch.zeros(1, 17, dtype=torch.int64))
-    assert_same(loaded(tmp_path), weights_of(model, config_of(tmp_path)))
+    rewrite(tmp_path, vision_tower__embeddings__position_ids=np.zeros((1, 17), np.int64))
+    assert_same(loaded(tmp_path), weights_of(oracle, config_of(tmp_path)))
 
     surplus = [f"vision_tower__{place}__x" for place in ("encoder__layers__1", "encoder__layers__3", "text")]
-    rewrite(tmp_path, **{name: torch.zeros(1) for name in surplus})
+    rewrite(tmp_path, **{name: np.zeros(1, np.float32) for name in surplus})
 
     assert fault(tmp_path) == [
         "tensor 'vision_tower.encoder.layers.1.x' is not used by the model",
@@ -149,15 +152,15 @@ def test_what_takes_no_part_in_the_features_may_be_left_out_and_what_else_is_the
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named_as_in_the_file(tmp_path: Path) -> None:
-    saved("llava", tmp_path)
+    saved("llava/plain", tmp_path)
     rewrite(tmp_path, OLDER["llava"][1])
     rewrite(tmp_path, [(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.")])
     rewrite(
         tmp_path,
         multi_modal_projector__linear_1__bias=None,
-        vision_tower__vision_model__embeddings__class_embedding=torch.zeros(31),
-        vision_tower__vision_model__embeddings__extra=torch.zeros(1),
-        language_model__model__norm__weight=torch.zeros(64, dtype=torch.int8),
+        vision_tower__vision_model__embeddings__class_embedding=np.zeros(31, np.float32),
+        vision_tower__vision_model__embeddings__extra=np.zeros(1, np.float32),
+        language_model__model__norm__weight=np.zeros(64, np.int8),
     )
 
     assert fault(tmp_path) == [
@@ -178,27 +181,27 @@ def test_missing_surplus_and_misshapen_tensors_are_named_as_in_the_file(tmp_path
 def test_a_kernel_with_its_axes_in_another_order_is_misshapen(
     name: str, kernel: str, shape: list[int], tmp_path: Path
 ) -> None:
-    saved(name, tmp_path)
+    saved(f"{name}/plain", tmp_path)
     moved = [shape[0], *reversed(shape[1:])]
-    rewrite(tmp_path, **{kernel.replace(".", "__"): torch.zeros(moved)})
+    rewrite(tmp_path, **{kernel.replace(".", "__"): np.zeros(moved, np.float32)})
 
     assert fault(tmp_path) == [f"tensor {kernel!r} has shape {moved}, the configuration asks for {shape}"]
 
 
 def test_a_matrix_of_more_axes_than_two_is_misshapen(tmp_path: Path) -> None:
-    saved("llava", tmp_path)
-    rewrite(tmp_path, multi_modal_projector__linear_2__weight=torch.zeros(64, 8, 8))
+    saved("llava/plain", tmp_path)
+    rewrite(tmp_path, multi_modal_projector__linear_2__weight=np.zeros((64, 8, 8), np.float32))
 
     (line,) = fault(tmp_path)
 
     assert line.endswith("linear_2.weight' has shape [64, 8, 8], the configuration asks for [64, 64]")
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_a_tensor_under_two_names_is_refused(name: str, tmp_path: Path) -> None:
-    model = saved(name, tmp_path)
+    oracle = saved(f"{name}/plain", tmp_path)
     norm = "model.language_model.norm.weight"
-    rewrite(tmp_path, **{norm.replace(".", "__"): model.state_dict()[norm].clone()})
+    rewrite(tmp_path, **{norm.replace(".", "__"): oracle.modules[norm]})
 
     (line,) = fault(tmp_path)
 
@@ -207,11 +210,11 @@ def test_a_tensor_under_two_names_is_refused(name: str, tmp_path: Path) -> None:
     assert line.endswith("by another name; keep one of them")
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_a_tied_head_is_accepted_only_with_the_bytes_of_the_embedding(name: str, tmp_path: Path) -> None:
-    model = saved(name, tmp_path, tie_word_embeddings=True)
-    embedding = model.get_input_embeddings().weight.detach().clone()
-    rewrite(tmp_path, lm_head__weight=embedding.clone())
+    oracle = saved(f"{name}/tied", tmp_path)
+    embedding = oracle.modules["model.language_model.embed_tokens.weight"].copy()
+    rewrite(tmp_path, lm_head__weight=embedding.copy())
     assert "head/output" not in loaded(tmp_path)
 
     embedding[95, 31] += 1

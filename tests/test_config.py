@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
+from oracles import names as tensor_names
+from oracles import records
 
 from aot.errors import InputError
 from aot.models import names, registry
@@ -29,23 +30,10 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-CASES: list[tuple[str, dict[str, Any]]] = [
-    *((family, {}) for family in CLASSES),
-    *((family, {"head_dim": 16, "tie_word_embeddings": True}) for family in CLASSES),
-    *((family, {"num_key_value_heads": None, "rms_norm_eps": 1e-5}) for family in ("llama", "qwen2", "qwen3")),
-    *((family, {"attention_bias": True, "mlp_bias": True}) for family in CLASSES),
-    *((family, {"rope_theta": 500000.0, "rope_scaling": LLAMA3}) for family in CLASSES),
-    ("llama", {"rope_parameters": LLAMA3 | {"rope_theta": 1e6, "head_dim": 64}}),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
-    ("llama", {"rope_scaling": {name: LLAMA3[name] for name in LLAMA3 if "original" not in name}}),
-    ("llama", {"rope_scaling": LLAMA3, "original_max_position_embeddings": 32}),
-    ("mistral", {"sliding_window": None}),
-    ("mistral", {"sliding_window": 8, "head_dim": 64}),
-    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
-    ("qwen2", {"use_sliding_window": True}),
-    ("qwen2", {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 0}),
-    ("qwen3", {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
-]
+ORACLE = records.read("configurations")
+ARCHITECTURES = {f"{title}ForCausalLM": family for family, title in CLASSES.items()}
+CASES = [(ARCHITECTURES[name], fields) for name, fields in ORACLE.given["variants"]]
+RECORDED = [(*case, made) for case, made in zip(CASES, ORACLE.made["variants"], strict=True)]
 
 
 def config_of(family: str, **fields: Any) -> dict[str, Any]:
@@ -56,45 +44,40 @@ def described(config: dict[str, Any]) -> registry.Description:
     return registry.describe(read(config), config)
 
 
-def model_of(family: str, fields: dict[str, Any]) -> Any:
-    config = getattr(transformers, f"{CLASSES[family]}Config")(**json.loads(json.dumps(SIZES | fields)))
-    return getattr(transformers, f"{CLASSES[family]}ForCausalLM")(config)
+def class_of(family: str, fields: dict[str, Any]) -> Any:
+    """Transformers' configuration of the fields."""
+    return getattr(transformers, f"{CLASSES[family]}Config")(**json.loads(json.dumps(SIZES | fields)))
 
 
-def windows_of(model: Any) -> list[int | None]:
-    if model.config.model_type == "mistral":  # one window for all layers, read where the mask is made
-        return [model.config.sliding_window for _ in model.model.layers]
-    return [getattr(layer.self_attn, "sliding_window", None) for layer in model.model.layers]
+def test_configurations_of_every_family_are_recorded() -> None:
+    assert ORACLE.given["sizes"] == SIZES
+    assert {family for family, _ in CASES} == set(CLASSES)
 
 
-@pytest.mark.parametrize(("family", "fields"), CASES)
+@pytest.mark.parametrize(("family", "fields", "recorded"), RECORDED)
 def test_parameters_frequencies_and_windows_are_those_of_the_model_that_transformers_builds(
-    family: str, fields: dict[str, Any]
+    family: str, fields: dict[str, Any], recorded: dict[str, Any]
 ) -> None:
-    with torch.device("cpu"):
-        model = model_of(family, fields)
+    config = class_of(family, fields)
     decoder = DecoderConfig.from_huggingface(config_of(family, **fields))
 
     tied = {"lm_head.weight"} if decoder.tie_embeddings else set()
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+    state = tensor_names.unfolded(recorded["tensors"])
+    expected = {name: tuple(shape) for name, shape in state.items() if name not in tied}
     found = {names.huggingface(path): shape for path, shape in names.parameters(decoder).items()}
     assert found == expected
-    np.testing.assert_allclose(
-        decoder.inverse_frequencies(), model.model.rotary_emb.inv_freq.numpy(), rtol=1e-6, atol=0
-    )
-    assert list(decoder.windows) == windows_of(model)
-    assert decoder.num_kv_heads == model.config.num_key_value_heads
-    assert decoder.rms_norm_eps == model.config.rms_norm_eps
-    assert decoder.max_positions == model.config.max_position_embeddings
+    np.testing.assert_allclose(decoder.inverse_frequencies(), recorded["frequencies"], rtol=1e-6, atol=0)
+    assert list(decoder.windows) == recorded["windows"]
+    assert decoder.num_kv_heads == config.num_key_value_heads
+    assert decoder.rms_norm_eps == config.rms_norm_eps
+    assert decoder.max_positions == config.max_position_embeddings
 
 
 @pytest.mark.parametrize(("family", "fields"), CASES)
 def test_a_saved_config_means_the_same_as_the_fields_it_was_made_from(
     family: str, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    made = getattr(transformers, f"{CLASSES[family]}Config")(
-        **json.loads(json.dumps(SIZES | fields)), architectures=[f"{CLASSES[family]}ForCausalLM"]
-    )
+    made = class_of(family, {**fields, "architectures": [f"{CLASSES[family]}ForCausalLM"]})
     made.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, aot, built
+from conftest import ROOT, TINY, aot, built
 from other_cpus import EMULATED, emulator, needs_emulator, printed
 
 from aot import isa
@@ -128,6 +128,30 @@ def test_an_emulated_cpu_gives_the_digests_of_this_one(name: str) -> None:
 
     assert found["machine"] == EMULATED[name]
     assert differing(found, native(FAST)) == []
+
+
+DISGUISED = """\
+import os
+os.environ.update({variables!r})
+import disguise
+disguise.put_on({name!r})
+"""
+"""What starts every process of a build, for workers take no variables but their own."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["haswell", "znver2"])  # a build runs what it made, so with less than any CPU has
+def test_the_tiny_bundle_has_one_digest_whichever_cpu_builds_it(
+    name: str, tiny_bundle: Path, wardrobe: dict[str, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "aot", source / "aot", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "tests" / "disguise.py", source)
+    (source / "sitecustomize.py").write_text(DISGUISED.format(variables=wardrobe, name=name))
+    done = aot("build", TINY, "-o", tmp_path / "bundle", "--no-cache", "--jobs", 2, PYTHONPATH=str(source))
+
+    assert done.code == 0, done.err
+    assert store.open(tmp_path / "bundle").digest == store.open(tiny_bundle).digest
 
 
 ONE_COMBO = """\

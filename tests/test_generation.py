@@ -3,8 +3,9 @@
 import numpy as np
 import oracle
 import pytest
+import reference
 from oracle import Row
-from serving import log_softmax, only, padded, prompts, recorded, shapes, torch_logits
+from serving import log_softmax, only, padded, prompts, recorded, shapes
 
 import aot
 from aot.errors import NoEntryError
@@ -22,8 +23,8 @@ def model(family):
 
 
 @pytest.fixture(scope="module")
-def torch_model(family):
-    return family("qwen2").torch_model
+def case(family):
+    return family("qwen2").oracle
 
 
 def tokens(results):
@@ -99,9 +100,9 @@ def test_a_chunk_ends_early_when_all_rows_are_done(model):
     assert [row.count(0) for row in generated] == [2, 4, 3]  # the pad id stands where a row has ended
 
 
-def test_the_bundles_own_eos_holds_unless_a_request_names_others(model, torch_model):
+def test_the_bundles_own_eos_holds_unless_a_request_names_others(model, case):
     (prompt,) = prompts(5)
-    assert torch_model.config.eos_token_id == 319
+    assert case.config["eos_token_id"] == 319
     wanted = {"temperature": 50.0, "max_new_tokens": 40, "seed": 0}  # near uniform: some seed soon draws 319
     drawn = [model.generate(prompt, **(wanted | {"seed": seed})) for seed in range(60)]
     ended = [result for result in drawn if result.finish_reason == "eos"]
@@ -117,20 +118,20 @@ def test_the_bundles_own_eos_holds_unless_a_request_names_others(model, torch_mo
 
 
 @pytest.mark.parametrize("options", [{}, DRAWN, PENALTIES, {**DRAWN, **PENALTIES}])
-def test_generate_draws_what_the_oracle_draws_from_torchs_logits(model, torch_model, options):
+def test_generate_draws_what_the_oracle_draws_from_the_references_logits(model, case, options):
     rows = prompts(6, 3, 8)  # shorter ones are padded with 0, which no penalty may count
     results = model.generate(rows, max_new_tokens=16, eos_token_id=[], n=2, **options)
 
     pairs = enumerate(results)
-    settled = sum(_agreeing(torch_model, rows[i // 2], result, i % 2, options) for i, result in pairs)
+    settled = sum(_agreeing(case, rows[i // 2], result, i % 2, options) for i, result in pairs)
     assert settled > 0.9 * sum(len(result.token_ids) for result in results)
 
 
-def _agreeing(torch_model, prompt, result, sequence, options):
+def _agreeing(case, prompt, result, sequence, options):
     """Checks each token and gives how many were no near tie, which float32 may rightly decide otherwise."""
     named = {name: value for name, value in options.items() if name != "seed"}
     row = Row(**named, seed=divmod(result.seed, 1 << 32), sequence=sequence)
-    logits = torch_logits(torch_model, [*prompt, *result.token_ids])[len(prompt) - 1 :]
+    logits = reference.logits(case, [*prompt, *result.token_ids])[len(prompt) - 1 :]
     prompted = np.zeros(logits.shape[1], bool)
     prompted[prompt] = True
     settled = 0
@@ -144,14 +145,14 @@ def _agreeing(torch_model, prompt, result, sequence, options):
     return settled
 
 
-def test_a_pad_is_no_token_to_the_repetition_penalty(model, torch_model):
+def test_a_pad_is_no_token_to_the_repetition_penalty(model, case):
     def favours_the_pad(prompt):
-        logits = torch_logits(torch_model, prompt)[-1]
+        logits = reference.logits(case, prompt)[-1]
         return logits[0] > max(0, *logits[prompt])
 
     # a penalty below 1 draws towards what was seen: here the pad would be next, were padding part of the prompt
     short = next(prompt for prompt in (prompts(3, seed=seed)[0] for seed in range(300)) if favours_the_pad(prompt))
-    logits = torch_logits(torch_model, short)[-1]
+    logits = reference.logits(case, short)[-1]
     seen = np.isin(np.arange(320), short)
     wanted = int(np.where(seen, np.where(logits > 0, logits * 1000, logits / 1000), logits).argmax())
 

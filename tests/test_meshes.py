@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import aot, built, checkpoint
+from conftest import aot, built
+from oracles import records
 
 TENSOR = {"head": "model", "kv_head": "model", "mlp": "model", "vocab": "model"}
 PARTITIONS: dict[str, Any] = {
@@ -32,7 +33,7 @@ PARTITIONS: dict[str, Any] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_every_mesh_gives_the_tokens_of_one_device(family, tmp_path):
-    checkpoint(family, tmp_path / "checkpoint")
+    records.read(f"text/{family}").write(tmp_path / "checkpoint")
     wanted = answers(tmp_path, None)
 
     found = {name: answers(tmp_path, partition) for name, partition in PARTITIONS.items()}

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from conftest import FAMILIES, checkpoint
-from serving import padded, prompts, torch_logits
+import reference
+from conftest import FAMILIES
+from oracles import records
+from oracles.records import Case
+from serving import padded, prompts
 
 from aot.bundle import store
 from aot.chain import Array, Program
@@ -144,11 +146,12 @@ def prefilled(decoder: Decoder, weights: dict[str, Any], rows: list[list[int]]) 
     return np.asarray(slots["output/logits"])
 
 
-def parts(name: str, directory: Any) -> tuple[Any, DecoderConfig, dict[str, np.ndarray[Any, Any]]]:
-    """Transformers' model of a random checkpoint, its configuration and its float32 parameters."""
-    model = checkpoint(name, directory)
+def parts(name: str, directory: Any) -> tuple[Case, DecoderConfig, dict[str, np.ndarray[Any, Any]]]:
+    """What torch makes of a random checkpoint, its configuration and its float32 parameters."""
+    oracle = records.read(f"text/{name}")
+    oracle.write(directory)
     fields = checkpoints.read_config(directory)
-    return model, DecoderConfig.from_huggingface(fields), dict(checkpoints.tensors(directory, fields, "float32"))
+    return oracle, DecoderConfig.from_huggingface(fields), dict(checkpoints.tensors(directory, fields, "float32"))
 
 
 @pytest.mark.parametrize(
@@ -159,15 +162,15 @@ def parts(name: str, directory: Any) -> tuple[Any, DecoderConfig, dict[str, np.n
         *(pytest.param(name, "cpu", marks=pytest.mark.slow) for name in FAMILIES if name != "llama"),
     ],
 )
-def test_int8_logits_are_torchs_with_the_weights_dequantized(name: str, platform: str, tmp_path: Any) -> None:
-    model, decoder, parameters = parts(name, tmp_path)
+def test_int8_logits_are_the_references_with_the_weights_dequantized(name: str, platform: str, tmp_path: Any) -> None:
+    oracle, decoder, parameters = parts(name, tmp_path)
     declared = names.weights(decoder, "float32", "int8")
     weights = dict(quantize.stored(iter(parameters.items()), declared))
-    state = model.state_dict()
-    for path, array in weights.items():
-        if array.dtype == np.int8:
-            array = array * weights[names.scale(path)][:, None]
-            state[names.huggingface(path)].copy_(torch.from_numpy(array))
+    dequantized = {
+        names.huggingface(path): array * weights[names.scale(path)][:, None]
+        for path, array in weights.items()
+        if array.dtype == np.int8
+    }
     rows = prompts(9, 4, 16)
 
     logits = prefilled(Decoder(decoder, "float32", platform, "int8"), weights, rows)
@@ -175,7 +178,7 @@ def test_int8_logits_are_torchs_with_the_weights_dequantized(name: str, platform
     # what is left is the rounding of activations, where the platform has it: 1 in 254 of the largest of a row
     tolerance = 0.05 if platform == "cpu" else 1e-5
     for ours, row in zip(logits, rows, strict=True):
-        theirs = torch_logits(model, row)
+        theirs = reference.logits(oracle, row, oracle.tensors | dequantized)
         assert np.abs(ours[: len(row)] - theirs).max() < tolerance * np.abs(theirs).max()
 
 
@@ -183,15 +186,15 @@ def test_int8_logits_are_torchs_with_the_weights_dequantized(name: str, platform
 def test_logits_of_narrow_floats_are_near_torchs_in_float32(
     name: str, dtype: str, tolerance: float, tmp_path: Any
 ) -> None:
-    model, decoder, parameters = parts(name, tmp_path)
+    oracle, decoder, parameters = parts(name, tmp_path)
     weights = dict(quantize.stored(iter(parameters.items()), names.weights(decoder, dtype, None)))
-    rows = prompts(9, 4, 16)
+    rows = oracle.rows("three of 16")
 
-    logits = prefilled(Decoder(decoder, dtype, "cpu"), weights, rows)
+    logits = prefilled(Decoder(decoder, dtype, "cpu"), weights, [row.ids for row in rows])
 
     for ours, row in zip(logits, rows, strict=True):
-        theirs = torch_logits(model, row)
-        assert np.abs(ours[: len(row)] - theirs).max() < tolerance * np.abs(theirs).max()
+        theirs = row.logits[: len(row.ids)]
+        assert np.abs(ours[: len(row.ids)] - theirs).max() < tolerance * np.abs(theirs).max()
 
 
 def memory_of(program: Program) -> Any:

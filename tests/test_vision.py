@@ -1,4 +1,4 @@
-"""Pictures end to end: bundles of small random models against transformers' own, and its image processor."""
+"""Pictures end to end: bundles of small random models against what torch gave, and transformers' image processor."""
 
 import json
 import random
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llava_oracle
 import numpy as np
 import pytest
-import qwen2_vl_oracle as oracle
 from conftest import aot as aot_command
 from conftest import built
+from oracles import records, values
+from oracles.records import Row
 from PIL import Image
 from test_isolation import served
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
@@ -36,7 +36,8 @@ platforms: [cpu]
 """
 UNIT = 8  # pixels of an embedding
 SHAPES = ((16, 16), (24, 40))
-START, IMAGE, END = oracle.START, oracle.IMAGE, oracle.END
+ORACLE = records.read("qwen2_vl/plain")
+START, IMAGE, END = (ORACLE.config[f"{name}_token_id"] for name in ("vision_start", "image", "vision_end"))
 SEEN = [START, IMAGE, END]
 
 Picture = Any
@@ -44,28 +45,25 @@ Picture = Any
 
 @dataclass(frozen=True)
 class Sees:
-    """A bundle, loaded, and transformers' model of its checkpoint."""
+    """A bundle, loaded."""
 
     bundle: Path
     model: aot.Model
-    torch_model: Any
 
 
 @pytest.fixture(scope="module")
 def sees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sees]:
     home = tmp_path_factory.mktemp("sees")
-    torch_model = oracle.model()
-    torch_model.save_pretrained(home / "checkpoint")
+    ORACLE.write(home / "checkpoint")
     Qwen2VLImageProcessorPil(patch_size=UNIT // 2).save_pretrained(home / "checkpoint")
     (home / "sees.yaml").write_text(MANIFEST)
     with aot.load(built(home / "sees.yaml", home / "bundle")) as model:
-        yield Sees(home / "bundle", model, torch_model)
+        yield Sees(home / "bundle", model)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Picture:
     """Noise, so that whatever is mixed up shows."""
-    rng = np.random.default_rng((height, width, seed))
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(values.picture(height, width, seed))
 
 
 def pixels(shown: Picture) -> Any:
@@ -84,13 +82,12 @@ def spread(ids: Sequence[int], pictures: Sequence[Picture], unit: int = UNIT) ->
     return [each for id in ids for each in [id] * (next(counts) if id == IMAGE else 1)]
 
 
-def torch_greedy(torch_model: Any, ids: Sequence[int], pictures: Sequence[Picture], count: int) -> list[int]:
-    """The next tokens of a row by itself, without a cache."""
-    begin, seen = spread(ids, pictures), [pixels(shown) for shown in pictures]
-    made = list(begin)
-    for _ in range(count):
-        made.append(int(oracle.logits(torch_model, made, seen)[-1].argmax()))
-    return made[len(begin) :]
+def recorded(rows: Sequence[Row], ids: Sequence[int], pictures: Sequence[Picture], unit: int = UNIT) -> list[int]:
+    """The next tokens of a row by itself, without a cache, as torch gave them."""
+    (row,) = [row for row in rows if row.ids == spread(ids, pictures, unit)]
+    for shown, theirs in zip(pictures, row.pixels, strict=True):
+        np.testing.assert_allclose(pixels(shown), theirs, rtol=0, atol=1e-6)
+    return row.tokens
 
 
 ROWS = (
@@ -106,7 +103,7 @@ def test_rows_of_no_one_and_three_images_in_one_batch_give_torchs_tokens(sees: S
 
     assert len({result.entry for result in results}) == 1
     for result, (ids, shown) in zip(results, ROWS, strict=True):
-        assert result.token_ids == torch_greedy(sees.torch_model, ids, shown, 6)
+        assert result.token_ids == recorded(ORACLE.rows("served"), ids, shown)
         assert result.prompt_tokens == len(spread(ids, shown))
         assert [(image["height"], image["width"]) for image in result.images] == [(p.height, p.width) for p in shown]
     assert client.compilations() == before
@@ -123,8 +120,8 @@ platforms: [cpu]
 
 
 def test_llava_gives_torchs_tokens_for_rows_of_no_one_and_three_images(tmp_path: Path) -> None:
-    torch_model = llava_oracle.model()
-    torch_model.save_pretrained(tmp_path / "checkpoint")
+    oracle = records.read("llava/plain")
+    oracle.write(tmp_path / "checkpoint")
     CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16).save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "llava.yaml").write_text(LLAVA_MANIFEST)
     strip, square, other = picture(8, 24), picture(16, 16), picture(8, 24, 1)
@@ -134,11 +131,7 @@ def test_llava_gives_torchs_tokens_for_rows_of_no_one_and_three_images(tmp_path:
         results = model.generate([ids for ids, _ in rows], images=[shown for _, shown in rows])
 
     for result, (ids, shown) in zip(results, rows, strict=True):
-        made = begin = spread(ids, shown, unit=4)
-        for _ in range(4):
-            last = llava_oracle.logits(torch_model, made, [pixels(each) for each in shown])[-1]
-            made = [*made, int(last.argmax())]
-        assert result.token_ids == made[len(begin) :]
+        assert result.token_ids == recorded(oracle.rows("served"), ids, shown, unit=4)
 
 
 def test_a_text_is_served_by_the_programs_without_vision(sees: Sees) -> None:
@@ -167,7 +160,8 @@ def test_a_phase_may_be_called_by_itself(sees: Sees) -> None:
 
     outputs = sees.model.call("encode", pixels=pixels(shown)[None])
 
-    assert np.abs(outputs["embeddings"][0] - oracle.embeddings(sees.torch_model, pixels(shown))).max() < 1e-5
+    theirs = ORACLE.embeddings[ORACLE.given["images"].index([24, 40, 0])]
+    assert np.abs(outputs["embeddings"][0] - theirs).max() < 1e-5
     with pytest.raises(NoEntryError, match=r"no entry takes images of the shape \[None, 3, 24, 24\]|shape \[1, 3, 24"):
         sees.model.call("encode", pixels=np.zeros((1, 3, 24, 24), np.float32))
 
@@ -203,7 +197,7 @@ def test_an_image_is_served_without_the_builders_packages_and_without_compiling(
 
     assert told["seen"] == {"compilations": 0, "dumped": 0, "jax": False}
     assert told["images"] == [{"height": 16, "width": 16, "tokens": 4}]
-    assert told["tokens"] == torch_greedy(sees.torch_model, ids, [shown], 6)
+    assert told["tokens"] == recorded(ORACLE.rows("served"), ids, [shown])
 
 
 def test_a_bundle_that_sees_is_measured_with_a_text(sees: Sees) -> None:

@@ -2,9 +2,9 @@
 
     python tools/train_tiny.py [--minutes 30] [--output manifests/tiny]
 
-Needs torch and transformers (`pip install jax-aot[test]`), one core and no network. Split, tokenizer, initial weights
-and order of the batches follow from SEED and the standard library; the learning rate follows the clock, so the number
-of steps, and with it the weights, depend on the machine.
+Needs torch and transformers (`pip install torch jax-aot[test]`), one core and no network. Split, tokenizer, initial
+weights and order of the batches follow from SEED and the standard library; the learning rate follows the clock, so the
+number of steps, and with it the weights, depend on the machine.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python tools/train_tiny_vision.py [--minutes 20] [--output manifests/tiny-vision]
 
-Needs torch, transformers and Pillow (`pip install jax-aot[test]`), one core and no network. Tokenizer, initial weights,
-pictures and questions follow from SEED; schedule and mixture follow the clock, so the number of steps, and with it the
-weights, depend on the machine.
+Needs torch, transformers and Pillow (`pip install torch jax-aot[test]`), one core and no network. Tokenizer, initial
+weights, pictures and questions follow from SEED; schedule and mixture follow the clock, so the number of steps, and
+with it the weights, depend on the machine.
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""What transformers' models in torch make of small random checkpoints, recorded: see README.md beside this file."""
