@@ -17,13 +17,14 @@ from typing import Any
 
 import click
 import pytest
-from conftest import ROOT, TINY, built
+from conftest import ROOT, TINY, TODAY, built
 from pydantic import BaseModel
 
 from aot import errors
 from aot.cli import main
 from aot.plan.manifest import Content
 from aot.plan.sections import Generation, Model, Precompile
+from aot.runtime import expiry
 
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -155,6 +156,7 @@ def demo() -> str:
 
 def write() -> None:
     """Writes today's outputs into the README."""
+    os.environ[expiry.VARIABLE] = TODAY
     text = README.read_text()
     with tempfile.TemporaryDirectory() as home:
         bundle = built(TINY, Path(home, "tiny"))

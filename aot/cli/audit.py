@@ -1,11 +1,13 @@
 """`aot audit`."""
 
+import datetime
 from pathlib import Path
 
 import click
 
 from aot.audit import audit
 from aot.audit.refresh import Part
+from aot.builder import releases
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import DifferenceError
@@ -43,10 +45,11 @@ from aot.errors import DifferenceError
     show_default=True,
     help="How often to rebuild, each time elsewhere.",
 )
+@output.jax_released
 @output.as_json
 def command(
     bundle: Path, manifest: Path, key: str | None, platform: str | None, origin: Path | None, programs_only: bool,
-    rounds: int, as_json: bool,
+    rounds: int, jax_released: datetime.date | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Build BUNDLE again from its manifest and compare: programs, executables, weights, tokenizer, index.
 
@@ -57,8 +60,9 @@ def command(
     if programs_only and platform is not None:
         raise click.UsageError("--target chooses among executables, --programs-only makes none: give one of the two")
     part = Part(key, platform, not programs_only)
+    release = releases.installed(jax_released)
     with Display() as display:
-        found = audit.audit(bundle, manifest, audit.Options(part, rounds, origin), display)
+        found = audit.audit(bundle, manifest, release, audit.Options(part, rounds, origin), display)
     if as_json:
         output.document(found.plain())
     else:
