@@ -46,7 +46,7 @@ class DifferenceError(AotError):
 
 
 class ExpiredError(AotError):
-    """A program that would have to be compiled is older than its compatibility window."""
+    """Programs are out of their compatibility window: those that would have to be compiled, or those to be built."""
 
     exit_code = 7
 

@@ -1,6 +1,5 @@
 """Bundles that many tests share, each built once a session through the command that a user would run."""
 
-import datetime
 import json
 import os
 import shutil
@@ -8,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from oracles.records import Case
 
 from aot import isa
 from aot.builder import cpu
+from aot.bundle import store
+from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import MachineError
 from aot.runtime import expiry
@@ -80,10 +81,26 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(os.environ["AOT_CACHE_DIR"])
 
 
-@pytest.fixture(autouse=True)
-def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day on which programs of the pinned jax are readable: the tests are to pass on later ones too."""
-    monkeypatch.setattr(expiry, "today", lambda: datetime.date(2026, 7, 1))
+TODAY = "2026-07-01"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def in_time() -> Iterator[None]:
+    """A day on which what the installed jax exports is readable, in every process: tests are to pass on later ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(expiry.VARIABLE, TODAY)
+        yield
+
+
+def dated(bundle: Path, day: str, destination: Path) -> Path:
+    """A copy of a bundle, with its golden outputs, that was valid until another day."""
+    opened = store.open(bundle)
+    golden = opened.attachment("golden")
+    with Writer.stage(destination) as writer:
+        writer.adopt(opened)
+        kept = {} if golden is None else {"golden": golden}
+        writer.publish(replace(opened.index, valid_until=day), attachments=kept)
+    return destination
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,9 @@ def another_setting() -> None:
 
 
 def another_window() -> None:
-    releases.valid_until = lambda version: "2030-01-01"
+    """A release whose day we had wrong."""
+    days = releases.table()
+    releases.table = lambda: dict.fromkeys(days, "2029-07-01")
 
 
 LOWERING: dict[str, Callable[[], None]] = {
@@ -125,7 +127,7 @@ def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     plan = Plan.from_json(job["plan"])
     made = lower.write(plan, writer, lambda *_: None)
     measured = weights.measure(plan, lambda *_: None).record if job["weights"] else records.WeightsRecord((), {})
-    index = build.indexed(plan, made, measured, writer)
+    index = build.indexed(plan, made, measured, writer, releases.installed().valid_until)
     return replace(index, **RECORDS.get(job["patch"], {}))
 
 

@@ -15,6 +15,7 @@ import pytest
 import toy
 from conftest import aot
 
+from aot.builder import releases
 from aot.cli import main
 
 COMMANDS = [
@@ -84,6 +85,11 @@ def test_run_has_the_options_that_scripts_rely_on(capfd: pytest.CaptureFixture[s
         (["--jsn"], "aot: no such option"),
         (["build"], "aot build: missing argument 'MANIFEST'; see aot build --help"),
         (["build", "m", "--jobs", "0"], "aot build: invalid value for '--jobs': 0 is not in the range"),
+        (
+            ["plan", "m", "--jax-released", "soon"],
+            "aot plan: invalid value for '--jax-released': 'soon' does not match",
+        ),
+        (["explain", "b", "--jax-released", "2026-06-17"], "aot explain: --jax-released is of a rebuild: give --agai"),
         (["verify", "a", "b"], "aot verify: got unexpected extra argument (b); see aot verify --help"),
         (["run", "b", "--prompt"], "aot: option '--prompt' requires an argument; see aot --help"),
     ],
@@ -155,7 +161,8 @@ def test_a_build_shows_progress_on_the_terminal_and_ends_stdout_with_the_digest(
     assert process.returncode == 0
     assert [step for step in ("weights", "lower", "compile", "publish") if step not in shown] == []
     assert re.search(r"compile .* 3/3 ", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown))
-    assert out.splitlines() == ["bundle dist/toy", document("verify", tmp_path / "dist/toy")["digest"]]
+    until = f"valid until {releases.installed().valid_until}"
+    assert out.splitlines() == ["bundle dist/toy", until, document("verify", tmp_path / "dist/toy")["digest"]]
 
 
 def read(leader: int) -> str:

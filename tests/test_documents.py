@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from conftest import TINY, Family, aot, small_manifest
+from conftest import ISAS, TINY, Family, aot, small_manifest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from aot import precompile
+from aot.builder import releases
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -20,7 +21,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 def test_plan_prints_combos_programs_and_compiles(document: Callable[..., dict]) -> None:
     plan = document("plan", TINY)
 
-    assert list(plan) == ["combos", "programs", "compiles", "meshes"]
+    assert list(plan) == ["combos", "programs", "compiles", "meshes", "valid_until"]
     assert all(list(combo) == ["key", *precompile.FIELDS] for combo in plan["combos"])
     assert all(KEY.fullmatch(combo["key"]) for combo in plan["combos"])
     sizes = [(combo["batch_size"], combo["prefill_length"], combo["max_length"]) for combo in plan["combos"]]
@@ -48,7 +49,7 @@ def test_plan_counts_what_a_build_for_several_targets_stores(
 ) -> None:
     made = stored(document("inspect", small_bundle))
 
-    assert made["compiles"] == 2 * made["programs"]
+    assert made["compiles"] == len(ISAS) * made["programs"]
     assert counted(document("plan", small_manifest(tmp_path))) == made
 
 
@@ -101,7 +102,8 @@ def test_plan_for_people_shows_keys_counts_and_remarks(tmp_path: Path) -> None:
     assert [KEY.match(line) is not None for line in lines[1:3]] == [True, True]
     assert re.fullmatch(r"2 combos, \d+ programs, \d+ compiles \(cpu avx2, 32 threads\)", lines[3])
     assert lines[4].startswith("one device holds weights 4.0 MiB, state and KV cache ")
-    assert lines[5].startswith("remark: prefill_length: requests of 9 to 31 tokens are padded to 64, more than 2x")
+    assert lines[5] == f"valid until {releases.installed().valid_until}"
+    assert lines[6].startswith("remark: prefill_length: requests of 9 to 31 tokens are padded to 64, more than 2x")
 
 
 def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Callable[..., dict]) -> None:
@@ -110,7 +112,8 @@ def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Calla
     assert list(found) == ["digest", "valid_until", "combos", "entries", "weights"]
     assert found["digest"] == document("verify", tiny_bundle)["digest"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["valid_until"])
-    assert found["combos"] == document("plan", TINY)["combos"]
+    planned = document("plan", TINY)
+    assert (found["combos"], found["valid_until"]) == (planned["combos"], planned["valid_until"])
     keys = {combo["key"] for combo in found["combos"]}
     for entry in found["entries"]:
         assert list(entry) == ["key", "phase", "programs", "executables"]

@@ -1,4 +1,5 @@
 import base64
+import datetime
 import hashlib
 import json
 import shutil
@@ -13,16 +14,20 @@ from conftest import TINY
 
 from aot import digest
 from aot import plan as plans
-from aot.builder import cpu, provenance
+from aot.builder import cpu, provenance, releases
+from aot.builder.releases import Release
 from aot.builder.workers import Worker
 from aot.bundle import attachments, store
 from aot.cli import main
 
+KNOWN = Release("0.10.2", datetime.date(2026, 6, 17))
+TOLD = Release("0.10.3", datetime.date(2026, 6, 30), stated=True)
 
-def statement(manifest: Path, evidence: provenance.Evidence | None = None) -> bytes:
+
+def statement(manifest: Path, evidence: provenance.Evidence | None = None, release: Release = KNOWN) -> bytes:
     plan = plans.resolve(plans.read(manifest))
     index = synthetic.index()
-    return provenance.statement(plan, index, digest.of(b"bundle"), evidence or provenance.Evidence(plan))
+    return provenance.statement(plan, release, index, digest.of(b"bundle"), evidence or provenance.Evidence(plan))
 
 
 def resources(data: bytes) -> dict[str, dict]:
@@ -163,6 +168,34 @@ def test_a_change_in_the_manifest_shows_in_the_external_parameters(tmp_path):
 
     assert one["externalParameters"] != two["externalParameters"]
     assert one["externalParameters"]["manifest"]["model"]["arguments"] == {"weights_size": 16}
+
+
+def test_the_day_of_a_release_is_an_external_parameter_where_it_was_told_and_nowhere_else():
+    known, told = (
+        json.loads(statement(TINY, release=release))["predicate"]["buildDefinition"]["externalParameters"]
+        for release in (KNOWN, TOLD)
+    )
+
+    assert told == {**known, "jax_released": "2026-06-30"}
+    assert "jax_released" not in known
+
+
+def test_a_build_by_a_release_of_unknown_day_is_reproduced_by_who_is_told_the_same_day(tmp_path, document, monkeypatch):
+    monkeypatch.setattr(releases, "table", dict)
+    manifest, option = toy.manifest(tmp_path / "model"), ("--jax-released", "2026-06-30")
+    audit = ("audit", tmp_path / "bundle", "--manifest", manifest, "--programs-only")
+    built = document("build", manifest, "-o", tmp_path / "bundle", *option)
+    again = document(*audit, *option)
+    earlier = document(*audit, "--jax-released", "2026-06-29", code=6)
+    explained = document("explain", tmp_path / "bundle", "--against", manifest, *option)
+
+    said = json.loads(store.open(tmp_path / "bundle").attachment("provenance") or b"")
+    assert said["predicate"]["buildDefinition"]["externalParameters"]["jax_released"] == "2026-06-30"
+    assert built["valid_until"] == store.open(tmp_path / "bundle").index.valid_until == "2026-12-30"
+    assert (again["same"], explained["same"]) == (True, True)
+    assert [row["cause"] for row in earlier["entries"] if row["verdict"] == "differs"] == [
+        "valid_until: 2026-12-30, now 2026-12-29"
+    ]
 
 
 def test_inspect_prints_it(tmp_path, capsys):

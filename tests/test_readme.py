@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 import pytest
-from conftest import ROOT, TINY, built
+from conftest import ROOT, TINY, TODAY, built
 from pydantic import BaseModel
 
 from aot import errors
@@ -26,6 +26,7 @@ from aot.bundle import store
 from aot.cli import main
 from aot.plan.manifest import Content
 from aot.plan.sections import Generation, Model, Precompile
+from aot.runtime import expiry
 
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -181,6 +182,7 @@ def demo() -> str:
 
 def write() -> None:
     """Writes today's outputs into the README."""
+    os.environ[expiry.VARIABLE] = TODAY
     text = README.read_text()
     with tempfile.TemporaryDirectory() as home:
         bundle = built(TINY, Path(home, "tiny"))

@@ -11,12 +11,12 @@ from typing import Any
 import mesh_serving
 import pytest
 import toy
-from conftest import MESH_MANIFEST, TINY, aot, built
+from conftest import MESH_MANIFEST, TINY, TODAY, aot, built, dated
 from jax import export
 
 import aot as product
 from aot import digest
-from aot.builder import reexport, releases
+from aot.builder import reexport, releases, workers
 from aot.bundle import attachments, oci, records, store
 from aot.bundle.writer import Writer
 from aot.runtime import golden
@@ -34,13 +34,14 @@ class Quiet:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds toy.yaml, its bundle with golden outputs, and that bundle refreshed."""
+    """Holds toy.yaml, its bundle with golden outputs, that bundle as of an older jax, and the latter refreshed."""
     home = tmp_path_factory.mktemp("toy")
-    built(toy.manifest(home / "model", programs=2), home / "old")
-    if store.open(home / "old").attachment("golden") is None:
-        data = golden.record(store.open(home / "old"))
+    built(toy.manifest(home / "model", programs=2), home / "built")
+    if store.open(home / "built").attachment("golden") is None:
+        data = golden.record(store.open(home / "built"))
         assert data is not None
-        attachments.attach(home / "old", "golden", data)
+        attachments.attach(home / "built", "golden", data)
+    dated(home / "built", TODAY, home / "old")
     done = aot("refresh", home / "old", "-o", home / "new", "--json")
     assert done.code == 0, done.err
     (home / "refresh.json").write_text(done.out)
@@ -49,9 +50,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def renewed(mesh_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mesh bundle refreshed, and beside it what the command said."""
+    """The mesh bundle refreshed; beside it what it was refreshed from, `old`, and what the command said."""
     home = tmp_path_factory.mktemp("mesh")
-    done = aot("refresh", mesh_bundle, "-o", home / "new", "--jobs", 2, "--json")
+    done = aot("refresh", dated(mesh_bundle, TODAY, home / "old"), "-o", home / "new", "--jobs", 2, "--json")
     assert done.code == 0, done.err
     (home / "refresh.json").write_text(done.out)
     return home / "new"
@@ -83,7 +84,7 @@ def test_a_refreshed_bundle_says_what_it_came_from_and_until_when_it_holds(home:
     assert said["digest"] == new.digest != old.digest
     assert (said["programs_from"], said["path"]) == ("bundle", str(home / "new"))
     assert new.index.origin == old.digest
-    assert said["valid_until"] == new.index.valid_until == releases.valid_until(new.index.versions["jax"])
+    assert said["valid_until"] == new.index.valid_until == releases.installed().valid_until
     assert len(store.verify(home / "new").blobs) > 0
 
 
@@ -122,6 +123,35 @@ def test_an_audit_replays_a_refresh_from_the_bundle_that_it_came_from(home: Path
 
     assert (done.code, done.document["same"]) == (0, True), done.err
     assert {row["kind"] for row in done.document["entries"]} == {*oci.LAYERS, "index"} - {"tuning"}
+
+
+def test_a_refresh_that_gains_no_day_is_refused_before_anything_is_exported(
+    home: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = releases.installed()
+    monkeypatch.setattr(workers.Worker, "__init__", None)
+    line = refused(2, "refresh", home / "new", "-o", tmp_path / "new")
+    later = refused(2, "refresh", dated(home / "new", "9999-12-31", tmp_path / "late"), "-o", tmp_path / "new")
+
+    assert line == (
+        f"bundle {home / 'new'}: its programs are readable until {release.valid_until}, and those of "
+        f"jax {release.version} until {release.valid_until}; {releases.newer(release)}"
+    )
+    assert "are readable until 9999-12-31" in later
+
+
+def test_an_audit_replays_a_refresh_that_gained_no_day_by_a_jax_that_has_expired_since(
+    home: Path, tmp_path: Path
+) -> None:
+    old, new = store.open(home / "built"), store.open(home / "new")
+    with Writer.stage(tmp_path / "new") as writer:
+        writer.adopt(new)
+        writer.publish(dataclasses.replace(new.index, origin=old.digest))
+    manifest = ("--manifest", home / "model" / "toy.yaml")
+    asked = ("audit", tmp_path / "new", *manifest, "--from", home / "built", "--programs-only", "--json")
+    done = aot(*asked, AOT_TODAY="2099-01-01")
+
+    assert (done.code, done.document["same"]) == (0, True), done.err
 
 
 def test_an_audit_sees_a_refreshed_bundle_of_another_manifest(home: Path, tmp_path: Path) -> None:
@@ -222,12 +252,10 @@ def test_a_refreshed_mesh_bundle_lays_every_array_as_the_old_one_and_takes_no_mo
 
 
 @pytest.mark.slow
-def test_the_refresh_of_a_mesh_bundle_is_reproducible_and_can_be_refreshed_again(
-    mesh_bundle: Path, renewed: Path, tmp_path: Path
-) -> None:
+def test_the_refresh_of_a_mesh_bundle_is_reproducible_and_can_be_refreshed_again(renewed: Path, tmp_path: Path) -> None:
     (tmp_path / "mesh.yaml").write_text(MESH_MANIFEST.replace("tiny/", f"{TINY.parent}/tiny/"))
-    audited = aot("audit", renewed, "--manifest", tmp_path / "mesh.yaml", "--from", mesh_bundle, "--json")
-    again = aot("refresh", renewed, "-o", tmp_path / "again", "--json")
+    audited = aot("audit", renewed, "--manifest", tmp_path / "mesh.yaml", "--from", renewed.parent / "old", "--json")
+    again = aot("refresh", dated(renewed, TODAY, tmp_path / "old"), "-o", tmp_path / "again", "--json")
 
     assert (audited.code, audited.document["same"]) == (0, True)
     assert again.document["golden"] == {"entries": 3, "largest_difference": 0.0}
@@ -247,7 +275,8 @@ def test_bad_input_is_refused_in_one_line(home: Path, tmp_path: Path, refused: C
 def test_a_refreshed_language_model_writes_the_same_text_and_its_refresh_is_reproducible(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    done = aot("refresh", tiny_bundle, "-o", tmp_path / "new", "--jobs", 2, "--json")
+    old = dated(tiny_bundle, TODAY, tmp_path / "old")
+    done = aot("refresh", old, "-o", tmp_path / "new", "--jobs", 2, "--json")
     prompts = ["def main(", "import os"]
     asked: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.8, "seed": 5}
     texts = [
@@ -257,7 +286,7 @@ def test_a_refreshed_language_model_writes_the_same_text_and_its_refresh_is_repr
         [e.memory for p in store.open(path).index.programs for e in p.executables]
         for path in (tiny_bundle, tmp_path / "new")
     ]
-    audited = aot("audit", tmp_path / "new", "--manifest", TINY, "--from", tiny_bundle, "--json")
+    audited = aot("audit", tmp_path / "new", "--manifest", TINY, "--from", old, "--json")
 
     assert done.code == 0, done.err
     assert texts[0] == texts[1]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 import toy
-from conftest import aot
+from conftest import TODAY, aot, dated
 from test_deviceless import compiled, lowered, needing
 from test_targets import GPU, WHEELS
 
@@ -21,7 +21,7 @@ from aot import devices, digest, extras, tuning
 from aot import plan as plans
 from aot.audit import diff, sides
 from aot.audit.rebuild import _moved
-from aot.builder import build, compile, cuda, identity, provenance, tune, workers
+from aot.builder import build, compile, cuda, identity, provenance, releases, tune, workers
 from aot.builder import tuning as tunings
 from aot.bundle import codec, oci, store, weights
 from aot.bundle.records import BlobRecord, Index
@@ -294,7 +294,9 @@ def test_the_provenance_names_a_tuning_by_its_digest_and_not_by_its_path(tmp_pat
     target, blob = stored(path, tmp_path / "bundle")
     index = with_tuning(tunings.without(target), blob)
     plan = planned(path)
-    said = json.loads(provenance.statement(plan, index, digest.of(b""), provenance.Evidence(plan)))
+    said = json.loads(
+        provenance.statement(plan, releases.installed(), index, digest.of(b""), provenance.Evidence(plan))
+    )
     wanted = {"name": "tuning/h200", "digest": {"sha256": digest.hex_of(blob.digest)}}
 
     assert [
@@ -616,7 +618,7 @@ def test_an_audit_replays_the_tuning(tuned: Any) -> None:
 @needs_cuda
 def test_a_refresh_replays_the_tuning_that_the_bundle_has(tuned: Any, tmp_path: Path, document: Any) -> None:
     home, found = tuned
-    document("refresh", home / "bundle", "-o", tmp_path / "new", "--no-cache")
+    document("refresh", dated(home / "bundle", TODAY, tmp_path / "old"), "-o", tmp_path / "new", "--no-cache")
 
     assert by(store.verify(tmp_path / "new").index) == [synthetic.blob(found.to_bytes())]
 

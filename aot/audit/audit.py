@@ -18,6 +18,7 @@ from aot.audit.environments import Environment
 from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
 from aot.builder import build, emulation, workers
+from aot.builder.releases import Release
 from aot.bundle import document, records, store
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
@@ -70,8 +71,8 @@ class Options:
     """What to rebuild on, emulated, by QEMU's name."""
 
 
-def audit(path: Path, manifest: Path, options: Options, report: build.Report) -> Audit:
-    """Makes the bundle again from its manifest, once for each round, and compares.
+def audit(path: Path, manifest: Path, release: Release, options: Options, report: build.Report) -> Audit:
+    """Makes the bundle again from its manifest by the installed jax, once for each round, and compares.
 
     Raises InputError for a manifest that cannot be built, for a refreshed bundle without the one that it was made from
     and for a CPU that cannot be emulated, BundleError for a damaged one. No build cache is read or written.
@@ -87,7 +88,7 @@ def audit(path: Path, manifest: Path, options: Options, report: build.Report) ->
     verdicts = []
     for environment in tried:
         report.step(f"round {environment.round}", None)
-        made = _rebuilt(bundle, manifest, options, environment, report)
+        made = _rebuilt(bundle, manifest, release, options, environment, report)
         verdicts.append(compare.compare(bundle.index, made, options.part))
     return Audit(tried, tuple(verdicts))
 
@@ -122,7 +123,9 @@ def _check_bytes(bundle: Bundle, part: Part) -> None:
         bundle.check(name)
 
 
-def _rebuilt(bundle: Bundle, manifest: Path, options: Options, environment: Environment, report: build.Report) -> Index:
+def _rebuilt(
+    bundle: Bundle, manifest: Path, release: Release, options: Options, environment: Environment, report: build.Report
+) -> Index:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix=f"aot-audit-{environment.round}-") as scratch:
         home = Path(scratch)
         (home / "inputs").mkdir()
@@ -137,6 +140,7 @@ def _rebuilt(bundle: Bundle, manifest: Path, options: Options, environment: Envi
             key=part.key,
             platform=part.platform,
             executables=part.executables,
+            valid_until=release.valid_until,
             jobs=environment.jobs,
             cores=environment.cores,
             staging=str(home / "bundle"),
@@ -160,6 +164,8 @@ def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
             process.wait(20)
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], report: build.Report) -> Index:

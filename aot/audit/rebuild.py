@@ -39,6 +39,8 @@ class Request:
     key: str | None
     platform: str | None
     executables: bool
+    valid_until: str
+    """Of what the installed jax exports."""
     jobs: int
     cores: tuple[int, ...]
     staging: str
@@ -96,9 +98,9 @@ def rebuilt(request: Request) -> Index:
         stored = store.open(Path(request.bundle)).index.weights
         weights = build.laid_out(plan, writer, report) if part.weights else stored
         make = _built if request.origin is None else _refreshed
-        return replace(
-            build.indexed(plan, make(plan, request, writer, report, part), weights, writer), origin=_digest(request)
-        )
+        made = make(plan, request, writer, report, part)
+        index = build.indexed(plan, made, weights, writer, request.valid_until)
+        return replace(index, origin=_digest(request))
 
 
 def _moved(plan: Plan, old: Path, new: Path) -> Plan:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aot import digest
 from aot.builder import build, executables, reexport, releases, settings, tuning
 from aot.builder.cache import Cache
+from aot.builder.releases import Release
 from aot.builder.workers import Worker
 from aot.bundle import records, store
 from aot.bundle.records import Index, ProgramRecord
@@ -60,16 +61,21 @@ class Part:
 WHOLE = Part()
 
 
-def refresh(path: Path, plan: "Plan | None", options: build.Options, report: build.Report) -> Refreshed:
+def refresh(
+    path: Path, plan: "Plan | None", release: Release, options: build.Options, report: build.Report
+) -> Refreshed:  # fmt: skip
     """Publishes a bundle with the programs of another, exported by the installed jax, and gives its digest.
 
-    Raises InputError where that jax refuses one and there is no manifest, DifferenceError where golden inputs give
-    other results than were recorded; nothing is written then.
+    Raises ExpiredError and InputError for a release of jax that gains no time, InputError where it refuses a program
+    and there is no manifest, DifferenceError where golden inputs give other results than were recorded; nothing is
+    written then.
     """
     build.check_destination(options)
     old = store.open(path)
+    _check_gain(old, release)
     with Writer.stage(options.destination) as writer:
-        index, source = indexed(old, plan, writer, options.jobs, report, options.cache)
+        found, source = indexed(old, plan, writer, options.jobs, report, options.cache)
+        index = replace(found, origin=old.digest, valid_until=release.valid_until)
         golden = old.attachment("golden")
         kept = {} if golden is None else {"golden": golden}
         made = writer.seal(index, kept)
@@ -88,13 +94,23 @@ def indexed(
     cache: Cache | None = None,
     part: Part = WHOLE,
 ) -> tuple[Index, str]:
-    """The index of a refreshed bundle, its blobs in the writer; and what its programs were exported from."""
+    """The index of a bundle with new programs and executables, its blobs in the writer; and what those came from."""
     targets = part.targets(targets_of(old.index))
     build.check_machine(targets)
     writer.adopt(old)
     base, source = _exported(old, plan, writer, report, part)
     programs = executables.compiled(targets, base.programs, writer, jobs, report, cache)
     return replace(base, programs=programs), source
+
+
+def _check_gain(old: Bundle, release: Release) -> None:
+    """Raises ExpiredError or InputError where the programs of a release would be readable no day longer."""
+    releases.check_in_time(release)
+    if release.valid_until <= old.index.valid_until:
+        raise InputError(
+            f"bundle {old.path}: its programs are readable until {old.index.valid_until}, and those of "
+            f"jax {release.version} until {release.valid_until}; {releases.newer(release)}"
+        )
 
 
 def _differences(old: Bundle, writer: Writer, report: build.Report) -> list[float]:
@@ -125,15 +141,14 @@ def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: build.Re
     """The index with new programs and without executables."""
     wanted = _wanted(old.index, part)
     made = reexport.programs([old.index.programs[i] for i in wanted], old.index.waivers, writer, report)
-    base = replace(old.index, origin=old.digest, valid_until=releases.valid_until(made.versions["jax"]))
     if made.refused is None:
-        return _exchanged(base, dict(zip(wanted, made.programs, strict=True)), made.versions, part), "bundle"
+        return _exchanged(old.index, dict(zip(wanted, made.programs, strict=True)), made.versions, part), "bundle"
     if plan is None:
         raise InputError(
             f"bundle {old.path}: jax {made.versions['jax']} does not take {made.refused}; give its manifest, to lower "
             "it again: --manifest M"
         )
-    return _lowered(base, build.lowered(plan, writer, report, part.key), plan, old), "manifest"
+    return _lowered(old, build.lowered(plan, writer, report, part.key), plan), "manifest"
 
 
 def _wanted(index: Index, part: Part) -> list[int]:
@@ -142,28 +157,28 @@ def _wanted(index: Index, part: Part) -> list[int]:
     return sorted({position for entry in entries for chain in entry.chains for position, _ in chain.calls})
 
 
-def _exchanged(base: Index, made: Mapping[int, ProgramRecord], versions: Mapping[str, str], part: Part) -> Index:
+def _exchanged(old: Index, made: Mapping[int, ProgramRecord], versions: Mapping[str, str], part: Part) -> Index:
     """The index with other programs, and of the entries those of the part."""
-    place = {old: new for new, old in enumerate(made)}
+    place = {before: now for now, before in enumerate(made)}
     entries = []
-    for entry in base.entries:
-        if part.key in (None, base.combos[entry.combo].key):
+    for entry in old.entries:
+        if part.key in (None, old.combos[entry.combo].key):
             chains = tuple(
                 replace(chain, calls=tuple((place[program], binding) for program, binding in chain.calls))
                 for chain in entry.chains
             )
             entries.append(replace(entry, chains=chains))
     return replace(
-        base, programs=tuple(made.values()), entries=tuple(entries), versions=versions, settings=settings.LOWERING
+        old, programs=tuple(made.values()), entries=tuple(entries), versions=versions, settings=settings.LOWERING
     )
 
 
-def _lowered(base: Index, made: "Lowered", plan: "Plan", old: Bundle) -> Index:
+def _lowered(old: Bundle, made: "Lowered", plan: "Plan") -> Index:
     """The index with the programs of the manifest, which must be that of the bundle."""
     combos = tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos)
-    if combos != base.combos:
+    if combos != old.index.combos:
         raise InputError(
             f"bundle {old.path}: the manifest {plan.name!r} has other combos; give the one it was built from"
         )
     fields = ("programs", "bindings", "phases", "entries", "versions", "settings")
-    return replace(base, **{name: getattr(made, name) for name in fields})
+    return replace(old.index, **{name: getattr(made, name) for name in fields})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aot import digest
 from aot.builder import build, compile, executables, tuning
+from aot.builder.releases import Release
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
 from aot.bundle import weights
@@ -65,7 +66,7 @@ def of_bundle(bundle: Bundle) -> Side:
 
 
 @contextlib.contextmanager
-def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
+def of_plan(plan: "Plan", release: Release, report: build.Report) -> Iterator[Side]:
     """What a build of the plan would make: weights are hashed, programs lowered into a directory that does not stay."""
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
         report.step("weights", None)
@@ -74,7 +75,7 @@ def of_plan(plan: "Plan", report: build.Report) -> Iterator[Side]:
         lowered = build.lowered(plan, writer, report)
         targets = tuning.stored(plan.targets, writer)
         programs = tuple(_with_targets(program, targets) for program in lowered.programs)
-        index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer)
+        index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer, release.valid_until)
         yield Side(index, None, lambda record: writer.read(record.digest), measured.digests.__getitem__)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot.builder import compile, executables, golden, provenance, releases, tokenizer, tuning
+from aot.builder import compile, executables, golden, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
+from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
 from aot.bundle.records import Index
@@ -43,8 +44,8 @@ class Options:
     """What earlier builds made; without one, all is made anew."""
 
 
-def build(plan: "Plan", options: Options, report: Report) -> str:
-    """Builds and publishes a bundle, and gives its digest.
+def build(plan: "Plan", release: Release, options: Options, report: Report) -> str:
+    """Builds and publishes a bundle with the installed jax, which is of this release, and gives its digest.
 
     Raises InputError for what the plan names and for a destination that holds something else, AotError for what the
     machine refuses. Nothing is to be seen at the destination unless the build is whole.
@@ -57,11 +58,11 @@ def build(plan: "Plan", options: Options, report: Report) -> str:
         weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
         made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
         programs = executables.compiled(targets, made.programs, writer, options.jobs, report, options.cache)
-        index = indexed(plan, replace(made, programs=programs), weights, writer)
+        index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)
         report.step("publish", None)
-        attachments = {"provenance": provenance.statement(plan, index, name, evidence), "golden": outputs}
+        attachments = {"provenance": provenance.statement(plan, release, index, name, evidence), "golden": outputs}
         said = {kind: data for kind, data in attachments.items() if data is not None}
         digest = writer.publish(index, options.replace, said)
     verified.remember(options.destination, weights)
@@ -151,13 +152,15 @@ def _old(options: Options) -> Bundle | None:
     return found if verified.known(found.path, found.index.weights) else None
 
 
-def indexed(plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer) -> Index:
+def indexed(
+    plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer, valid_until: str
+) -> Index:  # fmt: skip
     """The index of all that was made; tokenizer files go into the writer."""
     from aot.plan import images
 
     return Index(
         format=records.FORMAT,
-        valid_until=releases.valid_until(lowered.versions["jax"]),
+        valid_until=valid_until,
         origin=None,
         versions=lowered.versions,
         settings=lowered.settings,

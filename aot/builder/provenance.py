@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aot
 from aot import digest, extras
 from aot.builder import tokenizer, tuning
+from aot.builder.releases import Release
 from aot.builder.workers import Worker
 from aot.bundle.records import Index
 
@@ -71,8 +72,8 @@ def imported(plan: "Plan") -> dict[str, Any]:
     return {"sources": files, "wheels": wheels}
 
 
-def statement(plan: "Plan", index: Index, name: str, evidence: Evidence) -> bytes:
-    """The statement about the bundle of this digest, as canonical JSON."""
+def statement(plan: "Plan", release: Release, index: Index, name: str, evidence: Evidence) -> bytes:
+    """The statement about the bundle of this digest, built with a release of jax, as canonical JSON."""
     keys = [{"name": "key", "digest": {"sha256": combo.key}} for combo in index.combos]
     return digest.canonical_json(
         {
@@ -82,7 +83,7 @@ def statement(plan: "Plan", index: Index, name: str, evidence: Evidence) -> byte
             "predicate": {
                 "buildDefinition": {
                     "buildType": BUILD_TYPE,
-                    "externalParameters": {"manifest": _manifest(plan)},
+                    "externalParameters": {"manifest": _manifest(plan), **_stated(release)},
                     "internalParameters": {"settings": index.settings, "flags": _flags(index)},
                     "resolvedDependencies": [*_dependencies(plan, evidence), *_tunings(index)],
                 },
@@ -122,6 +123,11 @@ def _manifest(plan: "Plan") -> dict[str, Any]:
     plain = json.loads(plan.to_json())
     model = {name: value for name, value in plain["model"].items() if name not in _PATHS}
     return {**plain, "model": model, "targets": list(map(tuning.without, plain["targets"]))}
+
+
+def _stated(release: Release) -> dict[str, str]:
+    """The day of a release that we were told, and could not know."""
+    return {"jax_released": release.day.isoformat()} if release.stated else {}
 
 
 def _flags(index: Index) -> list[str]:

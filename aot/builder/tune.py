@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot import devices, digest
-from aot.builder import build, compile, cuda, executables, settings, tuning
+from aot.builder import build, compile, cuda, executables, releases, settings, tuning
 from aot.builder.workers import Worker
 from aot.bundle.records import Mesh, ProgramRecord
 from aot.bundle.writer import Writer
@@ -43,6 +43,7 @@ def tune(plan: "Plan", jobs: int, report: build.Report) -> tuple[Tuned, ...]:
     Raises InputError where no target names one, MachineError where this machine has not the devices, AotError for
     choices that are of no use without the device. Nothing is written then.
     """
+    releases.check_supported()
     targets = [target for target in plan.targets if tuning.path(target)]
     if not targets:
         raise InputError("tune: no target names a tuning; give one a path: {cuda: {device: h200, tuning: h200.json}}")

@@ -1,11 +1,13 @@
 """`aot audit`."""
 
+import datetime
 from pathlib import Path
 
 import click
 
 from aot.audit import audit
 from aot.audit.refresh import Part
+from aot.builder import releases
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import DifferenceError
@@ -45,10 +47,11 @@ from aot.errors import DifferenceError
     help="How often to rebuild, each time elsewhere.",
 )
 @click.option("--cpu", metavar="NAME", help="Rebuild on this CPU, emulated by qemu-x86_64: EPYC-Rome, Haswell, …")
+@output.jax_released
 @output.as_json
 def command(
     bundle: Path, manifest: Path, key: str | None, platform: str | None, origin: Path | None, programs_only: bool,
-    rounds: int, cpu: str | None, as_json: bool,
+    rounds: int, cpu: str | None, jax_released: datetime.date | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Build BUNDLE again from its manifest and compare: programs, executables, weights, tokenizer, index.
 
@@ -59,8 +62,9 @@ def command(
     if programs_only and platform is not None:
         raise click.UsageError("--target chooses among executables, --programs-only makes none: give one of the two")
     part = Part(key, platform, not programs_only)
+    release = releases.installed(jax_released)
     with Display() as display:
-        found = audit.audit(bundle, manifest, audit.Options(part, rounds, origin, cpu), display)
+        found = audit.audit(bundle, manifest, release, audit.Options(part, rounds, origin, cpu), display)
     if as_json:
         output.document(found.plain())
     else:

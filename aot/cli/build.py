@@ -1,11 +1,12 @@
 """`aot build`."""
 
+import datetime
 from pathlib import Path
 
 import click
 
 from aot import plan as plans
-from aot.builder import build, cache, tuning
+from aot.builder import build, cache, releases, tuning
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import InputError
@@ -29,27 +30,36 @@ from aot.plan import Plan
 @output.replace
 @output.jobs
 @output.no_cache
+@output.jax_released
+@click.option("--allow-expired", is_flag=True, help="Build although the programs are out of date already.")
 @output.as_json
-def command(manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool, as_json: bool) -> None:
-    """Build the bundle that MANIFEST describes, and print its digest.
+def command(
+    manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool,
+    jax_released: datetime.date | None, allow_expired: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Build the bundle that MANIFEST describes, and print until when its programs are readable, and its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this
     very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind but what it has added to
     the build cache, where the next one goes on.
     """
     plan = plans.resolve(plans.read(manifest))
+    release = releases.installed(jax_released)
+    if not allow_expired:
+        releases.check_in_time(release, ", or build with --allow-expired")
     where = destination or Path("dist", plan.name)
     if replace:
         _keep(where, manifest, plan)
-    for line in plan.dropped:
+    for line in (*plan.dropped, *releases.remarks(release)):
         click.echo(f"remark: {line}", err=True)
     kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:
-        digest = build.build(plan, build.Options(where, replace, jobs, kept), display)
+        digest = build.build(plan, release, build.Options(where, replace, jobs, kept), display)
     if as_json:
-        output.document({"digest": digest, "path": str(where)})
+        output.document({"digest": digest, "path": str(where), "valid_until": release.valid_until})
     else:
         click.echo(f"bundle {where}")
+        click.echo(f"valid until {release.valid_until}")
         click.echo(digest)
 
 

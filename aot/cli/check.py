@@ -21,6 +21,7 @@ def command(bundle: Path, as_json: bool) -> int:
     """
     index = store.inspect(bundle).index
     verdicts = [entries.verdict(entry) for entry in entries.of(index, entries.place(index))]
+    notice = expiry.notice(f"bundle {bundle}", index.valid_until, expiry.renewal(bundle))
     if as_json:
         rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
         output.document({"entries": rows})
@@ -29,8 +30,8 @@ def command(bundle: Path, as_json: bool) -> int:
         for v in verdicts:
             table.add_row(v.entry.key[:12], v.entry.phase, v.verdict, v.cause)
         output.console().print(table)
-    if notice := expiry.notice(bundle, index):
+    if notice:
         click.echo(notice, err=True)
-    if expiry.expired(index):
+    if expiry.expired(index.valid_until):
         return ExpiredError.exit_code
     return 0 if all(v.verdict == "ready" for v in verdicts) else MachineError.exit_code

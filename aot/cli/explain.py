@@ -1,11 +1,13 @@
 """`aot explain`."""
 
+import datetime
 from pathlib import Path
 
 import click
 
 from aot.audit import diff, explain, factors, sides
 from aot.audit.explain import Subject
+from aot.builder import releases
 from aot.bundle import store
 from aot.bundle.store import Bundle
 from aot.cli import output
@@ -22,8 +24,11 @@ _LONGEST = 100  # characters of a value that are shown
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("key", required=False)
 @click.option("--against", metavar="MANIFEST", type=click.Path(path_type=Path), help="What a rebuild would change.")
+@output.jax_released
 @output.as_json
-def command(bundle: Path, key: str | None, against: Path | None, as_json: bool) -> int:
+def command(
+    bundle: Path, key: str | None, against: Path | None, jax_released: datetime.date | None, as_json: bool
+) -> int:  # fmt: skip
     """List the factors behind BUNDLE, or behind one KEY, program or executable of it, named by its first digits.
 
     With --against: say which factors would differ if the bundle were built from MANIFEST with what is installed now,
@@ -31,9 +36,11 @@ def command(bundle: Path, key: str | None, against: Path | None, as_json: bool) 
     """
     if against and key:
         raise click.UsageError("give a KEY or --against, not both")
+    if jax_released and not against:
+        raise click.UsageError("--jax-released is of a rebuild: give --against, too")
     opened = store.open(bundle)
     if against:
-        return _against(opened, against, as_json)
+        return _against(opened, against, jax_released, as_json)
     subject = explain.subject(opened.index, key) if key else explain.bundle(opened.index, opened.digest)
     if as_json:
         output.document({"factors": subject.rows()})
@@ -42,11 +49,12 @@ def command(bundle: Path, key: str | None, against: Path | None, as_json: bool) 
     return 0
 
 
-def _against(bundle: Bundle, manifest: Path, as_json: bool) -> int:
+def _against(bundle: Bundle, manifest: Path, jax_released: datetime.date | None, as_json: bool) -> int:
     from aot import plan as plans
 
     plan = plans.resolve(plans.read(manifest))
-    with Display() as display, sides.of_plan(plan, display) as rebuilt:
+    release = releases.installed(jax_released)
+    with Display() as display, sides.of_plan(plan, release, display) as rebuilt:
         found = diff.causes(sides.of_bundle(bundle), rebuilt)
     return verdict(found, as_json)
 

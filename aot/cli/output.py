@@ -40,6 +40,17 @@ def no_cache(command: F) -> F:
     return click.option("--no-cache", is_flag=True, help="Neither read nor write the build cache.")(command)
 
 
+def jax_released(command: F) -> F:
+    """The option `--jax-released`, as the argument `jax_released`: a day, or None."""
+    return click.option(
+        "--jax-released",
+        metavar="YYYY-MM-DD",
+        type=click.DateTime(["%Y-%m-%d"]),
+        callback=lambda _, __, given: given and given.date(),
+        help="When the installed jax was released, where this aot does not know it.",
+    )(command)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b keeps click from wrapping them

@@ -1,12 +1,13 @@
 """`aot refresh`."""
 
+import datetime
 from pathlib import Path
 
 import click
 
 from aot import plan as plans
 from aot.audit import refresh
-from aot.builder import build, cache
+from aot.builder import build, cache, releases
 from aot.cli import output
 from aot.cli.progress import Display
 
@@ -27,18 +28,22 @@ from aot.cli.progress import Display
 @output.replace
 @output.jobs
 @output.no_cache
+@output.jax_released
 @output.as_json
 def command(
-    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, no_cache: bool, as_json: bool
+    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, no_cache: bool,
+    jax_released: datetime.date | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Renew BUNDLE with the installed jax: export its programs anew, compile its executables anew.
 
-    Weights and tokenizer stay as they are. The new bundle records the digest of the old one.
+    Weights and tokenizer stay as they are. The new bundle records the digest of the old one. Refused where the
+    programs of that jax are readable no day longer than those of the bundle.
     """
     plan = None if manifest is None else plans.resolve(plans.read(manifest))
+    release = releases.installed(jax_released)
     kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:
-        made = refresh.refresh(bundle, plan, build.Options(destination, replace, jobs, kept), display)
+        made = refresh.refresh(bundle, plan, release, build.Options(destination, replace, jobs, kept), display)
     if as_json:
         document = {"digest": made.digest, "path": str(destination), "programs_from": made.source}
         golden = {"entries": made.compared, "largest_difference": made.largest_difference}

@@ -1,65 +1,75 @@
-"""How long a bundle's programs stay readable, and what follows when that time is over.
+"""How long programs stay readable, and what follows when that time is over.
 
 Stored executables do not expire: the jaxlib that built them goes on loading them.
 """
 
 import datetime
 import logging
+import os
 from pathlib import Path
 
-from aot.bundle.records import Index
 from aot.bundle.store import Bundle
-from aot.errors import ExpiredError
+from aot.errors import ExpiredError, InputError
 
 log = logging.getLogger("aot")
 
+VARIABLE = "AOT_TODAY"
+"""Names another day than the clock's, to ask what will be then."""
 NOTICE = datetime.timedelta(weeks=8)
 """How long before the end it is told."""
 
 
 def today() -> datetime.date:
-    """The day by the machine's clock, in UTC; nothing else here asks a clock."""
-    return datetime.datetime.now(datetime.UTC).date()
+    """The day by the machine's clock, in UTC, unless AOT_TODAY names one; nothing else here asks a clock."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return datetime.datetime.now(datetime.UTC).date()
+    try:
+        return datetime.date.fromisoformat(named)
+    except ValueError:
+        raise InputError(f"{VARIABLE}: must be a day as YYYY-MM-DD, got {named!r}; mend or unset it") from None
 
 
-def expired(index: Index) -> bool:
+def expired(valid_until: str) -> bool:
     """Whether the last day on which every jax release reads the programs is over."""
-    return today() > _last(index)
+    return today() > _day(valid_until)
 
 
-def notice(path: Path, index: Index) -> str | None:
-    """A line for people once a bundle has expired or soon will; None before."""
-    left = _last(index) - today()
+def notice(place: str, valid_until: str, advice: str) -> str | None:
+    """A line for people once programs have expired or soon will, with what to do next; None before."""
+    left = _day(valid_until) - today()
     if left > NOTICE:
         return None
     if left.days < 0:
-        return f"bundle {path}: {_expired(path, index)}"
+        return f"{place}: {past(valid_until, advice)}"
     when = "today is the last day" if left.days == 0 else f"in {left.days} day{'s' if left.days > 1 else ''}"
-    return f"bundle {path}: its programs expire after {index.valid_until}, {when}; {_advice(path)}"
+    return f"{place}: its programs expire after {valid_until}, {when}; {advice}"
+
+
+def past(valid_until: str, advice: str) -> str:
+    """That programs have expired, and what to do next."""
+    return f"its programs expired after {valid_until}; {advice}"
+
+
+def renewal(path: Path) -> str:
+    """What to do about the programs of a bundle."""
+    return f"renew them: aot refresh {path} -o NEW"
 
 
 def warn(bundle: Bundle) -> None:
     """Logs that a bundle has expired, which its stored executables outlive."""
-    if expired(bundle.index):
-        log.warning("bundle %s: %s", bundle.path, _expired(bundle.path, bundle.index))
+    if expired(bundle.index.valid_until):
+        log.warning("bundle %s: %s", bundle.path, past(bundle.index.valid_until, renewal(bundle.path)))
 
 
 def check(bundle: Bundle, cause: str) -> None:
     """Raises ExpiredError where a program that has no executable for this machine would be compiled too late."""
-    if expired(bundle.index):
+    if expired(bundle.index.valid_until):
         raise ExpiredError(
             f"bundle {bundle.path}: a program would have to be compiled ({cause}), and "
-            f"{_expired(bundle.path, bundle.index)}"
+            f"{past(bundle.index.valid_until, renewal(bundle.path))}"
         )
 
 
-def _expired(path: Path, index: Index) -> str:
-    return f"its programs expired after {index.valid_until}; {_advice(path)}"
-
-
-def _advice(path: Path) -> str:
-    return f"renew them: aot refresh {path} -o NEW"
-
-
-def _last(index: Index) -> datetime.date:
-    return datetime.date.fromisoformat(index.valid_until)
+def _day(valid_until: str) -> datetime.date:
+    return datetime.date.fromisoformat(valid_until)
