@@ -76,7 +76,8 @@ def cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any], place: str) -> np.nd
     """`array` in `dtype`; InputError where that makes a finite value infinite."""
     with np.errstate(over="ignore", invalid="ignore"):  # a NaN stays one
         result = array.astype(dtype, copy=False)
-    if dtype != array.dtype and not np.array_equal(np.isfinite(result), np.isfinite(array)):
+        lost = dtype != array.dtype and not np.array_equal(np.isfinite(result), np.isfinite(array))
+    if lost:
         raise InputError(f"{place}: holds values too large for {dtype.name}; choose float32 or bfloat16")
     return result
 
