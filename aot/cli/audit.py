@@ -19,7 +19,7 @@ from aot.errors import DifferenceError
         "aot audit dist/tiny --manifest manifests/tiny.yaml --rounds 3",
         "aot audit dist/tiny --manifest manifests/tiny.yaml --programs-only",
         "aot audit dist/new --manifest manifests/tiny.yaml --from dist/tiny",
-        "aot audit dist/tiny --manifest manifests/tiny.yaml --cpu EPYC-Rome --only KEY",
+        "aot audit dist/tiny --manifest manifests/tiny.yaml --cpu EPYC-Rome",
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
