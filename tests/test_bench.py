@@ -22,6 +22,7 @@ from aot.bundle import store
 from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.runtime import fit
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +142,11 @@ def unprepared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unprepared")
 def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path, refused: Refused) -> None:
     other, late, damaged = (tmp_path / name for name in ("other", "late", "damaged"))
-    index = synthetic.index()
-    executable = dataclasses.replace(index.programs[0].executables[0], requires={"machine": "s390x", "features": ()})
-    program = dataclasses.replace(index.programs[0], executables=(executable,))
-    written(other, dataclasses.replace(index, programs=(program,)))
-    written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
-    synthetic.write(damaged)
+    fitting = indexed(compiler={"jaxlib": fit.jaxlib()})
+    foreign = indexed(requires={"machine": "s390x", "features": ()})
+    written(other, foreign)
+    written(late, dataclasses.replace(foreign, valid_until="2020-01-01"))
+    written(damaged, fitting)
     synthetic.blob_file(damaged, digest.of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
 
     assert "no executable for this machine" in refused(4, "bench", other)
@@ -164,6 +164,13 @@ def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
 
     with pytest.raises(AotError, match=r"no run of it succeeded: ValueError: why; try aot run"):
         bench.measure(tmp_path / "bundle", bench.Options(1, 1, 1, "once"))
+
+
+def indexed(**changes: Any) -> Index:
+    """The synthetic index, its executable changed."""
+    index = synthetic.index()
+    executable = dataclasses.replace(index.programs[0].executables[0], **changes)
+    return dataclasses.replace(index, programs=(dataclasses.replace(index.programs[0], executables=(executable,)),))
 
 
 def written(bundle: Path, index: Index) -> None:
