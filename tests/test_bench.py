@@ -22,6 +22,7 @@ from aot.bundle import store
 from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.runtime import fit
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path,
     program = dataclasses.replace(index.programs[0], executables=(executable,))
     written(other, dataclasses.replace(index, programs=(program,)))
     written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
-    synthetic.write(damaged)
+    synthetic.write(damaged, jaxlib=fit.jaxlib())
     synthetic.blob_file(damaged, digest.of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
 
     assert "no executable for this machine" in refused(4, "bench", other)
