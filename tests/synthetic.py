@@ -31,6 +31,7 @@ from aot.vision import Images
 
 PROGRAM = b"a portable program"
 EXECUTABLE = b"an executable for a target"
+JAXLIB = "0.10.2"
 TOKENIZER = b'{"model": {}}'
 ARRAYS = {
     "embed": np.arange(15, dtype=np.float32).reshape(5, 3),
@@ -43,22 +44,22 @@ def blob(data: bytes) -> BlobRecord:
     return BlobRecord(digest.of(data), len(data))
 
 
-def write(destination: Path, replace: bool = False) -> str:
-    """Publishes the bundle and gives its digest."""
+def write(destination: Path, replace: bool = False, jaxlib: str = JAXLIB) -> str:
+    """Publishes the bundle, its executable as if of a jaxlib, and gives its digest."""
     with Writer.stage(destination) as writer:
         for data in (PROGRAM, EXECUTABLE, TOKENIZER):
             writer.add(data)
         plan = weights.plan({path: (array.dtype.name, array.shape) for path, array in ARRAYS.items()})
-        return writer.publish(index(weights.write(writer, plan, ARRAYS.items())), replace)
+        return writer.publish(index(weights.write(writer, plan, ARRAYS.items()), jaxlib), replace)
 
 
-def index(stored: WeightsRecord | None = None) -> Index:
+def index(stored: WeightsRecord | None = None, jaxlib: str = JAXLIB) -> Index:
     """Its index; without the record of stored weights, one that names a blob nobody wrote."""
     return Index(
         format=FORMAT,
         valid_until="2026-12-31",
         origin=None,
-        versions={"jax": "0.10.2", "jaxlib": "0.10.2"},
+        versions={"jax": "0.10.2", "jaxlib": jaxlib},
         settings={"jax_enable_x64": False},
         model={"family": "synthetic", "config": {"layers": 2, "rates": (0.5, 1), "tied": True, "scaling": None}},
         generation=_generation(),
@@ -80,7 +81,7 @@ def index(stored: WeightsRecord | None = None) -> Index:
             "prefill": PhaseRecord({"tokens": ("batch_size", "prefill_length")}, {"token": ("batch_size",)}, ()),
             "decode": PhaseRecord({"token": ("batch_size",)}, {"tokens": ("batch_size", None)}, ()),
         },
-        programs=(_program(),),
+        programs=(_program(jaxlib),),
         bindings=(
             BindingRecord(("weight/layers.0.scale", "input/tokens"), ("value/x", "state/cache")),
             BindingRecord(("weight/layers.1.scale", "value/x"), ("output/token", "state/cache")),
@@ -107,7 +108,7 @@ def _combo(prefill_length: int) -> ComboRecord:
     return ComboRecord(digest.hex_of(digest.of(digest.canonical_json(dimensions))), dimensions)
 
 
-def _program() -> ProgramRecord:
+def _program(jaxlib: str) -> ProgramRecord:
     arguments = (
         ArgumentRecord("scale", "int8", (3,), (None,)),
         ArgumentRecord("x", "int32", (1, 32), (None, None), donated=True),
@@ -117,7 +118,7 @@ def _program() -> ProgramRecord:
         digest.of(EXECUTABLE),
         len(EXECUTABLE),
         ("--xla_cpu_max_isa=AVX2",),
-        {"jaxlib": "0.10.2"},
+        {"jaxlib": jaxlib},
         {"machine": "x86_64", "features": ("avx", "avx2")},
         {"arguments": 131, "outputs": 128, "aliased": 128, "temporaries": 0, "code": 0},
         {"flops": 96},

@@ -142,11 +142,12 @@ def unprepared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unprepared")
 def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path, refused: Refused) -> None:
     other, late, damaged = (tmp_path / name for name in ("other", "late", "damaged"))
-    fitting = indexed(compiler={"jaxlib": fit.jaxlib()})
-    foreign = indexed(requires={"machine": "s390x", "features": ()})
-    written(other, foreign)
-    written(late, dataclasses.replace(foreign, valid_until="2020-01-01"))
-    written(damaged, fitting)
+    index = synthetic.index()
+    executable = dataclasses.replace(index.programs[0].executables[0], requires={"machine": "s390x", "features": ()})
+    program = dataclasses.replace(index.programs[0], executables=(executable,))
+    written(other, dataclasses.replace(index, programs=(program,)))
+    written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
+    synthetic.write(damaged, jaxlib=fit.jaxlib())
     synthetic.blob_file(damaged, digest.of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
 
     assert "no executable for this machine" in refused(4, "bench", other)
