@@ -167,13 +167,6 @@ def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
         bench.measure(tmp_path / "bundle", bench.Options(1, 1, 1, "once"))
 
 
-def indexed(**changes: Any) -> Index:
-    """The synthetic index, its executable changed."""
-    index = synthetic.index()
-    executable = dataclasses.replace(index.programs[0].executables[0], **changes)
-    return dataclasses.replace(index, programs=(dataclasses.replace(index.programs[0], executables=(executable,)),))
-
-
 def written(bundle: Path, index: Index) -> None:
     """Publishes an index of synthetic blobs."""
     with Writer.stage(bundle) as writer:
