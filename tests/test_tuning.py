@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import jaxlib.version
 import pytest
 import synthetic
 import toy
@@ -27,7 +29,7 @@ from aot.bundle import codec, oci, store, weights
 from aot.bundle.records import BlobRecord, Index
 from aot.bundle.writer import Writer
 from aot.cli import main
-from aot.errors import AotError, BundleError, InputError, ManifestError
+from aot.errors import AotError, BundleError, InputError, MachineError, ManifestError
 from aot.runtime import machine
 from aot.runtime.machine import Accelerator, Accelerators
 from aot.tuning import Choice, Tuning
@@ -196,6 +198,7 @@ def test_a_tuning_that_is_not_there_ends_a_build_before_anything_is_made(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(build, "laid_out", lambda *rest: pytest.fail("work was begun"))
+    monkeypatch.setattr(cuda, "replays", lambda: True)
     path = manifest(tmp_path)
 
     said = refused(2, "build", path, "-o", tmp_path / "bundle")
@@ -454,9 +457,19 @@ def target(found: Tuning, writer: Writer) -> Mapping[str, Any]:
 
 
 def needs_cuda(test: Any) -> Any:
-    for mark in needing("cuda"):
+    for mark in (*needing("cuda"), pytest.mark.skipif(not cuda.replays(), reason="this jaxlib replays no tuning")):
         test = mark(test)
     return test
+
+
+def test_a_tuning_that_the_jaxlib_would_not_replay_is_refused_by_name(monkeypatch: Any) -> None:
+    monkeypatch.setattr(extras, "missing", lambda name: "")
+    for version, refused in (((0, 10, 2), False), ((0, 12, 0, 1), True)):
+        monkeypatch.setattr(jaxlib.version, "__version_info__", version)
+
+        cuda.check({"device": "h200"})
+        with pytest.raises(MachineError, match="from jaxlib 0.12 on a tuning is not replayed") if refused else nullcontext():
+            cuda.check({"device": "h200", "tuning": "h200.json"})
 
 
 @needs_cuda

@@ -10,7 +10,7 @@ from aot import extras, xla_flags
 from aot.builder import deviceless
 from aot.builder.deviceless import Made
 from aot.devices import Gpu
-from aot.errors import InputError
+from aot.errors import InputError, MachineError
 
 Options = Mapping[str, Any]
 """Of a cuda target: device, devices and so on."""
@@ -37,14 +37,28 @@ _REPLAYING: Mapping[str, Value] = {
     "xla_gpu_load_autotune_results_from": REPLAYED,
     "xla_gpu_require_complete_aot_autotune_results": True,  # else it would fall back on the cost model in silence
 }
+_REFILED = (0, 12)
+"""The first jaxlib that files choices by the device's whole description and the version of its own code."""
 _TOOLKIT = "nvidia.cu13"
 _CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxlib takes
 
 
 def check(options: Options) -> None:
-    """Raises InputError where the compiler is not installed."""
+    """Raises InputError where the compiler is not installed, MachineError for a tuning that it would not replay."""
     if lacking := extras.missing("cuda"):
         raise InputError(f"target cuda {options['device']}: {lacking}, or leave the target out")
+    if "tuning" in options and not replays():
+        raise MachineError(
+            f"target cuda {options['device']}: from jaxlib 0.12 on a tuning is not replayed; build with jaxlib 0.10.2 "
+            "(Python 3.11), or leave `tuning` out"
+        )
+
+
+def replays() -> bool:
+    """Whether the installed jaxlib finds choices as we file them."""
+    import jaxlib.version
+
+    return bool(jaxlib.version.__version_info__ < _REFILED)
 
 
 def environment(options: Options) -> dict[str, str]:
