@@ -18,7 +18,7 @@ from aot.errors import InputError
 from aot.runtime import client, entries, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
-ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgpack", "org"}  # pickle asks for a name of Jython
+ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgspec", "org"}  # pickle asks for a name of Jython
 MODULES = 47
 """Of aot, on the way; each costs half a millisecond and more."""
 STANDARD = 75

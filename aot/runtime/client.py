@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
+from aot.bundle.bounds import Axes, Mesh
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import InputError, MachineError
 
 if TYPE_CHECKING:

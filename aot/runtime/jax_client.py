@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
+from aot.bundle.bounds import Axes
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import MachineError
 from aot.runtime import client, exports
 from aot.runtime.client import Buffer, Executable

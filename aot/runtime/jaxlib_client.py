@@ -16,7 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as jax sets it: the client
 import numpy as np
 from jaxlib import _jax, xla_client
 
-from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
+from aot.bundle.bounds import Axes
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
