@@ -11,11 +11,10 @@ msgspec reads it, 111 programs in 2 ms and 10,000 in 0.2 s, where a decoder of o
 
 import collections.abc
 import dataclasses
-import functools
+import gc
 import itertools
-import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -40,11 +39,24 @@ _ROWS = tuple[bytes, ...]
 _POSITIONS = tuple[Index32, ...]
 
 
+class _Shape(NamedTuple):
+    """The fields of a record, and those of them that hold what JSON can say."""
+
+    names: tuple[str, ...]
+    free: tuple[str, ...]
+
+
+_SHAPES: dict[Any, _Shape] = {}
+
+
 def _stored(cls: type, **changed: Any) -> Any:
     """The type of a record as it is stored: some fields are others, `Any` is read later, nothing has a default."""
-    hints = typing.get_type_hints(cls, include_extras=True) | changed
-    kinds = {name: msgspec.Raw if hint == Mapping[str, Any] else hint for name, hint in hints.items()}
-    return msgspec.defstruct(f"Stored{cls.__name__}", list(kinds.items()), forbid_unknown_fields=True, gc=False)
+    hints = {field.name: field.type for field in dataclasses.fields(cls)}
+    free = tuple(name for name, hint in hints.items() if hint == Mapping[str, Any])
+    kinds = hints | changed | dict.fromkeys(free, msgspec.Raw)
+    made = msgspec.defstruct(f"Stored{cls.__name__}", list(kinds.items()), forbid_unknown_fields=True, gc=False)
+    _SHAPES[cls] = _SHAPES[made] = _Shape(tuple(hints), free)
+    return made
 
 
 _Argument: Any = _stored(ArgumentRecord)
@@ -89,12 +101,17 @@ def decode(data: bytes, where: str) -> Index:
 
     Raises BundleError with the path of the first fault; MachineError for a newer format.
     """
+    collects = gc.isenabled()
+    gc.disable()  # none of this is a circle, and to look for them among all that was imported takes longer than reading
     try:
         _check_format(data, where)
         index = _index(document.unpack(_Index, data))
         consistency.check(index)
     except Fault as fault:
         raise document.refusal(where, fault) from fault
+    finally:
+        if collects:
+            gc.enable()
     return index
 
 
@@ -121,23 +138,16 @@ def _rows(values: Iterable[Any]) -> tuple[bytes, ...]:
 def _lowered(kind: Any, record: Any, **changed: Any) -> Any:
     """A record as it is stored."""
     fields = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in changed}
-    free = {name: msgspec.Raw(document.pack(fields[name])) for name in _free(kind)}
+    free = {name: msgspec.Raw(document.pack(fields[name])) for name in _SHAPES[kind].free}
     return kind(**fields | free | changed)
 
 
 def _raised(cls: type[T], stored: Any, **changed: Any) -> T:
     """The record that is stored so."""
-    names = (field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-    fields = {name: getattr(stored, name) for name in names if name not in changed}
-    for name in _free(stored.__class__):
+    fields = {name: getattr(stored, name) for name in _SHAPES[cls].names if name not in changed}
+    for name in _SHAPES[cls].free:
         fields[name] = _within(f".{name}", document.free, fields[name])
     return cls(**fields | changed)
-
-
-@functools.cache
-def _free(kind: Any) -> tuple[str, ...]:
-    """The fields that hold what JSON can say."""
-    return tuple(field.name for field in msgspec.structs.fields(kind) if field.type is msgspec.Raw)
 
 
 def _index(stored: Any) -> Index:
