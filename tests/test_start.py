@@ -14,7 +14,8 @@ from conftest import built
 
 import aot
 from aot.bundle import store
-from aot.errors import InputError
+from aot.bundle.records import ArgumentRecord
+from aot.errors import InputError, MachineError
 from aot.runtime import client, entries, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
@@ -169,3 +170,16 @@ def test_the_version_of_jaxlib_is_that_of_its_package():
     from importlib import metadata
 
     assert fit.jaxlib() == metadata.version("jaxlib")
+
+
+def test_arrays_that_an_executable_does_not_take_and_those_beyond_memory_are_named(tiny_bundle):
+    bundle = store.open(tiny_bundle)
+    program = next(program for program in bundle.index.programs if program.platform == "cpu")
+    for here in (jaxlib_client.Client(), jax_client.Client(jax_client.devices("cpu", 1)[0])):
+        record = entries.fitting(program)
+        run = here.load(bundle.read(record.digest, record.bytes), program)
+
+        with pytest.raises(MachineError, match=f"program {program.name}: XLA does not run it: INVALID_ARGUMENT"):
+            run([here.put(np.zeros((1, 7), np.int32))] * len(program.arguments))
+        with pytest.raises(MachineError, match=r"cache: no memory for \[140737488355328\] of float32"):
+            here.zeros(ArgumentRecord("cache", "float32", (1 << 47,), (None,)))

@@ -122,6 +122,24 @@ def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRe
         raise MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it") from error
 
 
+def run(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord) -> Any:
+    """The raw results of a loaded executable. Raises MachineError for what XLA reports: other arrays, no memory."""
+    try:
+        return loaded.execute_sharded(arguments)
+    except RuntimeError as error:  # jaxlib's own is one
+        cause = " ".join(str(error).split())
+        raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
+
+
+def zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
+    """Host zeros for an argument. Raises MachineError where there is no memory for them."""
+    try:
+        return np.zeros(record.shape, dtype(record.dtype))
+    except MemoryError as error:
+        shape = list(record.shape)
+        raise MachineError(f"{record.name}: no memory for {shape} of {record.dtype}; use a smaller bucket") from error
+
+
 def _options_for(devices: Sequence[Any]) -> Any:
     """How an executable is loaded for these devices; None for those by whose ids it was built, the first ones."""
     from jaxlib import xla_client
