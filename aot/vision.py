@@ -7,12 +7,15 @@ image is first brought to one of these: which one, `choose` says, and planner an
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aot.precompile import Combo
 
 if TYPE_CHECKING:
     from fractions import Fraction
+
+Value = str | int | float | bool | None | tuple[int | float, ...]
+"""Of a step from a picture to pixels."""
 
 FITS = ("stretch", "cover")
 """How a picture is brought to a shape: by stretching, or covering it and cutting off what lies beyond."""
@@ -46,7 +49,7 @@ class Images:
     channels: int
     rotary: str
     """One of ROTARY."""
-    recipe: tuple[Mapping[str, Any], ...]
+    recipe: tuple[Mapping[str, Value], ...]
     """Steps from a picture to pixels [channels, height, width], in order; `aot.runtime.recipe` knows them."""
 
     def grid(self, size: Size) -> tuple[int, int]:

@@ -27,12 +27,14 @@ from aot.bundle.records import (
     WeightsRecord,
 )
 from aot.bundle.writer import Writer
+from aot.precompile import Combo
 from aot.vision import Images
 
 PROGRAM = b"a portable program"
 EXECUTABLE = b"an executable for a target"
 JAXLIB = "0.10.2"
 TOKENIZER = b'{"model": {}}'
+ROWS = ("batch_size", None)
 ARRAYS = {
     "embed": np.arange(15, dtype=np.float32).reshape(5, 3),
     "layers.0.scale": np.array([1, -2, 3], dtype=np.int8),
@@ -78,13 +80,15 @@ def index(stored: WeightsRecord | None = None, jaxlib: str = JAXLIB) -> Index:
         waivers=("a_custom_call",),
         combos=tuple(_combo(length) for length in (32, 64)),
         phases={
-            "prefill": PhaseRecord({"tokens": ("batch_size", "prefill_length")}, {"token": ("batch_size",)}, ()),
-            "decode": PhaseRecord({"token": ("batch_size",)}, {"tokens": ("batch_size", None)}, ()),
+            "prefill": PhaseRecord({"tokens": ROWS}, {"token": ROWS, "logprob": (None,)}, ()),
+            "decode": PhaseRecord({"stop": ROWS}, {"tokens": ROWS, "logprobs": (None,), "steps": (None,)}, ()),
         },
         programs=(_program(jaxlib),),
         bindings=(
-            BindingRecord(("weight/layers.0.scale", "input/tokens"), ("value/x", "state/cache")),
-            BindingRecord(("weight/layers.1.scale", "value/x"), ("output/token", "state/cache")),
+            BindingRecord(("weight/layers.0.scale", "input/tokens"), ("state/cache", "value/x")),
+            BindingRecord(("weight/layers.1.scale", "value/x"), ("output/logprob", "output/token")),
+            BindingRecord(("weight/layers.0.scale", "input/stop"), ("output/logprobs", "value/x")),
+            BindingRecord(("weight/layers.1.scale", "value/x"), ("output/steps", "output/tokens")),
         ),
         entries=tuple(_entry(combo, phase) for combo in range(2) for phase in ("prefill", "decode")),
         weights=stored or _weights(),
@@ -100,12 +104,12 @@ def _weights() -> WeightsRecord:
 def _generation() -> GenerationRecord:
     sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "presence_penalty": -1}
     key = _combo(32).key
-    return GenerationRecord(5, 8, {key: 2}, 4, "none", (1, 2), 0, None, sampling)
+    return GenerationRecord(16, 8, {key: 1}, 4, "none", (1, 2), 0, None, sampling)
 
 
 def _combo(prefill_length: int) -> ComboRecord:
-    dimensions = {"batch_size": 1, "prefill_length": prefill_length, "required_props": None}
-    return ComboRecord(digest.hex_of(digest.of(digest.canonical_json(dimensions))), dimensions)
+    combo = Combo(batch_size=1, prefill_length=prefill_length)
+    return ComboRecord(combo.key, combo.dimensions())
 
 
 def _program(jaxlib: str) -> ProgramRecord:
@@ -128,7 +132,8 @@ def _program(jaxlib: str) -> ProgramRecord:
 
 
 def _entry(combo: int, phase: str) -> EntryRecord:
-    return EntryRecord(combo, phase, (ChainRecord("cpu", (), ((0, 0), (0, 1))),))
+    calls = ((0, 0), (0, 1)) if phase == "prefill" else ((0, 2), (0, 3))
+    return EntryRecord(combo, phase, (ChainRecord("cpu", (), calls),))
 
 
 def opened(data: bytes) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 import dataclasses
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
+import tracemalloc
 
 import msgpack
 import pytest
 import synthetic
 
-from aot import digest
-from aot.bundle import codec, consistency, document
-from aot.bundle.records import FORMAT, ChainRecord, ComboRecord, EntryRecord, Index
+from aot.bundle import codec, consistency
+from aot.bundle.document import Fault
+from aot.bundle.records import FORMAT, ComboRecord, Index
 from aot.errors import BundleError, MachineError
+from aot.precompile import Combo
 
 
 def raw() -> dict:
@@ -18,16 +19,9 @@ def raw() -> dict:
     return synthetic.opened(codec.encode(synthetic.index()))
 
 
-def read(data: bytes, where: str = "bundle b: index") -> Index:
-    """The index, all of it read and checked."""
-    index = codec.decode(data, where)
-    codec.check(index, digest.of(data), where)
-    return index
-
-
 def fault_of(data: bytes) -> str:
     with pytest.raises(BundleError) as caught:
-        read(data)
+        codec.decode(data, "bundle b: index")
     message = str(caught.value)
     assert message.startswith("bundle b: index: ")
     assert "\n" not in message
@@ -95,60 +89,76 @@ def spoil(path: str, value: object) -> bytes:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("programs/0/bytes", "8", "programs[0].bytes: must be an integer of at least 0, got '8'"),
-        ("programs/0/bytes", True, "programs[0].bytes: must be an integer of at least 0, got True"),
-        ("programs/0/bytes", 8.0, "programs[0].bytes: must be an integer of at least 0, got 8.0"),
-        ("programs/0/bytes", -1, "programs[0].bytes: must be an integer of at least 0, got -1"),
-        ("programs/0/bytes", None, "programs[0].bytes: must be an integer of at least 0, got None"),
-        ("arguments/1/shape/0", -1, "arguments[1].shape[0]: must be an integer of at least 0"),
-        ("arguments/1/sharding/1", 3, "arguments[1].sharding[1]: must be a string or an array or null, got 3"),
-        ("arguments/1/donated", 1, "arguments[1].donated: must be true or false, got 1"),
-        ("arguments/1/name", b"x", "arguments[1].name: must be a string, got b'x'"),
-        ("arguments/1/donated", ..., "arguments[1]: lacks the field 'donated'"),
-        ("programs/0/extra", 1, "programs[0]: unknown field 'extra'; known: digest, bytes"),
-        ("programs/0", [], "programs[0]: must be a record, got ()"),
+        ("programs/0/bytes", "8", "programs[0].bytes: must be 'int', got 'str'"),
+        ("programs/0/bytes", True, "programs[0].bytes: must be 'int', got 'bool'"),
+        ("programs/0/bytes", 8.0, "programs[0].bytes: must be 'int', got 'float'"),
+        ("programs/0/bytes", -1, "programs[0].bytes: must be 'int' >= 0"),
+        ("programs/0/bytes", None, "programs[0].bytes: must be 'int', got 'None'"),
+        ("arguments/1/shape/0", -1, "arguments[1].shape[0]: must be 'int' >= 0"),
+        ("arguments/1/sharding/1", 3, "arguments[1].sharding[1]: must be 'str | array | null', got 'int'"),
+        ("arguments/1/donated", 1, "arguments[1].donated: must be 'bool', got 'int'"),
+        ("arguments/1/name", b"x", "arguments[1].name: must be 'str', got 'bytes'"),
+        ("arguments/1/donated", ..., "arguments[1]: missing required field 'donated'"),
+        ("programs/0/extra", 1, "programs[0]: contains unknown field 'extra'"),
+        ("programs/0", [], "programs[0]: must be 'object', got 'array'"),
         (
             "programs/0/arguments/1",
             2,
-            "programs[0].arguments[1]: must be a position in arguments, of which there are 2",
+            "programs[0].arguments: must be positions in arguments, of which there are 2",
         ),
-        ("programs/0/arguments/1", -1, "programs[0].arguments[1]: must be a position in arguments, of which there are"),
-        ("programs/0/results/0", {}, "programs[0].results[0]: must be a position in arguments, of which there are 2"),
-        ("programs/0/results", 0, "programs[0].results: must be an array, got 0"),
-        ("arguments", {}, "arguments: must be an array, got {}"),
-        ("arguments", ..., "must end with the field 'arguments'"),
-        ("arguments/0", 5, "arguments[0]: must be a record, got 5"),
-        ("programs/0/executables/0/digest", "sha256:", "programs[0].executables[0].digest: must be 'sha256:' and"),
-        ("programs", {}, "programs: must be an array, got {}"),
-        ("versions", [], "versions: must be a mapping, got ()"),
-        ("versions/jax", 1, "versions['jax']: must be a string, got 1"),
-        ("versions/aaa", "1", "versions: names must be sorted"),
-        ("model/config/zeta", float("nan"), "model['config']['zeta']: must be a finite number, got nan"),
-        ("model/config/zeta", [1, {"z": 0, "a": 0}], "model['config']['zeta'][1]: names must be sorted"),
-        ("model/config/zeta", b"", "model['config']['zeta']: must be a string or a boolean or an integer or a number"),
-        ("generation/sampling/top_p", float("inf"), "generation.sampling['top_p']: must be a finite number, got inf"),
+        ("programs/0/arguments/1", -1, "programs[0].arguments[1]: must be 'int' >= 0"),
+        ("programs/0/results/0", {}, "programs[0].results[0]: must be 'int', got 'object'"),
+        ("programs/0/results", 0, "programs[0].results: must be 'array', got 'int'"),
+        ("arguments", {}, "arguments: must be 'array', got 'object'"),
+        ("arguments", ..., "missing required field 'arguments'"),
+        ("arguments/0", 5, "arguments[0]: must be 'object', got 'int'"),
+        (
+            "programs/0/executables/0/digest",
+            "sha256:",
+            "programs[0].executables[0].digest: must be 'str' matching regex '^sha256:[0-9a-f]{64}\\\\Z'",
+        ),
+        ("programs", {}, "programs: must be 'array', got 'object'"),
+        ("versions", [], "versions: must be 'object', got 'array'"),
+        ("versions/jax", 1, "versions[...]: must be 'str', got 'int'"),
+        (
+            "versions/aaa",
+            "1",
+            "is not in canonical form: all fields, in order, names sorted and each once, shortest numbers",
+        ),
+        ("model/config/zeta", float("nan"), "model: must be what JSON can say, got nan"),
+        (
+            "model/config/zeta",
+            [1, {"z": 0, "a": 0}],
+            "model: is not in canonical form: all fields, in order, names sorted and each once, shortest numbers",
+        ),
+        ("model/config/zeta", b"", "model: must be what JSON can say, got b''"),
+        (
+            "generation/sampling/top_p",
+            float("inf"),
+            "generation.sampling: sampling.top_p: must be a finite number, got inf",
+        ),
         (
             "generation/num_return_sequences",
             "2",
-            "generation.num_return_sequences: must be an integer or a mapping, got '2'",
+            "generation.num_return_sequences: must be 'int | object', got 'str'",
         ),
-        ("generation/eos_token_id/1", None, "generation.eos_token_id[1]: must be an integer of at least 0, got None"),
-        ("generation", 0, "generation: must be a mapping or null, got 0"),
-        ("images/token", -1, "images.token: must be an integer of at least 0, got -1"),
+        ("generation/eos_token_id/1", None, "generation.eos_token_id[1]: must be 'int', got 'None'"),
+        ("generation", 0, "generation: must be 'object | null', got 'int'"),
+        ("images/token", -1, "images: token, before and after must be ids below 16"),
         ("images/unit", 0, "images: unit and channels must be at least 1, got 0 and 3"),
         ("images/rotary", "spiral", "images.rotary: must be one of sequence, grid, got 'spiral'"),
         ("images/recipe/0/fit", "pad", "images.recipe: must resize once, with a fit of stretch or cover, got ['pad']"),
         ("images/recipe/0/step", "crop", "images.recipe: must resize once, with a fit of stretch or cover, got []"),
         ("phases/prefill/partial", ["embeddings"], "phases['prefill'].partial: 'embeddings' is none of its inputs"),
-        ("partitions/0/mesh/0", ["a"], "partitions[0].mesh[0]: must be an array of 2, got ('a',)"),
-        ("partitions/0/matches/0/1", "1", "partitions[0].matches[0][1]: must be an integer of at least 0, got '1'"),
-        ("entries/1/chains/0/calls/1/1", "0", "entries[1].chains[0].calls[1][1]: must be an integer of at least 0"),
+        ("partitions/0/mesh/0", ["a"], "partitions[0].mesh[0]: must be 'array' of length 2, got 1"),
+        ("partitions/0/matches/0/1", "1", "partitions[0].matches[0][1]: must be 'int', got 'str'"),
+        ("entries/1/chains/0/calls/1/1", "0", "entries[1].chains[0].calls[1][1]: must be 'int', got 'str'"),
         ("weights/arrays/embed/blob", 1, "weights.arrays['embed'].blob: no blob 1, there are 1"),
         ("entries/1/combo", 2, "entries[1].combo: there is no combo 2, there are 2"),
         ("entries/1/phase", "train", "entries[1].phase: must be one of ['decode', 'prefill'], got 'train'"),
         ("entries/1/phase", "prefill", "entries[1]: combo 0 has two entries for the phase 'prefill'"),
         ("entries/1/chains/0/calls/0", [1, 0], "entries[1].chains[0].calls: there is no program 1, there are 1"),
-        ("entries/1/chains/0/calls/0", [0, 2], "entries[1].chains[0].calls: there is no binding 2, there are 2"),
+        ("entries/1/chains/0/calls/0", [0, 4], "entries[1].chains[0].calls: there is no binding 4, there are 4"),
         ("entries/1/chains/0/calls", [], "entries[1].chains[0].calls: must hold at least one call"),
         ("entries/1/chains/0/platform", "tpu", "program 0 is for 'cpu' {}, the chain for 'tpu' {}"),
         (
@@ -162,23 +172,137 @@ def spoil(path: str, value: object) -> bytes:
         ("bindings/0/takes/1", ..., "entries[0].chains[0].calls: program 0 takes and gives (2, 2) arrays, binding 0"),
         ("arguments/1/name", "scale", "programs[0].arguments: a name occurs twice"),
         ("arguments/1/sharding/1", ..., "arguments[1].sharding: has 1 axes, the shape 2"),
-        ("programs/0/digest", "sha256:../../etc", "programs[0].digest: must be 'sha256:' and 64 lower-case hex"),
-        ("weights/blobs/0/digest", "sha256:" + "A" * 64, "weights.blobs[0].digest: must be 'sha256:'"),
+        (
+            "programs/0/digest",
+            "sha256:../../etc",
+            "programs[0].digest: must be 'str' matching regex '^sha256:[0-9a-f]{64}\\\\Z'",
+        ),
+        (
+            "weights/blobs/0/digest",
+            "sha256:" + "A" * 64,
+            "weights.blobs[0].digest: must be 'str' matching regex '^sha256:[0-9a-f]{64}\\\\Z'",
+        ),
         (
             "tokenizer",
             {"../../passwd": {"digest": "sha256:" + "0" * 64, "bytes": 0}},
-            "tokenizer: must be a plain file",
+            "tokenizer: must be 'str' matching regex '^[A-Za-z0-9_][A-Za-z0-9_.-]*\\\\Z'",
         ),
-        ("combos/0/key", "xyz", "combos[0].key: must be 64 lower-case hex digits, got 'xyz'"),
+        ("combos/0/key", "xyz", "combos[0].key: must be 'str' matching regex '^[0-9a-f]{64}\\\\Z'"),
         ("valid_until", "2026-02-30", "valid_until: must be a day as YYYY-MM-DD, got '2026-02-30'"),
-        ("format", 0, "must begin with its format version, got 'format': 0"),
-        ("format", True, "must begin with its format version, got 'format': True"),
+        ("format", 0, "must begin with its format version (must be 'int' >= 1)"),
+        ("format", True, "must begin with its format version (must be 'int', got 'bool')"),
     ],
 )
 def test_a_spoiled_value_is_named_with_its_path(path: str, value: object, said: str):
     message = fault_of(spoil(path, value))
 
     assert said in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("valid_until", "", "valid_until: must be 'str' matching"),
+        ("programs/0/executables/0/target", {}, "programs[0].executables[0].target: must be one for 'cpu', got {}"),
+        ("programs/0/executables/0/target", {"cpu": {}}, "programs[0].executables[0].target: must have isa, threads"),
+        (
+            "programs/0/executables/0/target",
+            {"cuda": {}},
+            "executables[0].target: must be one for 'cpu'",
+        ),
+        ("programs/0/executables/0/requires", {}, "programs[0].executables[0].requires.machine: must be there, a str"),
+        (
+            "programs/0/executables/0/memory/code",
+            ...,
+            "executables[0].memory: must have aliased, arguments",
+        ),
+        ("combos/0/dimensions/vision_height", ..., "combos[0].dimensions: must be all of them"),
+        ("combos/0/dimensions/batch_size", 0, "combos[0].dimensions: precompile.batch_size: must be an integer from 1"),
+        ("combos/0/dimensions/batch_size", 2, "combos[0].key: must be that of its dimensions"),
+        ("combos/0/dimensions/other", 2, "combos[0].dimensions: "),
+        ("generation/eos_token_id/1", 2**31, "generation.eos_token_id[1]: must be 'int' <= 2147483647"),
+        ("generation/eos_token_id/1", 16, "generation.eos_token_id: 16 is beyond the vocabulary of 16"),
+        ("generation/num_return_sequences", 0, "generation.num_return_sequences: must be 'int' >= 1"),
+        ("generation/num_return_sequences", 2**40, "generation.num_return_sequences: must be 'int' <= 2147483647"),
+        ("generation/num_return_sequences", 2, "generation.num_return_sequences: 2 sequences, built are 1 rows"),
+        ("generation/sampling/top_k", -1, "generation.sampling: sampling.top_k: must be an integer of at least 0"),
+        ("generation/sampling/zeta", 1, "generation.sampling: "),
+        ("generation/logits", "some", "generation.logits: must be none or last or all, got 'some'"),
+        ("arguments/1/dtype", "S4", "arguments[1].dtype: must be one of bool, int8"),
+        ("arguments/1/shape/0", 2**40, "of int32 has 140737488355328 bytes, at most 70368744177664 are allowed"),
+        ("arguments/1/shape", [1] * 65, "arguments[1].shape: must be 'array' of length <= 64"),
+        ("arguments/1/sharding/0", "model", "sharding: 'model' is no axis of the mesh {}"),
+        ("arguments/1/shape/0", 2, "'input/tokens' has the shape [2, 32], batch_size is 1"),
+        ("arguments/0/dtype", "int16", "takes int16[3] for 'weight/layers.0.scale', which is int8[3]"),
+        ("arguments/0/donated", True, "uses up 'weight/layers.0.scale', which others take"),
+        ("bindings/0/gives/1", "value/y", "program block: takes 'value/x', which nothing gives before"),
+        ("bindings/1/gives/1", "output/other", "'output/other' has 2 axes, its phase says None"),
+        ("bindings/1/gives/1", "output/logprob", "bindings[1].gives: a slot occurs twice"),
+        ("bindings/0/takes/1", "input/other", "'input/other' has 2 axes, its phase says None"),
+        ("bindings/0/takes/1", "gathered/x", "takes 'gathered/x', which nothing gives before"),
+        ("bindings/0/takes/1", "source/other", "uses up 'source/other', which others take"),
+        ("phases/prefill/outputs", {}, "has 1 axes, its phase says None"),
+        ("phases/prefill/inputs/zeta", [], "does not take the input 'zeta' of its phase"),
+        ("phases/prefill/outputs/zeta", [], "does not give the output 'zeta' of its phase"),
+        ("entries/1", ..., "a language model has a phase 'decode' for each combo"),
+        ("entries/0/chains", [], "entries[0].chains: must hold at least one chain"),
+        ("images/unit", 2**40, "images: unit and channels must be at least 1"),
+        ("images/token", 16, "images: token, before and after must be ids below 16"),
+        ("programs/0/mesh", [["data", 2**31]], "programs[0].mesh[0][1]: must be 'int' <= 65536"),
+        ("programs/0/mesh", [["data", 0]], "programs[0].mesh[0][1]: must be 'int' >= 1"),
+        ("programs/0/mesh", [["data", 2**16], ["model", 2]], "programs[0].mesh: 131072 devices, at most 65536"),
+        ("programs/0/mesh", [["data", 2], ["data", 2]], "programs[0].mesh: an axis occurs twice"),
+    ],
+)
+def test_an_index_whose_records_do_not_agree_is_refused_with_the_place(path: str, value: object, said: str):
+    assert said in fault_of(spoil(path, value))
+
+
+def test_an_array_that_is_split_over_an_axis_twice_or_unevenly_is_refused():
+    for sharding, said in ((["m", "m"], "splits over an axis twice"), (["m", None], "1 does not divide over m")):
+        value = raw()
+        value["programs"][0]["mesh"] = [["m", 2]]
+        value["arguments"][1]["sharding"] = sharding
+        value["arguments"][1]["shape"] = [2, 32] if sharding[1] else [1, 32]
+        for entry in value["entries"]:
+            entry["chains"][0]["mesh"] = [["m", 2]]
+
+        assert said in fault_of(synthetic.closed(value))
+
+
+def test_a_vocabulary_beyond_the_table_that_tokens_are_looked_up_in_is_refused():
+    value = raw()
+    value["weights"]["arrays"]["layers.0.scale"] |= {"shape": [15, 3]}
+    value["arguments"][0] |= {"shape": [15, 3], "sharding": [None, None]}
+    value["weights"]["arrays"]["layers.1.scale"] |= {"shape": [15, 3]}
+    for phase in value["phases"].values():
+        phase["outputs"] |= {name: [None, None] for name, axes in phase["outputs"].items() if axes == [None]}
+
+    assert "the 15 rows that tokens are looked up in" in fault_of(synthetic.closed(value))
+
+
+@pytest.mark.parametrize(
+    ("path", "item"),
+    [
+        ("bindings", {"takes": ["value/x"], "gives": []}),
+        ("entries/0/chains", {"platform": "cpu", "mesh": [], "calls": [[0, 0]] * 1000}),
+        ("combos", {"key": "0" * 64, "dimensions": {"batch_size": 1}}),
+        ("arguments", {"name": "x", "dtype": "int8", "shape": [0] * 64, "sharding": [None] * 64, "donated": False}),
+        ("model/config/rates", []),
+        ("model/config/rates", {}),
+        ("generation/eos_token_id", 300),
+        ("waivers", ""),
+    ],
+)
+def test_opening_an_index_costs_a_few_times_its_bytes(path: str, item: object):
+    data = spoil(path, [item] * ((2 << 20) // len(msgpack.packb(item))))
+
+    tracemalloc.start()
+    fault_of(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 24 * len(data)
 
 
 def test_two_chains_for_one_place_are_refused():
@@ -222,59 +346,6 @@ def test_a_row_that_is_no_document_is_refused_by_its_place(table: str, row: obje
     assert f"{table}[0]" in fault_of(msgpack.packb(value))
 
 
-def test_a_fault_in_a_program_is_told_when_it_is_used_and_again_and_hinders_no_other():
-    other = dataclasses.replace(synthetic.index().programs[0], name="other")
-    index = dataclasses.replace(synthetic.index(), programs=(*synthetic.index().programs, other))
-    value = synthetic.opened(codec.encode(index))
-    value["programs"][0]["bytes"] = "8"
-    decoded = codec.decode(synthetic.closed(value), "bundle b: index")
-
-    assert decoded.programs[1] == other
-    for use in (lambda: decoded.programs[0], lambda: decoded.entries[0].chains[0], lambda: list(decoded.programs)):
-        with pytest.raises(BundleError, match=r"^bundle b: index: programs\[0\]\.bytes: must be an integer"):
-            use()
-
-
-def test_decoding_reads_neither_programs_nor_chains_and_using_one_reads_what_it_names(monkeypatch: pytest.MonkeyPatch):
-    small = synthetic.index()
-    programs = tuple(dataclasses.replace(small.programs[0], name=str(number)) for number in range(100))
-    data = codec.encode(dataclasses.replace(small, programs=programs))
-    read = []
-    unpack = document.unpack
-    monkeypatch.setattr(document, "unpack", lambda packed: read.append(len(packed)) or unpack(packed))
-
-    index = codec.decode(data, "x")
-    at_first = list(read)
-    index.entries[0].chains[0]
-
-    assert at_first == [len(data)]
-    assert len(read) == 1 + 4  # the chain, its program, and that one's two arguments
-
-
-def test_threads_that_use_an_index_at_once_get_equal_records():
-    index = codec.decode(codec.encode(synthetic.index()), "x")
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: (index.programs[0], index.entries[0].chains[0]), range(64)))
-
-    expected = synthetic.index().programs[0], synthetic.index().entries[0].chains[0]
-    assert all(records == expected for records in found)
-
-
-def test_a_table_is_a_sequence_like_the_tuple_that_it_was_made_from():
-    chains = tuple(ChainRecord("cpu", (("data", size),), ((0, 0),)) for size in range(1, 5))
-    entry = EntryRecord(0, "prefill", chains)
-    programs = tuple(dataclasses.replace(synthetic.index().programs[0], mesh=chain.mesh) for chain in chains)
-    index = dataclasses.replace(synthetic.index(), programs=programs, entries=(entry,))
-    found = codec.decode(codec.encode(index), "x").programs
-
-    assert (len(found), found[-1], found[1:3], tuple(found)) == (4, programs[-1], programs[1:3], programs)
-    assert found[::-1] == programs[::-1]
-    assert found == programs
-    with pytest.raises(IndexError):
-        found[4]
-
-
 def test_a_newer_format_is_refused_by_both_numbers_before_anything_else_is_read():
     data = msgpack.packb({"format": FORMAT + 1, "unheard": msgpack.ExtType(5, b"of")})
 
@@ -290,7 +361,7 @@ def test_an_index_that_is_cut_off_is_refused(share: float):
 
 
 def test_a_byte_after_the_end_is_refused():
-    assert "goes on after its end" in fault_of(codec.encode(synthetic.index()) + b"\xc0")
+    assert "trailing" in fault_of(codec.encode(synthetic.index()) + b"\xc0")
 
 
 def test_another_spelling_of_the_same_index_is_refused():
@@ -333,7 +404,7 @@ def test_random_bytes_in_an_index_are_refused_in_one_line_or_are_another_index()
         spoiled = bytearray(data)
         spoiled[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         try:
-            assert codec.encode(read(bytes(spoiled))) == spoiled
+            assert codec.encode(codec.decode(bytes(spoiled), "bundle b: index")) == spoiled
         except (BundleError, MachineError) as error:
             messages.append(str(error))
 
@@ -341,24 +412,26 @@ def test_random_bytes_in_an_index_are_refused_in_one_line_or_are_another_index()
     assert "\n" not in "".join(messages)
 
 
-def test_an_index_of_a_thousand_entries_decodes_far_below_the_time_that_importing_jax_takes():
+def test_ten_thousand_programs_are_read_and_proven_in_a_moment():
     small = synthetic.index()
-    combos = tuple(ComboRecord(f"{i:064x}", {"batch_size": i}) for i in range(500))
-    chain = ChainRecord("cpu", {}, ((0, 0), (0, 1)) * 13)
-    entries = tuple(EntryRecord(i, phase, (chain,)) for i in range(500) for phase in ("decode", "prefill"))
-    data = codec.encode(dataclasses.replace(small, combos=combos, entries=entries))
+    programs = tuple(dataclasses.replace(small.programs[0], name=str(number)) for number in range(10_000))
+    data = codec.encode(dataclasses.replace(small, programs=programs))
 
-    start = time.perf_counter()
-    codec.decode(data, "x")
+    start = time.process_time()
+    found = codec.decode(data, "x")
 
-    assert time.perf_counter() - start < 0.5  # 15 ms on an idle machine
+    assert len(found.programs) == 10_000
+    assert time.process_time() - start < 3  # 0.4 s on an idle machine, 8 with a reader in Python
 
 
 def test_combos_with_vision_of_a_language_model_need_what_it_makes_of_images():
     index = synthetic.index()
-    seeing = ComboRecord(index.combos[0].key, {**index.combos[0].dimensions, "vision_included": True})
-    spoilt = dataclasses.replace(index, images=None, combos=(seeing, *index.combos[1:]))
+    seeing = Combo(**{**index.combos[0].dimensions, "vision_included": True})
+    spoilt = dataclasses.replace(
+        index, images=None, combos=(ComboRecord(seeing.key, seeing.dimensions()), *index.combos[1:])
+    )
+    spoilt = dataclasses.replace(spoilt, generation=dataclasses.replace(index.generation, num_return_sequences=1))
 
-    with pytest.raises(ValueError, match=r"images: must be there, combos\[0\] of a language model has vision"):
+    with pytest.raises(Fault, match=r"images: must be there, combos\[0\] of a language model has vision"):
         consistency.check(spoilt)
     consistency.check(dataclasses.replace(spoilt, generation=None))

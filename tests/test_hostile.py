@@ -268,11 +268,11 @@ def test_a_newer_format_is_a_damaged_blob_when_the_digest_does_not_hold(root: Pa
         (lambda index: index["programs"][0].update(bytes=1 << 62), "image manifest: layer sha256:"),
         (lambda index: index["programs"][0].update(digest="sha256:../../passwd"), "programs[0].digest: must be"),
         (lambda index: index["programs"][0].update(digest="sha256:" + "0" * 64), "lacks the layer sha256:0000"),
-        (lambda index: index.pop("weights"), "index: lacks the field 'weights'"),
+        (lambda index: index.pop("weights"), "index: missing required field 'weights'"),
         (lambda index: index["weights"]["blobs"].clear(), "weights.arrays['embed'].blob: no blob 0, there are 0"),
         (
             lambda index: index["tokenizer"].update({"/etc/x": index["tokenizer"].pop("tokenizer.json")}),
-            "plain file name",
+            "index: tokenizer: must be 'str' matching regex",
         ),
     ],
 )
@@ -282,12 +282,11 @@ def test_an_index_that_lies_is_refused_when_the_bundle_is_inspected(root: Path, 
     assert said in fault_of(root, store.inspect)
 
 
-def test_serving_is_told_of_a_program_that_lies_when_it_uses_it(root: Path):
+def test_serving_is_told_of_a_program_that_lies(root: Path):
     index_with(root, lambda index: index["programs"][0].update(digest="sha256:../../passwd"))
-    bundle = store.open(root)
 
-    with pytest.raises(BundleError, match=r"index: programs\[0\]\.digest: must be 'sha256:' and 64"):
-        bundle.index.entries[0].chains[0]
+    with pytest.raises(BundleError, match=r"index: programs\[0\]\.digest: must be 'str' matching regex"):
+        store.open(root)
 
 
 def test_serving_is_told_of_a_blob_of_another_size_when_it_reads_it(root: Path):
@@ -302,7 +301,7 @@ def test_an_index_that_is_cut_off_is_refused_even_when_its_digest_holds(root: Pa
     data = codec.encode(store.open(root).index)
     synthetic.rewire(root, data[: len(data) // 2])
 
-    assert "is cut off" in fault_of(root, store.inspect)
+    assert "was truncated" in fault_of(root, store.inspect)
 
 
 def test_a_declared_size_beyond_the_file_never_allocates(root: Path):

@@ -14,11 +14,13 @@ from conftest import built
 
 import aot
 from aot.bundle import store
-from aot.errors import InputError
+from aot.bundle.records import ArgumentRecord
+from aot.errors import InputError, MachineError
 from aot.runtime import client, entries, fit, jax_client, jaxlib_client
 from aot.runtime.execute import Executor
 
-ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgpack", "org"}  # pickle asks for a name of Jython
+# pickle asks for a name of Jython, msgspec for typing_extensions where it is there
+ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgspec", "typing_extensions", "org"}
 MODULES = 47
 """Of aot, on the way; each costs half a millisecond and more."""
 STANDARD = 75
@@ -36,7 +38,7 @@ def imported(code: str, *arguments: object) -> list[str]:
 
 def test_the_way_to_the_first_token_imports_little_beside_numpy_and_jaxlib(tiny_bundle):
     bare = imported("pass")
-    brought = imported("import numpy, ml_dtypes, msgpack; from jaxlib import _jax, xla_client")
+    brought = imported("import numpy, ml_dtypes, msgspec; from jaxlib import _jax, xla_client")
     way = [name for name in imported(WAY, tiny_bundle) if name not in bare]
     packages = [name.split(".")[0] for name in way]
 
@@ -168,3 +170,16 @@ def test_the_version_of_jaxlib_is_that_of_its_package():
     from importlib import metadata
 
     assert fit.jaxlib() == metadata.version("jaxlib")
+
+
+def test_arrays_that_an_executable_does_not_take_and_those_beyond_memory_are_named(tiny_bundle):
+    bundle = store.open(tiny_bundle)
+    program = next(program for program in bundle.index.programs if program.platform == "cpu")
+    for here in (jaxlib_client.Client(), jax_client.Client(jax_client.devices("cpu", 1)[0])):
+        record = entries.fitting(program)
+        run = here.load(bundle.read(record.digest, record.bytes), program)
+
+        with pytest.raises(MachineError, match=f"program {program.name}: XLA does not run it: INVALID_ARGUMENT"):
+            run([here.put(np.zeros((1, 7), np.int32))] * len(program.arguments))
+        with pytest.raises(MachineError, match=r"cache: no memory for \[140737488355328\] of float32"):
+            here.zeros(ArgumentRecord("cache", "float32", (1 << 47,), (None,)))

@@ -19,7 +19,7 @@ from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
 from aot.builder import build, emulation, workers
 from aot.builder.releases import Release
-from aot.bundle import document, records, store
+from aot.bundle import codec, records, store
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import AotError, InputError
@@ -174,7 +174,7 @@ def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], repor
     for line in process.stdout:
         kind, content = json.loads(line)
         if kind == "index":
-            return workers.decoded(Index, document.unpack(bytes.fromhex(content)))
+            return codec.decode(bytes.fromhex(content), "audit: the rebuilt index")
         if kind == "error":
             name, message = content
             raise workers.raised(name, message.replace(*map(str, inputs)))

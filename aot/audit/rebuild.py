@@ -19,7 +19,7 @@ from aot.audit import environments, refresh
 from aot.audit.refresh import Part
 from aot.builder import build, executables, tuning
 from aot.builder.lower import Lowered
-from aot.bundle import codec, document, store
+from aot.bundle import codec, store
 from aot.bundle.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -75,7 +75,7 @@ def main() -> None:
     try:
         request = Request(**json.loads(sys.argv[1]))
         environments.restrict(request.cores)
-        tell("index", document.pack(codec.plain(rebuilt(request))).hex())
+        tell("index", codec.encode(rebuilt(request)).hex())
     except KeyboardInterrupt:
         sys.exit(130)
     except AotError as error:

@@ -152,7 +152,7 @@ def _described(index: Index) -> dict[str, Any]:
 def _libraries() -> list[Path]:
     """Modules and shared objects that may be read before the first token."""
     found: list[Path] = []
-    for name in ("aot", "jaxlib", "numpy", "ml_dtypes", "msgpack", "jax"):
+    for name in ("aot", "jaxlib", "numpy", "ml_dtypes", "msgspec", "jax"):
         spec = util.find_spec(name)
         for place in (spec and spec.submodule_search_locations) or ():
             found += [path for suffix in (".so", ".pyc") for path in sorted(Path(place).rglob(f"*{suffix}"))]

@@ -7,7 +7,8 @@ from typing import Any, Protocol, cast
 from aot import extras
 from aot.builder import canonical, cpu, cuda, settings, tpu, tuning
 from aot.builder.deviceless import Made
-from aot.bundle.records import ExecutableRecord, Mesh
+from aot.bundle.bounds import Mesh
+from aot.bundle.records import ExecutableRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError
 from aot.tuning import ADVICE

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from aot import devices, digest
 from aot.builder import build, compile, cuda, executables, releases, settings, tuning
 from aot.builder.workers import Worker
-from aot.bundle.records import Mesh, ProgramRecord
+from aot.bundle.bounds import Mesh
+from aot.bundle.records import ProgramRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 from aot.runtime import machine

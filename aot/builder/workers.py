@@ -9,9 +9,9 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -19,7 +19,7 @@ import aot
 from aot import errors
 from aot.builder import cache, deviceless, emulation, pin
 from aot.builder.pace import Progress
-from aot.bundle import decoders, staging
+from aot.bundle import codec, staging
 from aot.errors import AotError
 
 T = TypeVar("T")
@@ -119,6 +119,4 @@ def raised(name: str, message: str) -> AotError:
 
 def decoded(cls: type[T], raw: Any) -> T:
     """A record as a worker gave it."""
-    (record,) = decoders.of(cast(Hashable, cls))([raw])
-    made: T = record
-    return made
+    return codec.restored(cls, raw)

@@ -1,88 +1,43 @@
-"""What holds between the records of an index beyond their types: positions, digests, slots, names.
+"""What holds between the records of an index beyond their types: one pass over all of it, whenever one is read.
 
-Of each program and each chain when it is used, of all else when an index is decoded.
+What serves a bundle then needs no check of its own: each position, slot, axis and id means something.
 """
 
 import datetime
 import itertools
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from aot import digest
-from aot.bundle.records import ArgumentRecord, ChainRecord, Index, ProgramRecord, stored
+from aot import sampling
+from aot.bundle import contracts
+from aot.bundle.document import Fault
+from aot.bundle.records import ComboRecord, GenerationRecord, Index, stored
 from aot.chain import GIVES, TAKES
+from aot.errors import AotError
+from aot.precompile import Combo
 from aot.vision import FITS, ROTARY
 
-_KEY = re.compile(r"[0-9a-f]{64}")
-_TAKES = set(TAKES)
-_GIVES = set(GIVES)
+_TAKES = frozenset(TAKES)
+_GIVES = frozenset(GIVES)
+_LOGITS = ("none", "last", "all")
+_DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
+_PIXELS = 1 << 16
 
 
 def check(index: Index) -> None:
-    """Raises ValueError with the path of the first fault and what is wrong there, programs and chains aside."""
-    _raise_first(
-        rule(index)
-        for rule in (_valid_until, _blobs, _combos, _phases, _bindings, _entries, _weights, _tokenizer, _images)
+    """Raises Fault with the path of the first fault and what is wrong there."""
+    rules = (
+        *(_valid_until, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.programs),
+        *(contracts.chains, _generation, _images),
     )
-
-
-def check_rows(index: Index) -> None:
-    """The same for programs and chains, each of which is read."""
-    for rows in (index.programs, *(entry.chains for entry in index.entries)):
-        rows[:]
-    _raise_first(rule(index) for rule in (_sizes, _chains))
-
-
-def program(record: ProgramRecord) -> Iterator[str]:
-    """What does not hold in a program, by the way to it."""
-    yield from _digest(".digest", record.digest)
-    for i, executable in enumerate(record.executables):
-        yield from _digest(f".executables[{i}].digest", executable.digest)
-        if executable.tuning is not None:
-            yield from _digest(f".executables[{i}].tuning.digest", executable.tuning.digest)
-    for kind, arrays in (("arguments", record.arguments), ("results", record.results)):
-        if len({array.name for array in arrays}) < len(arrays):
-            yield f".{kind}: a name occurs twice"
-
-
-def argument(record: ArgumentRecord) -> Iterator[str]:
-    """What does not hold in an argument or a result, by the way to it."""
-    if len(record.sharding) != len(record.shape):
-        yield f".sharding: has {len(record.sharding)} axes, the shape {len(record.shape)}"
-
-
-def chain(index: Index, record: ChainRecord) -> Iterator[str]:
-    """What does not hold in a chain and between it and the index, by the way to it."""
-    if not record.calls:
-        yield ".calls: must hold at least one call"
-    for i, j in sorted(set(record.calls)):
-        yield from _call(index, record, i, j)
-
-
-def _raise_first(rules: Iterable[Iterator[str]]) -> None:
-    for fault in itertools.chain.from_iterable(rules):
-        raise ValueError(fault)
+    for fault in itertools.chain.from_iterable(rule(index) for rule in rules):
+        raise Fault(fault)
 
 
 def _valid_until(index: Index) -> Iterator[str]:
     try:
-        spelled = datetime.date.fromisoformat(index.valid_until).isoformat()
+        datetime.date.fromisoformat(index.valid_until)
     except ValueError:
-        spelled = ""
-    if spelled != index.valid_until:
         yield f"valid_until: must be a day as YYYY-MM-DD, got {index.valid_until!r}"
-
-
-def _blobs(index: Index) -> Iterator[str]:
-    for i, blob in enumerate(index.weights.blobs):
-        yield from _digest(f"weights.blobs[{i}].digest", blob.digest)
-    for name, blob in index.tokenizer.items():
-        yield from _digest(f"tokenizer[{name!r}].digest", blob.digest)
-
-
-def _digest(path: str, name: str) -> Iterator[str]:
-    if not digest.is_digest(name):
-        yield f"{path}: must be 'sha256:' and 64 lower-case hex digits, got {name!r}"
 
 
 def _sizes(index: Index) -> Iterator[str]:
@@ -95,11 +50,23 @@ def _sizes(index: Index) -> Iterator[str]:
 def _combos(index: Index) -> Iterator[str]:
     seen = set()
     for i, combo in enumerate(index.combos):
-        if not _KEY.fullmatch(combo.key):
-            yield f"combos[{i}].key: must be 64 lower-case hex digits, got {combo.key!r}"
         if combo.key in seen:
             yield f"combos[{i}].key: occurs twice: {combo.key!r}"
         seen.add(combo.key)
+        yield from _dimensions(f"combos[{i}]", combo)
+
+
+def _dimensions(place: str, record: ComboRecord) -> Iterator[str]:
+    given = dict(record.dimensions)
+    try:
+        combo = Combo(**given)
+    except (AotError, TypeError) as error:
+        yield f"{place}.dimensions: {' '.join(str(error).split())}"
+        return
+    if combo.extract() != given:
+        yield f"{place}.dimensions: must be all of them, each with its one value"
+    elif combo.key != record.key:
+        yield f"{place}.key: must be that of its dimensions, {combo.key!r}, got {record.key!r}"
 
 
 def _bindings(index: Index) -> Iterator[str]:
@@ -112,9 +79,11 @@ def _bindings(index: Index) -> Iterator[str]:
                     yield f"bindings[{i}].{kind}[{j}]: must be {_kinds(allowed)}, '/' and a name, got {slot!r}"
                 if source == "weight" and slot not in weights:
                     yield f"bindings[{i}].{kind}[{j}]: no weight {name!r} in weights.arrays"
+        if len(set(binding.gives)) < len(binding.gives):
+            yield f"bindings[{i}].gives: a slot occurs twice"
 
 
-def _kinds(allowed: set[str]) -> str:
+def _kinds(allowed: frozenset[str]) -> str:
     return " or ".join(sorted(allowed))
 
 
@@ -128,37 +97,10 @@ def _entries(index: Index) -> Iterator[str]:
             yield f"entries[{i}].combo: there is no combo {entry.combo}, there are {len(index.combos)}"
         if entry.phase not in index.phases:
             yield f"entries[{i}].phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
-
-
-def _chains(index: Index) -> Iterator[str]:
-    for i, entry in enumerate(index.entries):
-        if len({(made.platform, *made.mesh) for made in entry.chains}) < len(entry.chains):
-            yield f"entries[{i}].chains: two for one platform and mesh"
-
-
-def _call(index: Index, chain: ChainRecord, i: int, j: int) -> Iterator[str]:
-    for kind, position, rows in (("program", i, index.programs), ("binding", j, index.bindings)):
-        if position >= len(rows):
-            yield f".calls: there is no {kind} {position}, there are {len(rows)}"
-            return
-    program, binding = index.programs[i], index.bindings[j]
-    if (program.platform, program.mesh) != (chain.platform, chain.mesh):
-        yield (
-            f".calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
-            f"the chain for {chain.platform!r} {dict(chain.mesh)}"
-        )
-    counts = (len(program.arguments), len(program.results)), (len(binding.takes), len(binding.gives))
-    if counts[0] != counts[1]:
-        yield f".calls: program {i} takes and gives {counts[0]} arrays, binding {j} {counts[1]}"
-
-
-def _weights(index: Index) -> Iterator[str]:
-    used = {array.blob for array in index.weights.arrays.values()}
-    for path, array in index.weights.arrays.items():
-        if array.blob >= len(index.weights.blobs):
-            yield f"weights.arrays[{path!r}].blob: no blob {array.blob}, there are {len(index.weights.blobs)}"
-    if idle := set(range(len(index.weights.blobs))) - used:
-        yield f"weights.blobs[{min(idle)}]: holds none of the weights"
+    if idle := set(range(len(index.combos))) - {combo for combo, _ in seen}:
+        yield f"combos[{min(idle)}]: has no entry"
+    if unused := index.phases.keys() - {phase for _, phase in seen}:
+        yield f"phases[{min(unused)!r}]: has no entry"
 
 
 def _phases(index: Index) -> Iterator[str]:
@@ -167,22 +109,93 @@ def _phases(index: Index) -> Iterator[str]:
             yield f"phases[{name!r}].partial: {unknown[0]!r} is none of its inputs"
 
 
+def _weights(index: Index) -> Iterator[str]:
+    used = {array.blob for array in index.weights.arrays.values()}
+    for path, array in index.weights.arrays.items():
+        place = f"weights.arrays[{path!r}]"
+        if array.blob >= len(index.weights.blobs):
+            yield f"{place}.blob: no blob {array.blob}, there are {len(index.weights.blobs)}"
+            return
+        if fault := contracts.array(array.dtype, array.shape):
+            yield f"{place}{fault}"
+    if idle := set(range(len(index.weights.blobs))) - used:
+        yield f"weights.blobs[{min(idle)}]: holds none of the weights"
+
+
+def _generation(index: Index) -> Iterator[str]:
+    if (record := index.generation) is None:
+        return
+    ids = {
+        "eos_token_id": record.eos_token_id,
+        "pad_token_id": (record.pad_token_id,),
+        "bos_token_id": () if record.bos_token_id is None else (record.bos_token_id,),
+    }
+    for name, given in ids.items():
+        if given and max(given) >= record.vocab_size:
+            yield f"generation.{name}: {max(given)} is beyond the vocabulary of {record.vocab_size}"
+    if record.logits not in _LOGITS:
+        yield f"generation.logits: must be {' or '.join(_LOGITS)}, got {record.logits!r}"
+    yield from _sequences(index, record)
+    yield from _sampling(record)
+    yield from _language(index)
+    yield from _vocabulary(index, record.vocab_size)
+
+
+def _sequences(index: Index, record: GenerationRecord) -> Iterator[str]:
+    rows = {combo.key: combo.dimensions["batch_size"] for combo in index.combos}
+    given = record.num_return_sequences
+    each = {"": given} if isinstance(given, int) else given
+    for key, number in each.items():
+        limit = rows.get(key, 0) if key else max(rows.values(), default=0)
+        if number > limit:
+            place = f"[{key!r}]" if key else ""
+            yield f"generation.num_return_sequences{place}: {number} sequences, built are {limit} rows"
+
+
+def _sampling(record: GenerationRecord) -> Iterator[str]:
+    try:
+        sampling.SamplingParams(**record.sampling)  # type: ignore[arg-type]  # which it checks itself
+    except (AotError, TypeError) as error:
+        yield f"generation.sampling: {error}"
+
+
+def _language(index: Index) -> Iterator[str]:
+    """A language model's requests prefill and decode in every combo."""
+    for name in ("prefill", "decode"):
+        phase = index.phases.get(name)
+        there = {entry.combo for entry in index.entries if entry.phase == name}
+        if phase is None or len(there) < len(index.combos):
+            yield f"entries: a language model has a phase {name!r} for each combo"
+        elif lacking := sorted(_DRAWN[name] - phase.outputs.keys()):
+            yield f"phases[{name!r}]: lacks {lacking[0]!r}, which a language model's has"
+
+
+def _vocabulary(index: Index, size: int) -> Iterator[str]:
+    """What takes tokens and one table of weights looks them up in it; a token beyond would be another's."""
+    calls = {c for e in index.entries if e.phase == "prefill" for chain in e.chains for c in chain.calls}
+    for _, j in calls:
+        takes = index.bindings[j].takes
+        arrays = (index.weights.arrays[slot.removeprefix("weight/")] for slot in takes if slot.startswith("weight/"))
+        tables = [array.shape[0] for array in arrays if len(array.shape) == 2]
+        if "input/tokens" in takes and len(tables) == 1 and size > tables[0]:
+            yield f"generation.vocab_size: {size} is beyond the {tables[0]} rows that tokens are looked up in"
+
+
 def _images(index: Index) -> Iterator[str]:
     if (images := index.images) is None:
         seeing = [i for i, combo in enumerate(index.combos) if combo.dimensions.get("vision_included")]
         if seeing and index.generation is not None:
             yield f"images: must be there, combos[{seeing[0]}] of a language model has vision"
         return
-    if not (images.unit and images.channels):
+    if not (0 < images.unit <= _PIXELS and 0 < images.channels <= _PIXELS):
         yield f"images: unit and channels must be at least 1, got {images.unit} and {images.channels}"
+    limit = _PIXELS if index.generation is None else index.generation.vocab_size
+    if not all(0 <= number < limit for number in (images.token, *images.before, *images.after)):
+        yield f"images: token, before and after must be ids below {limit}"
+    if not 0 <= images.extra <= _PIXELS:
+        yield f"images.extra: must be from 0 to {_PIXELS}, got {images.extra}"
     if images.rotary not in ROTARY:
         yield f"images.rotary: must be one of {', '.join(ROTARY)}, got {images.rotary!r}"
     fits = [step.get("fit") for step in images.recipe if step.get("step") == "resize"]
     if len(fits) != 1 or fits[0] not in FITS:
         yield f"images.recipe: must resize once, with a fit of {' or '.join(FITS)}, got {fits!r}"
-
-
-def _tokenizer(index: Index) -> Iterator[str]:
-    for name in index.tokenizer:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            yield f"tokenizer: must be a plain file name, got {name!r}"

@@ -1,67 +1,94 @@
 """A msgpack document, read strictly: there is one spelling of a value, whatever else would decode to it is refused."""
 
-import itertools
+import functools
+import math
+import re
 import reprlib
-from collections.abc import Iterable
 from typing import Any
 
-import msgpack
+import msgspec
 
 from aot.errors import BundleError
 
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_PATH = re.compile(r"(.*?)(?: - at (?:`key` in )?`(.*)`)?", re.DOTALL)
+_BYTES, _VALUES, _DEPTH = 1 << 20, 1 << 16, 16
+
 
 class Fault(Exception):
-    """A value that is not what its type hint says: its row in the column, and the way to it from there."""
+    """A value that is not what may be there, and the way to it."""
 
-    def __init__(self, problem: str, row: int = 0, path: str = "") -> None:
+    def __init__(self, problem: str, path: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
-        self.row = row
         self.path = path
 
-    def under(self, field: str) -> "Fault":
-        """The same fault, seen from the record that has the field."""
-        return Fault(self.problem, self.row, f".{field}{self.path}")
-
-    def within(self, names: Iterable[Iterable[object]]) -> "Fault":
-        """The same fault, seen from the column of containers whose items, named so, its own column runs through."""
-        items = ((row, name) for row, inner in enumerate(names) for name in inner)
-        row, name = next(itertools.islice(items, self.row, None))
-        return Fault(self.problem, row, f"[{reprlib.repr(name)}]{self.path}")
+    def under(self, place: str) -> "Fault":
+        """The same fault, seen from what has it at a place."""
+        return Fault(self.problem, f"{place}{self.path}")
 
 
-def refusal(place: str, error: Exception) -> BundleError:
-    """What a reader is told of a fault, or of what Python raised for a value beyond its limits."""
-    problem = error.problem if isinstance(error, Fault) else str(error) or type(error).__name__
-    return BundleError(f"{place}: {problem}; rebuild it")
+def refusal(where: str, fault: Fault) -> BundleError:
+    """What a reader is told of a fault."""
+    place = f"{where}: {fault.path.removeprefix('.')}" if fault.path else where
+    return BundleError(f"{place}: {fault.problem}; rebuild it")
 
 
 def pack(value: Any) -> bytes:
-    """The canonical bytes of plain values: equal ones give equal bytes where their mappings are in one order."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True)
-    return packed
+    """The canonical bytes of records and plain values: equal ones give equal bytes, in whatever order mappings are."""
+    return _ENCODER.encode(value)
 
 
-def unpack(data: bytes) -> Any:
-    """The value in some canonical bytes, with tuples for arrays. Raises Fault."""
-    limit = len(data)
+def peek(kind: Any, data: bytes) -> Any:
+    """The value of a type in some bytes, in whatever spelling. Raises Fault."""
     try:
-        # Skipping allocates nothing, so a declared length that the data do not hold is found before it costs memory.
-        scanner = msgpack.Unpacker(max_buffer_size=limit, max_str_len=limit, max_array_len=limit, max_map_len=limit)
-        scanner.feed(data)
-        scanner.skip()
-        if scanner.tell() != limit:
-            raise Fault(f"goes on after its end: {limit} bytes, of which {scanner.tell()} are used")
-        raw = msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=True, ext_hook=_no_extension)
-        canonical = msgpack.packb(raw, use_bin_type=True)
-    except msgpack.OutOfData as error:
-        raise Fault(f"is cut off after {limit} bytes") from error
-    except (msgpack.UnpackException, ValueError, TypeError, OverflowError) as error:
-        raise Fault(f"is not what msgpack allows here ({reprlib.repr(str(error))})") from error
+        return _decoder(kind).decode(data)
+    except msgspec.ValidationError as error:
+        problem, path = _PATH.fullmatch(str(error)).groups("$")  # type: ignore[union-attr]  # which anything matches
+        raise Fault(_spelled(problem), path.removeprefix("$")) from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Fault(f"is no msgpack document ({error})") from error
+
+
+def unpack(kind: Any, data: bytes) -> Any:
+    """The value of a type in its canonical bytes. Raises Fault."""
+    value = peek(kind, data)
+    try:
+        canonical = pack(value)
+    except (ValueError, RecursionError) as error:
+        raise Fault(f"cannot be spelled ({error})") from error
     if canonical != data:
-        raise Fault("is not in canonical form: shortest numbers and lengths, no name twice")
-    return raw
+        raise Fault("is not in canonical form: all fields, in order, names sorted and each once, shortest numbers")
+    return value
 
 
-def _no_extension(code: int, data: bytes) -> Any:
-    raise ValueError(f"extension type {code} is not allowed")
+def free(data: msgspec.Raw) -> Any:
+    """What JSON can say in some canonical bytes, with tuples for lists. Raises Fault."""
+    if (size := memoryview(data).nbytes) > _BYTES:
+        raise Fault(f"has {size} bytes, at most {_BYTES} are allowed")
+    return _frozen(unpack(Any, bytes(data)), [_VALUES])
+
+
+def _frozen(value: Any, left: list[int], depth: int = _DEPTH) -> Any:
+    left[0] -= 1
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if left[0] < 0 or not depth:
+        raise Fault(f"may hold {_VALUES} values, {_DEPTH} deep")
+    if kind is list:
+        return tuple([_frozen(item, left, depth - 1) for item in value])
+    if kind is dict and all(type(name) is str for name in value):
+        return {name: _frozen(item, left, depth - 1) for name, item in value.items()}
+    raise Fault(f"must be what JSON can say, got {reprlib.repr(value)}")
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def _spelled(problem: str) -> str:
+    return problem.replace("`", "'").replace("Expected ", "must be ", 1).removeprefix("Object ")

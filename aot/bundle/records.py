@@ -1,37 +1,51 @@
 """The records of a bundle's index: what the config blob says, as frozen values.
 
 Lists that repeat across entries are stored once and named by position: `Index.programs`, `Index.bindings` and
-`Index.combos` are tables, and a call is the pair (program, binding). What is a `Sequence` here is read row by row as
-it is used, so that opening a bundle does not take longer for programs that are not.
+`Index.combos` are tables, and a call is the pair (program, binding).
 
-`aot.bundle.codec` reads them back by these type hints: an `int` is at least 0, and a number that may be negative is a
-`float`, for which an integer will do; `Any` stands for what JSON can say, with tuples for lists.
+`aot.bundle.codec` reads them back by these types, whose bounds are in `aot.bundle.bounds`; `Any` stands for what JSON
+can say, with tuples for lists.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aot.bundle.bounds import (
+    Axes,
+    Calls,
+    Count,
+    Day,
+    Digest,
+    Dimensions,
+    FileName,
+    Ids,
+    Index32,
+    Key,
+    Matches,
+    Mesh,
+    Name,
+    Number,
+    Positive,
+    Shape,
+    Slots,
+    Text,
+    Texts,
+)
 from aot.vision import Images
 
 # Format versions:
 # 1: the first.
 FORMAT = 1
 
-Axes = tuple[str | tuple[str, ...] | None, ...]
-"""For each axis of an array the mesh axes that it is split over; None where every device has all of it."""
-
-Mesh = tuple[tuple[str, int], ...]
-"""Name and size of each axis, in the order in which devices are laid out; empty for one device."""
-
 
 @dataclass(frozen=True)
 class ArgumentRecord:
     """One argument or result of a program: its place in the tuple is its place in the executable's call."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    name: Name
+    dtype: Name
+    shape: Shape
     sharding: Axes
     donated: bool = False
 
@@ -40,8 +54,8 @@ class ArgumentRecord:
 class BlobRecord:
     """Some stored bytes: digest and size."""
 
-    digest: str
-    bytes: int
+    digest: Digest
+    bytes: Count
 
 
 @dataclass(frozen=True)
@@ -50,17 +64,17 @@ class ExecutableRecord:
 
     target: Mapping[str, Any]
     """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
-    digest: str
-    bytes: int
-    flags: tuple[str, ...]
+    digest: Digest
+    bytes: Count
+    flags: Texts
     """XLA's options when it was compiled."""
-    compiler: Mapping[str, str]
+    compiler: Mapping[Name, Text]
     """Versions of all that compiled it: {"jaxlib": "0.10.2"}. What loads it must be of the same."""
     requires: Mapping[str, Any]
     """What the machine must have: {"machine": "x86_64", "features": ["avx", …]} in the kernel's names, or devices."""
-    memory: Mapping[str, int]
+    memory: Mapping[Name, Count]
     """XLA's own figures in bytes: arguments, outputs, aliased, temporaries, code."""
-    cost: Mapping[str, int]
+    cost: Mapping[Name, Count]
     """XLA's own counts, of each loop one turn: flops, transcendentals, bytes_accessed; empty where it has none."""
     tuning: BlobRecord | None = None
     """What XLA chose on the device, which this was compiled by; None where its cost model chose."""
@@ -70,10 +84,10 @@ class ExecutableRecord:
 class ProgramRecord:
     """A portable program (`jax.export`) with its calling contract."""
 
-    digest: str
-    bytes: int
-    name: str
-    platform: str
+    digest: Digest
+    bytes: Count
+    name: Name
+    platform: Name
     mesh: Mesh
     arguments: tuple[ArgumentRecord, ...]
     results: tuple[ArgumentRecord, ...]
@@ -84,17 +98,17 @@ class ProgramRecord:
 class BindingRecord:
     """The slots of a call: one for each argument and each result, in the contract's order."""
 
-    takes: tuple[str, ...]
-    gives: tuple[str, ...]
+    takes: Slots
+    gives: Slots
 
 
 @dataclass(frozen=True)
 class PhaseRecord:
     """For each input and output of a phase, which axis is which precompile dimension."""
 
-    inputs: Mapping[str, tuple[str | None, ...]]
-    outputs: Mapping[str, tuple[str | None, ...]]
-    partial: tuple[str, ...]
+    inputs: Mapping[Name, Dimensions]
+    outputs: Mapping[Name, Dimensions]
+    partial: Slots
     """Inputs that the entries of some combos do not take."""
 
 
@@ -102,25 +116,25 @@ class PhaseRecord:
 class ChainRecord:
     """The calls of an entry on one platform and mesh, as positions in `Index.programs` and `Index.bindings`."""
 
-    platform: str
+    platform: Name
     mesh: Mesh
-    calls: tuple[tuple[int, int], ...]
+    calls: Calls
 
 
 @dataclass(frozen=True)
 class EntryRecord:
     """One phase of one combo."""
 
-    combo: int
-    phase: str
-    chains: Sequence[ChainRecord]
+    combo: Index32
+    phase: Name
+    chains: tuple[ChainRecord, ...]
 
 
 @dataclass(frozen=True)
 class ComboRecord:
     """A combo's key and its dimensions (those of `PreCompileConfig`)."""
 
-    key: str
+    key: Key
     dimensions: Mapping[str, Any]
 
 
@@ -128,31 +142,31 @@ class ComboRecord:
 class WeightRecord:
     """One weight and the position of the blob in `WeightsRecord.blobs` that holds it."""
 
-    dtype: str
-    shape: tuple[int, ...]
-    blob: int
+    dtype: Name
+    shape: Shape
+    blob: Index32
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
     blobs: tuple[BlobRecord, ...]
-    arrays: Mapping[str, WeightRecord]
+    arrays: Mapping[Name, WeightRecord]
 
 
 @dataclass(frozen=True)
 class GenerationRecord:
     """What a language model's requests default to. Absent for other models."""
 
-    vocab_size: int
-    max_new_tokens: int
-    num_return_sequences: int | Mapping[str, int]
+    vocab_size: Positive
+    max_new_tokens: Positive
+    num_return_sequences: Positive | Mapping[Key, Positive]
     """A number, or one for each key."""
-    streaming_chunks: int
-    logits: str
-    eos_token_id: tuple[int, ...]
-    pad_token_id: int
-    bos_token_id: int | None
-    sampling: Mapping[str, float]
+    streaming_chunks: Positive
+    logits: Name
+    eos_token_id: Ids
+    pad_token_id: Index32
+    bos_token_id: Index32 | None
+    sampling: Mapping[Name, Number]
 
 
 @dataclass(frozen=True)
@@ -163,19 +177,19 @@ class PartitionRecord:
     """
 
     mesh: Mesh
-    matches: tuple[tuple[str, int], ...]
+    matches: Matches
 
 
 @dataclass(frozen=True)
 class Index:
     """All records of a bundle."""
 
-    format: int
-    valid_until: str
+    format: Positive
+    valid_until: Day
     """The last day, YYYY-MM-DD, on which every jax release is promised to read the programs."""
-    origin: str | None
+    origin: Digest | None
     """The digest of the bundle that this one was refreshed from."""
-    versions: Mapping[str, str]
+    versions: Mapping[Name, Text]
     """Of what lowered the programs: jax, jaxlib."""
     settings: Mapping[str, Any]
     """Options of jax when the programs were lowered."""
@@ -187,15 +201,15 @@ class Index:
     rules: Mapping[str, Any]
     """Partition rules as in the manifest; empty where it has none."""
     partitions: tuple[PartitionRecord, ...]
-    waivers: tuple[str, ...]
+    waivers: Texts
     """Custom calls that the manifest allowed."""
     combos: tuple[ComboRecord, ...]
-    phases: Mapping[str, PhaseRecord]
-    programs: Sequence[ProgramRecord]
+    phases: Mapping[Name, PhaseRecord]
+    programs: tuple[ProgramRecord, ...]
     bindings: tuple[BindingRecord, ...]
     entries: tuple[EntryRecord, ...]
     weights: WeightsRecord
-    tokenizer: Mapping[str, BlobRecord]
+    tokenizer: Mapping[FileName, BlobRecord]
     """File name to blob: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
+from aot.bundle.bounds import Axes, Mesh
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import InputError, MachineError
 
 if TYPE_CHECKING:
@@ -119,6 +120,24 @@ def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRe
     except Exception as error:  # jaxlib raises several types of its own
         cause = str(error).partition("\n")[0]
         raise MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it") from error
+
+
+def run(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord) -> Any:
+    """The raw results of a loaded executable. Raises MachineError for what XLA reports: other arrays, no memory."""
+    try:
+        return loaded.execute_sharded(arguments)
+    except RuntimeError as error:  # jaxlib's own is one
+        cause = " ".join(str(error).split())
+        raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
+
+
+def zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
+    """Host zeros for an argument. Raises MachineError where there is no memory for them."""
+    try:
+        return np.zeros(record.shape, dtype(record.dtype))
+    except MemoryError as error:
+        shape = list(record.shape)
+        raise MachineError(f"{record.name}: no memory for {shape} of {record.dtype}; use a smaller bucket") from error
 
 
 def _options_for(devices: Sequence[Any]) -> Any:

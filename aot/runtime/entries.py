@@ -5,16 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from aot.bundle.records import (
-    ArgumentRecord,
-    Axes,
-    BindingRecord,
-    ChainRecord,
-    ExecutableRecord,
-    Index,
-    Mesh,
-    ProgramRecord,
-)
+from aot.bundle.bounds import Axes, Mesh
+from aot.bundle.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
 from aot.errors import MachineError
 from aot.partition import spelled
 from aot.precompile import Combo

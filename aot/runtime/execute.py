@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
+from aot.bundle.bounds import Axes
+from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError

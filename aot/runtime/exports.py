@@ -7,7 +7,7 @@ import jax
 from jax import export
 from jax.sharding import AbstractMesh, AxisType
 
-from aot.bundle.records import Mesh
+from aot.bundle.bounds import Mesh
 
 Lay = Callable[[Any], Sequence[Any]]
 """The sharding of each argument of a `jax.export.Exported`."""

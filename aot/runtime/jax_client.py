@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
+from aot.bundle.bounds import Axes
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import MachineError
 from aot.runtime import client, exports
 from aot.runtime.client import Buffer, Executable
@@ -23,17 +24,17 @@ class Client:
         return jax.device_put(array, self._device)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(np.zeros(record.shape, client.dtype(record.dtype)))
+        return self.put(client.zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        return _callable(client.loaded(self._device.client, data, [self._device], program))
+        return _callable(client.loaded(self._device.client, data, [self._device], program), program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         here = jax.sharding.SingleDeviceSharding(self._device)
-        return _callable(compiled(data, lambda exported: [here] * len(exported.in_avals)))
+        return _callable(compiled(data, lambda exported: [here] * len(exported.in_avals)), program)
 
 
 def compiled(data: bytes, lay: exports.Lay) -> Any:
@@ -64,9 +65,9 @@ def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
     return chosen
 
 
-def _callable(loaded: Any) -> Executable:
+def _callable(loaded: Any, program: ProgramRecord) -> Executable:
     def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-        results = loaded.execute_sharded(list(arguments)).disassemble_into_single_device_arrays()
+        results = client.run(loaded, list(arguments), program).disassemble_into_single_device_arrays()
         return [shards[0] for shards in results]
 
     return run

@@ -16,7 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as jax sets it: the client
 import numpy as np
 from jaxlib import _jax, xla_client
 
-from aot.bundle.records import ArgumentRecord, Axes, ProgramRecord
+from aot.bundle.bounds import Axes
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.runtime import client
 from aot.runtime.client import Buffer, Executable
 
@@ -52,7 +53,7 @@ class Client:
         return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(np.zeros(record.shape, client.dtype(record.dtype)))
+        return self.put(client.zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         try:
@@ -66,7 +67,7 @@ class Client:
         handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-            made: list[Buffer] = loaded.execute_sharded(arguments).consume_with_handlers(handlers)
+            made: list[Buffer] = client.run(loaded, arguments, program).consume_with_handlers(handlers)
             return made
 
         return run

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxlib import _jax, xla_client
 
-from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
+from aot.bundle.bounds import Axes, Mesh
+from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import MachineError
 from aot.runtime import client, jax_client, processes
 from aot.runtime.client import Buffer, Executable

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aot.bundle import weights as layout
-from aot.bundle.records import Axes
+from aot.bundle.bounds import Axes
 from aot.bundle.store import Bundle
 from aot.runtime.client import Buffer, Client, dtype
 

@@ -54,7 +54,7 @@ class Recipe:
         if names != [name for name in _STEPS if name in names] or "resize" not in names:
             raise BundleError(f"{where}: images.recipe: must be some of {', '.join(_STEPS)} in this order, got {names}")
         self.images = images
-        self._steps: dict[str, Mapping[str, Any]] = {step["step"]: step for step in images.recipe}
+        self._steps: dict[str, Mapping[str, Any]] = {str(step["step"]): step for step in images.recipe}
         if self._steps["resize"]["fit"] == "cover" and "crop" not in names:
             raise BundleError(f"{where}: images.recipe: a resize that covers must be followed by a crop, got {names}")
         if images.channels != _CHANNELS:
