@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 from aot import sampling
-from aot.bundle import contracts
+from aot.bundle import chains, contracts
 from aot.bundle.document import Fault
 from aot.bundle.records import ComboRecord, GenerationRecord, Index, stored
 from aot.chain import GIVES, TAKES
@@ -27,7 +27,7 @@ def check(index: Index) -> None:
     """Raises Fault with the path of the first fault and what is wrong there."""
     rules = (
         *(_valid_until, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.programs),
-        *(contracts.chains, _generation, _images),
+        *(chains.faults, _generation, _images),
     )
     for fault in itertools.chain.from_iterable(rule(index) for rule in rules):
         raise Fault(fault)
