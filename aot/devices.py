@@ -1,6 +1,5 @@
 """The accelerators that targets may name, and what compiler and loader have to know of each: `devices.json`."""
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aot import closest
 from aot.errors import InputError
 
 Figure = int | float
@@ -89,8 +89,7 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+    return closest.hint(name, allowed)
 
 
 @functools.cache

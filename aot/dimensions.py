@@ -1,12 +1,11 @@
 """Dimensions: what a field of a precompile config may hold, and the words for what it may not."""
 
-import difflib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aot import digest
+from aot import closest, digest
 from aot.errors import InputError
 
 LARGEST = 2**31 - 1  # programs take lengths as int32
@@ -42,8 +41,7 @@ def doubling(least: int, greatest: int) -> tuple[int, ...]:
 
 def unknown_key(name: object, known: Sequence[str]) -> str:
     """The words for a key that nobody knows, with the closest known one."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"unknown key {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}")
+    return f"unknown key {name!r}; {closest.hint(name, known)}"
 
 
 def _allowed(name: str, item: Any) -> str | None:
