@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from aot import digest, dimensions
+from aot import digest, dimensions, nesting
 from aot.errors import InputError, ManifestError
 
 # Key schemas:
@@ -178,7 +178,8 @@ class PreCompileConfig:
         """A config from JSON; raises InputError for text that is none."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+            nesting.check(data)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"precompile: is not JSON ({error})") from None
         if not isinstance(data, dict):
             raise InputError(f"precompile: must be a JSON object, got {data!r}")
