@@ -404,9 +404,7 @@ def test_replacing_a_bundle_never_removes_the_tuning(tmp_path: Path, refused: Ca
     (tmp_path / "bundle" / "h200.json").write_bytes(FOUND.to_bytes())
     path = manifest(tmp_path / "home", tuned="../bundle/h200.json")
 
-    assert "h200.json', which --replace would remove" in refused(
-        2, "build", path, "-o", tmp_path / "bundle", "--replace"
-    )
+    assert "h200.json', which would be removed" in refused(2, "build", path, "-o", tmp_path / "bundle", "--force")
 
 
 # What follows compiles, without a GPU.
