@@ -37,8 +37,8 @@ _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_cod
 def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, as_json: bool) -> int:
     """Check every byte of BUNDLE against the digests in its index, and print its own.
 
-    Says whether it is signed, and whether that was checked: without --key or --certificate-chain a signature is not.
-    Provenance has to speak about this very bundle; whether it is true, `aot audit` finds out.
+    Says whether it is signed, and whether that was checked, for which one of the options below gives a key or a
+    certificate. Provenance has to speak about this very bundle; whether it is true, `aot audit` finds out.
 
     With --run exit code 6 when an entry gives other outputs than recorded, else 4 when one does not run here.
     """
