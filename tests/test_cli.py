@@ -234,7 +234,7 @@ def test_no_text_anywhere_is_misuse(
     monkeypatch.setattr(sys, "stdin", Piped(stdin))
     said = refused(2, "run", tiny_bundle)
 
-    assert ("is not UTF-8" if stdin == b"\xff" else "give a prompt: TEXT") in said
+    assert ("is not UTF-8" if stdin == b"\xff" else "give a prompt: --prompt TEXT") in said
 
 
 @pytest.mark.parametrize("given", [MESSAGES, {"messages": MESSAGES}])

@@ -104,7 +104,9 @@ def command(
     if not given and (piped := prompting.piped()):
         given = [piped]
     if not given:
-        raise click.UsageError("give a prompt: TEXT, --chat FILE or --prompt-ids 1,2,3, or text on stdin")
+        raise click.UsageError(
+            "give a prompt: --prompt TEXT, --chat FILE or --prompt-ids 1,2,3; or a text as argument, or on stdin"
+        )
     if stream and len(given) > 1:
         raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
     if images and len(given) > 1:
