@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aot import plan as plans
 from aot.builder import tokenizer
 from aot.plan import Plan
 from aot.plan.tokens import read_json
@@ -13,17 +14,14 @@ def document(plan: Plan) -> dict[str, Any]:
     model = plan.model
     if model.factory is not None:
         return {"factory": model.factory, "weights": True}
-    from aot.models import config
-
-    assert model.config is not None, model
     return {
-        "family": config.family(model.config),
+        "family": plans.family(plan),
         "dtype": model.dtype,
         "quantization": model.quantization,
         "tokenizer": model.tokenizer is not None,
         "chat_template": _has_template(plan),
         "eos_token_id": list(plan.generation.eos_token_id) if plan.generation else [],
-        "weights": _has_weights(plan),
+        "weights": plans.has_weights(plan),
     }
 
 
@@ -47,11 +45,3 @@ def _has_template(plan: Plan) -> bool:
     jinja = tokenizer.files(directory).get("chat_template.jinja")
     text = None if jinja is None else jinja.decode("utf-8", errors="replace")
     return chat.find(text, read_json(directory / "tokenizer_config.json")) is not None
-
-
-def _has_weights(plan: Plan) -> bool:
-    from aot.models import checkpoint
-
-    directory = plan.model.checkpoint
-    assert directory is not None, plan.model
-    return checkpoint.kind(directory) == "orbax" or bool(checkpoint.files(directory))
