@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aot import closest
 from aot.errors import InputError
 
 Figure = int | float
@@ -89,6 +88,8 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
+    from aot import closest  # which serving does not need
+
     return closest.hint(name, allowed)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aot import closest, digest
+from aot import digest
 from aot.errors import InputError
 
 LARGEST = 2**31 - 1  # programs take lengths as int32
@@ -41,6 +41,8 @@ def doubling(least: int, greatest: int) -> tuple[int, ...]:
 
 def unknown_key(name: object, known: Sequence[str]) -> str:
     """The words for a key that nobody knows, with the closest known one."""
+    from aot import closest  # which serving does not need
+
     return f"unknown key {name!r}; {closest.hint(name, known)}"
 
 

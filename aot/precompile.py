@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from aot import digest, dimensions, nesting
+from aot import digest, dimensions
 from aot.errors import InputError, ManifestError
 
 # Key schemas:
@@ -176,6 +176,8 @@ class PreCompileConfig:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """A config from JSON; raises InputError for text that is none."""
+        from aot import nesting  # which serving does not need
+
         try:
             data = json.loads(text)
             nesting.check(data)
