@@ -59,7 +59,7 @@ def test_where_no_terminal_is_a_long_step_is_told_of_again_and_again(
     first, *more = capfd.readouterr().err.splitlines()
 
     assert first == "compile 12 programs"
-    assert {*more} == {"compile 1 of 12 after 0:00", "hashing dist/tiny"}
+    assert {*more} == {"still: compile 1 of 12 after 0:00", "still: hashing dist/tiny"}
 
 
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE"])

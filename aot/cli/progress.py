@@ -151,7 +151,7 @@ def _every_half_minute(words: Callable[[], str]) -> Iterator[None]:
 
     def tell() -> None:
         while not done.wait(EVERY):
-            click.echo(words(), err=True)
+            click.echo(f"still: {words()}", err=True)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
