@@ -8,7 +8,6 @@ from aot.errors import InputError
 
 SHORTEST = 6  # hex digits of a key or digest that is named by its beginning
 _SHOWN = 40  # allowed names in a message; the rest is counted
-_CLOSE = 0.7  # less would call a gpu a tpu
 _ALIKE = 0.85  # of the end of an architecture's name, as `CausalML` for `CausalLM`
 
 
@@ -22,13 +21,16 @@ def hint(name: object, allowed: Iterable[str]) -> str:
 
 
 def close(name: str, allowed: Iterable[str]) -> list[str]:
-    """The names that begin with this one, else the one that is spelled most alike and has the same numbers."""
+    """The names that begin with this one, else the one that is spelled most alike.
+
+    It has the same numbers and the same first letter: int4 is no int8, and a gpu no tpu.
+    """
     names = list(allowed)
     if name and (longer := [each for each in names if each.lower().startswith(name.lower())]):
         return longer
     numbers = _numbers(name)
-    alike = [each for each in names if _numbers(each) == numbers]
-    return difflib.get_close_matches(name, alike, n=1, cutoff=_CLOSE)
+    alike = [each for each in names if _numbers(each) == numbers and each[:1].lower() == name[:1].lower()]
+    return difflib.get_close_matches(name, alike, n=1)
 
 
 def key(name: str, keys: Iterable[str]) -> str:

@@ -16,6 +16,8 @@ DEVICES = ("a100-40gb", "a100-80gb", "b200", "h100-sxm", "h200", "l4", "l40s")
         ("a100", DEVICES, "did you mean 'a100-40gb' or 'a100-80gb'? "),
         ("h300", DEVICES, ""),
         ("v100", DEVICES, ""),
+        ("gb200", DEVICES, ""),
+        ("v5x", ("v5e", "v5p", "v6e"), "did you mean 'v5p'? "),
         ("", DEVICES, ""),
         ("int4", ("int8",), ""),
         ("gpu", ("cpu", "cuda", "tpu"), ""),
