@@ -11,11 +11,11 @@ _SHOWN = 40  # allowed names in a message; the rest is counted
 _ALIKE = 0.85  # of the end of an architecture's name, as `CausalML` for `CausalLM`
 
 
-def hint(name: object, allowed: Iterable[str]) -> str:
+def hint(name: object, allowed: Iterable[str], words: str = "allowed:") -> str:
     """`did you mean 'a100-40gb' or 'a100-80gb'? allowed: …`, for the end of a message."""
     names = list(dict.fromkeys(allowed))
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = f"allowed: {', '.join(names[:_SHOWN])}{more}"
+    listed = f"{words} {', '.join(names[:_SHOWN])}{more}"
     meant = " or ".join(map(repr, close(str(name), names)))
     return f"did you mean {meant}? {listed}" if meant else listed
 

@@ -90,7 +90,7 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
     from aot import closest  # which serving does not need
 
-    return closest.hint(name, allowed)
+    return closest.hint(name, allowed, "allowed are")
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def options(platform: str, flags: Iterable[str]) -> dict[str, Value]:
 
 def _value(name: str, text: str, allowed: dict[str, list[str]], platform: str) -> Value:
     if name not in allowed:
-        raise InputError(f"unknown flag {name!r} for {platform}; {closest.hint(name, allowed)}")
+        raise InputError(f"unknown flag {name!r} for {platform}; {closest.hint(name, allowed, 'allowed are')}")
     kind, _ = allowed[name]
     if kind == "boolean" and text in _BOOLEANS:
         return _BOOLEANS[text]

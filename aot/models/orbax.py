@@ -86,7 +86,7 @@ def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     found = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
     if not found:
         tops = sorted({path.rpartition("/")[0] for path in tree.leaves} | {path.split("/")[0] for path in tree.leaves})
-        hint = closest.hint(subtree, tops)
+        hint = closest.hint(subtree, tops, "it has")
         raise InputError(f"checkpoint {tree.directory}: model.subtree: nothing lies under {subtree!r}; {hint}")
     return found
 
