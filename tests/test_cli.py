@@ -84,8 +84,8 @@ def test_run_has_the_options_that_scripts_rely_on(capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["pla"], f"aot: unknown command 'pla'; did you mean 'plan'? allowed: {', '.join(COMMANDS)}; see aot --help"),
-        (["xyz"], f"aot: unknown command 'xyz'; allowed: {', '.join(COMMANDS)}; see aot --help"),
+        (["pla"], f"aot: unknown command 'pla'; did you mean 'plan'? there are {', '.join(COMMANDS)}; see aot --help"),
+        (["xyz"], f"aot: unknown command 'xyz'; there are {', '.join(COMMANDS)}; see aot --help"),
         (["--jsn"], "aot: no such option"),
         (["build"], "aot build: missing argument 'MANIFEST'; see aot build --help"),
         (["build", "m", "--jobs", "0"], "aot build: invalid value for '--jobs': 0 is not in the range"),

@@ -64,7 +64,7 @@ class _Lazy(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
-            context.fail(f"unknown command {name!r}; {closest.hint(name, _COMMANDS)}")
+            context.fail(f"unknown command {name!r}; {closest.hint(name, _COMMANDS, 'there are')}")
         command: click.Command = importlib.import_module(f"aot.cli.{name}").command
         return command
 
