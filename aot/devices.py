@@ -1,6 +1,5 @@
 """The accelerators that targets may name, and what compiler and loader have to know of each: `devices.json`."""
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -89,8 +88,9 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+    from aot import closest  # which serving does not need
+
+    return closest.hint(name, allowed, "allowed are")
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """Dimensions: what a field of a precompile config may hold, and the words for what it may not."""
 
-import difflib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -42,8 +41,9 @@ def doubling(least: int, greatest: int) -> tuple[int, ...]:
 
 def unknown_key(name: object, known: Sequence[str]) -> str:
     """The words for a key that nobody knows, with the closest known one."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"unknown key {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}")
+    from aot import closest  # which serving does not need
+
+    return f"unknown key {name!r}; {closest.hint(name, known)}"
 
 
 def _allowed(name: str, item: Any) -> str | None:

@@ -176,9 +176,12 @@ class PreCompileConfig:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """A config from JSON; raises InputError for text that is none."""
+        from aot import nesting  # which serving does not need
+
         try:
             data = json.loads(text)
-        except ValueError as error:
+            nesting.check(data)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"precompile: is not JSON ({error})") from None
         if not isinstance(data, dict):
             raise InputError(f"precompile: must be a JSON object, got {data!r}")

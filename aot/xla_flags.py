@@ -3,12 +3,12 @@
 Left out is what would undo a promise: other instruction sets, tuning while serving, dumps, paths.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from aot import closest
 from aot.errors import InputError
 
 Value = bool | int
@@ -31,9 +31,7 @@ def options(platform: str, flags: Iterable[str]) -> dict[str, Value]:
 
 def _value(name: str, text: str, allowed: dict[str, list[str]], platform: str) -> Value:
     if name not in allowed:
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
-        raise InputError(f"unknown flag {name!r} for {platform}; {hint}")
+        raise InputError(f"unknown flag {name!r} for {platform}; {closest.hint(name, allowed, 'allowed are')}")
     kind, _ = allowed[name]
     if kind == "boolean" and text in _BOOLEANS:
         return _BOOLEANS[text]

@@ -229,6 +229,13 @@ def tree(directory: Path) -> dict[str, object]:
     return found
 
 
+def complaint(line: str, code: int) -> str:
+    """The line for people of an error that was told as JSON."""
+    error = json.loads(line)["error"]
+    assert (list(error)[:3], error["exit_code"]) == (["place", "message", "exit_code"], code)
+    return f"{error['place']}: {error['message']}"
+
+
 @pytest.fixture
 def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command with and without --json, holds it to the rules, and gives its line."""
@@ -241,7 +248,7 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
             out, err = capfd.readouterr()
             lines = [line for line in err.splitlines() if line != "weights"]  # the step at which weights are read
             assert (found, out, len(lines)) == (code, "", 1), err
-            said.append(lines[0])
+            said.append(complaint(lines[0], code) if more else lines[0])
         assert tree(tmp_path) == before
         assert said[0] == said[1]
         return said[0]

@@ -20,10 +20,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from aot import digest
-from aot.bundle import oci
+from aot.bundle import oci, statement, store
 
-PROVENANCE = b'{"_type": "https://in-toto.io/Statement/v1"}'
 GOLDEN = b'{"entries": []}'
+
+
+def provenance(root: Path, **changes: Any) -> bytes:
+    """A statement about a bundle, with some of its fields changed."""
+    bundle = store.open(root)
+    about = statement.subjects(bundle.digest, (combo.key for combo in bundle.index.combos))
+    definition = {"buildType": "x", "externalParameters": {}, "internalParameters": {}, "resolvedDependencies": []}
+    predicate = {"buildDefinition": {**definition, **changes.pop("definition", {})}, "runDetails": {}}
+    said = {"_type": statement.TYPE, "predicateType": statement.PREDICATE, "subject": about, "predicate": predicate}
+    return digest.canonical_json({**said, **changes})
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_a_bundle_is_reproduced_in_every_environment_with_all_its_kinds(home: Pa
     done = audit(home, "--rounds", 2, **cache)
     index = store.open(home / "bundle").index
     entries = [(index.combos[e.combo].key, e.phase) for e in index.entries]
-    shared = [(None, None, kind) for kind in ("weights", "tokenizer", "index")]
+    shared = [(None, None, kind) for kind in ("weights", "tokenizer", "index", "provenance")]
     each = [(*entry, kind) for entry in entries for kind in ("program", "executable")] + shared
 
     assert (done.code, done.document["same"], len(done.document["environments"])) == (0, True, 2)
@@ -123,6 +123,28 @@ def test_changed_programs_are_named_and_comments_are_not(
     assert all(cause in row["cause"] for row in done.document["entries"] if row["kind"] == "program" and row["cause"])
 
 
+def test_what_made_a_rebuild_differ_is_named_as_diff_names_it(home: Path, tmp_path: Path) -> None:
+    manifest = rebuilt(home, replaced("toy.py", "+ self.number", "- self.number"), tmp_path / "model")
+    done = audit(home, "--programs-only", manifest=manifest)
+    same = audit(home, "--programs-only")
+
+    assert {cause["factor"] for cause in done.document["causes"]} == {"StableHLO"}
+    assert all("stablehlo.subtract" in cause["b"] for cause in done.document["causes"])
+    assert same.document["causes"] == []
+
+
+def test_a_long_document_that_differs_is_named_by_the_field_that_does() -> None:
+    index = synthetic.index()
+    config = {**index.model["config"], **{f"field_{number}": number for number in range(100)}}
+    stored = dataclasses.replace(index, model={"config": config})
+    made = dataclasses.replace(index, model={"config": {**config, "field_77": 78}})
+    (cause,) = [v.cause for v in compare.compare(stored, made, Part()) if not v.same]
+
+    assert cause == (
+        'model config: model.config.field_77: {"model.config.field_77": 77}, now {"model.config.field_77": 78}'
+    )
+
+
 def test_changed_weights_are_weights_that_differ_and_nothing_else(home: Path, tmp_path: Path) -> None:
     change = replaced("toy.py", "np.arange(self.weights_size,", "1 + np.arange(self.weights_size,")
     done = audit(home, "--target", "cpu", manifest=rebuilt(home, change, tmp_path / "model"))
@@ -132,7 +154,7 @@ def test_changed_weights_are_weights_that_differ_and_nothing_else(home: Path, tm
 
 def test_only_a_key_compares_its_entries_alone(home: Path) -> None:
     keys = [combo.key for combo in store.open(home / "bundle").index.combos]
-    done = audit(home, "--only", keys[1])
+    done = audit(home, "--only", keys[1][:12])
 
     assert (done.code, compared(done)) == (0, {"program", "executable", "tokenizer", "index"})
     assert {row["key"] for row in done.document["entries"]} == {keys[1], None}
@@ -278,7 +300,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, refused: Callable[...,
     synthetic.write(tmp_path / "bundle")
     asked = ("audit", tmp_path / "bundle", "--manifest")
 
-    assert "has no key 'abc'" in refused(2, *asked, TINY, "--only", "abc")
+    assert "no combo has the key 'abc'" in refused(2, *asked, TINY, "--only", "abc")
     assert "give the path of a manifest" in refused(2, *asked, tmp_path / "absent.yaml")
     assert "give one of the two" in refused(2, *asked, TINY, "--target", "cpu", "--programs-only")
     assert "is no bundle" in refused(2, "audit", tmp_path, "--manifest", TINY)

@@ -12,7 +12,7 @@ import pytest
 from conftest import Finished
 
 import aot
-from aot import isa
+from aot import digest, isa
 from aot.bundle import codec, records, store
 from aot.bundle.records import ExecutableRecord, Index
 from aot.cli import main
@@ -112,17 +112,33 @@ def test_check_for_people_shows_verdict_and_cause(tiny_bundle: Path, run: Run, m
     assert "lacks avx2, fma" in " ".join(done.out.split())
 
 
-def test_verdicts_come_from_the_index_alone(tiny_bundle: Path, run: Run, tmp_path: Path) -> None:
+def test_verdicts_need_no_weights(tiny_bundle: Path, run: Run, tmp_path: Path) -> None:
     expected = run("check", tiny_bundle, "--json")
     hollow = tmp_path / "hollow"
     shutil.copytree(tiny_bundle, hollow)
-    for _, _, name, size in records.stored(store.open(hollow).index):
-        blob = hollow / store.BLOBS / name.removeprefix("sha256:")
-        with blob.open("wb") as stream:
-            stream.truncate(size)
+    for blob in store.open(hollow).index.weights.blobs:
+        with (hollow / store.BLOBS / digest.hex_of(blob.digest)).open("wb") as stream:
+            stream.truncate(blob.bytes)
 
     assert run("check", hollow, "--json") == expected
     assert run("verify", hollow).code == 5
+
+
+@pytest.mark.parametrize("command", ["check", "inspect"])
+@pytest.mark.parametrize("role", ["executable", "program", "tokenizer"])
+def test_a_flipped_bit_in_what_would_be_loaded_is_named(
+    tiny_bundle: Path, run: Run, tmp_path: Path, command: str, role: str
+) -> None:
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    name = next(name for _, found, name, _ in records.stored(store.open(copy).index) if found == role)
+    blob = copy / store.BLOBS / digest.hex_of(name)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    done = run(command, copy)
+
+    assert (done.code, done.out) == (5, "")
+    assert f"blob {name[:19]}… is damaged" in done.err
 
 
 def test_a_bundle_for_another_platform_is_unusable(tiny_bundle: Path, run: Run, tmp_path: Path) -> None:

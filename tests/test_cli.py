@@ -1,6 +1,8 @@
 """The command line as people meet it: help, misuse, progress, streams that break, what it imports."""
 
 import fcntl
+import io
+import json
 import os
 import pty
 import re
@@ -15,8 +17,10 @@ import pytest
 import toy
 from conftest import aot
 
+from aot import errors
 from aot.builder import releases
 from aot.cli import main
+from aot.runtime import client, expiry
 
 COMMANDS = [
     "plan",
@@ -80,7 +84,7 @@ def test_run_has_the_options_that_scripts_rely_on(capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["pla"], "aot: unknown command 'pla'; did you mean 'plan'?; see aot --help"),
+        (["pla"], f"aot: unknown command 'pla'; did you mean 'plan'? there are {', '.join(COMMANDS)}; see aot --help"),
         (["xyz"], f"aot: unknown command 'xyz'; there are {', '.join(COMMANDS)}; see aot --help"),
         (["--jsn"], "aot: no such option"),
         (["build"], "aot build: missing argument 'MANIFEST'; see aot build --help"),
@@ -91,7 +95,8 @@ def test_run_has_the_options_that_scripts_rely_on(capfd: pytest.CaptureFixture[s
         ),
         (["explain", "b", "--jax-released", "2026-06-17"], "aot explain: --jax-released is of a rebuild: give --agai"),
         (["verify", "a", "b"], "aot verify: got unexpected extra argument (b); see aot verify --help"),
-        (["run", "b", "--prompt"], "aot: option '--prompt' requires an argument; see aot --help"),
+        (["run", "b", "--prompt"], "aot run: option '--prompt' requires an argument; see aot run --help"),
+        (["gc", "--max-sise", "2G"], "aot gc: no such option"),
     ],
 )
 def test_misuse_is_one_line_that_names_the_command(
@@ -101,6 +106,51 @@ def test_misuse_is_one_line_that_names_the_command(
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "place", "said"),
+    [
+        (["build"], 2, "aot build", "missing argument 'MANIFEST'"),
+        (["run", "b", "--prompt"], 2, "aot run", "option '--prompt' requires an argument"),
+        (["verify", "nowhere"], 2, "bundle nowhere", "there is nothing at this path"),
+    ],
+)
+def test_with_json_an_error_is_a_document_on_stderr(
+    arguments: list[str], code: int, place: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run([arguments[0], "--json", *arguments[1:]]) == code
+    out, err = capfd.readouterr()
+    error = json.loads(err)["error"]
+
+    assert out == ""
+    assert (error["place"], error["exit_code"]) == (place, code)
+    assert said in error["message"]
+
+
+def test_several_faults_are_one_document_with_each_of_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text("name: a/b\nmodel: {chekpoint: x}\nprecompile: {}\n")
+    assert main.run(["plan", str(file)]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert main.run(["plan", str(file), "--json"]) == 2
+    error = json.loads(capfd.readouterr().err)["error"]
+
+    assert len(lines) > 1
+    assert [f"{fault['place']}: {fault['message']}" for fault in error["faults"]] == lines
+
+
+def test_help_has_the_exit_codes_and_the_variables_that_are_heeded(capfd: pytest.CaptureFixture[str]) -> None:
+    main.run(["--help"])
+    out = capfd.readouterr().out
+    codes = {error.exit_code for error in (errors.AotError, *subclasses(errors.AotError))}
+
+    assert {int(code) for code in re.findall(r"^ {4}(\d+) ", out, re.MULTILINE)} == codes | {0, main.INTERRUPTED}
+    assert {"AOT_CACHE_DIR", "AOT_STATE_DIR", expiry.VARIABLE, client.VARIABLE} <= set(re.findall("[A-Z_]{8,}", out))
+
+
+def subclasses(kind: type) -> list[type]:
+    return [each for direct in kind.__subclasses__() for each in (direct, *subclasses(direct))]
 
 
 def test_version_is_that_of_the_distribution() -> None:
@@ -136,9 +186,80 @@ def test_what_people_read_is_what_scripts_read(
     numbers = [line.split("\t") for line in capfd.readouterr().out.removeprefix(streamed).splitlines()]
 
     assert printed == f"def main({one['text']}\n\n{other['text']}\n"
-    assert streamed == one["text"] + "\n"
+    assert streamed == f"def main({one['text']}\n"
     assert [int(token) for token, _ in numbers] == one["token_ids"]
     assert [float(logprob) for _, logprob in numbers] == pytest.approx(one["logprobs"], abs=1e-4)
+
+
+MESSAGES = [{"role": "user", "content": "import what?"}]
+
+
+class Piped:
+    """Stands in for stdin."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (["def main("], b""),
+        (["--prompt", "def main("], b""),
+        (["-"], b"def main(\n"),
+        ([], b"def main("),
+        ([], b"def main(\n"),
+    ],
+)
+def test_a_text_comes_from_the_command_line_or_from_stdin(
+    tiny_bundle: Path,
+    document: Callable[..., dict],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    stdin: bytes,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Piped(stdin))
+    (found,) = document("run", tiny_bundle, *arguments, "--max-new-tokens", "2")["results"]
+
+    assert found["completed"] == "def main(" + found["text"]
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff"])
+def test_no_text_anywhere_is_misuse(
+    tiny_bundle: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stdin: bytes
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Piped(stdin))
+    said = refused(2, "run", tiny_bundle)
+
+    assert ("is not UTF-8" if stdin == b"\xff" else "give a prompt: --prompt TEXT") in said
+
+
+@pytest.mark.parametrize("given", [MESSAGES, {"messages": MESSAGES}])
+@pytest.mark.parametrize("where", ["chat.json", "-"])
+def test_a_conversation_is_a_list_or_an_object_in_a_file_or_on_stdin(
+    tiny_bundle: Path, tmp_path: Path, document: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, given: object,
+    where: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chat.json").write_text(json.dumps(given))
+    monkeypatch.setattr(sys, "stdin", Piped(json.dumps(given).encode()))
+    (found,) = document("run", tiny_bundle, "--chat", where, "--max-new-tokens", "2")["results"]
+
+    assert found["completed"][:-1] == MESSAGES
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"], ["--json"]])
+def test_stats_count_tokens_on_stderr(tiny_bundle: Path, capfd: pytest.CaptureFixture[str], options: list[str]) -> None:
+    assert (
+        main.run(["run", str(tiny_bundle), "--prompt-ids", "5,6,7", "--max-new-tokens", "4", "--stats", *options]) == 0
+    )
+    said = capfd.readouterr().err
+
+    assert re.search(r"loaded in [0-9.]+ s; 3 prompt tokens, 4 generated in [0-9.]+ s.*: [0-9.]+ tokens/s\n$", said)
+    assert ("the first text after" in said) == (options == ["--stream"])
 
 
 def test_a_build_shows_progress_on_the_terminal_and_ends_stdout_with_the_digest(

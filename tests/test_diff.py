@@ -145,6 +145,54 @@ def test_every_changed_value_of_an_index_has_a_cause() -> None:
     assert [changed for changed in changes if not causes(A, changed)] == []
 
 
+def test_the_order_in_which_a_combo_names_its_dimensions_is_no_cause() -> None:
+    def made(tokens: int, order: int) -> Index:
+        dimensions = {"batch_size": 1, "prefill_length": 8, "max_length": 8 + tokens}
+        combo = replace(A.combos[0], key=str(tokens), dimensions=dict([*dimensions.items()][::order]))
+        assert A.generation is not None
+        generation = replace(A.generation, max_new_tokens=tokens, num_return_sequences=1)
+        return replace(A, combos=(combo,), entries=A.entries[:1], generation=generation)
+
+    assert causes(made(8, 1), made(9, -1)) == ["generation.max_new_tokens"]
+
+
+def test_the_order_in_which_a_target_names_its_options_is_no_cause() -> None:
+    target = {"cpu": {"threads": 32, "isa": "avx2"}}
+    changed = with_executable(A, target=target, flags=("--other",), digest=OTHER)
+
+    assert target == A.programs[0].executables[0].target
+    assert causes(A, changed) == ["flags"]
+
+
+def test_of_a_refreshed_bundle_that_it_was_is_the_one_cause() -> None:
+    old = side(A)
+    renewed = replace(
+        with_executable(A, digest=OTHER, compiler={"jaxlib": "0.11.0"}, flags=("--other",), requires={"machine": "x"}),
+        versions={"jax": "0.11.0", "jaxlib": "0.11.0"},
+        settings={"jax_enable_x64": True},
+        valid_until="2027-01-01",
+        origin=old.digest,
+    )
+    (cause,), (mirrored,) = diff.causes(old, side(renewed)), diff.causes(side(renewed), old)
+    tampered = diff.causes(old, side(replace(renewed, tokenizer={})))
+
+    assert (cause.factor, cause.a, cause.b) == ("origin", None, old.digest)
+    assert cause.detail == "the second was refreshed from the first: jax 0.10.2, 2026-12-31; now jax 0.11.0, 2027-01-01"
+    assert (mirrored.a, mirrored.b) == (old.digest, None)
+    assert [cause.factor for cause in tampered] == ["origin", "tokenizer"]
+
+
+def test_a_cause_on_one_line_shows_where_two_long_values_part() -> None:
+    config = {f"field_{number}": number for number in range(100)}
+    (cause,) = diff.declared(replace(A, model=config), replace(A, model={**config, "field_77": 78}))
+    (long,) = diff.declared(replace(A, waivers=("a" * 500 + "b",)), replace(A, waivers=("a" * 500 + "c",)))
+
+    assert cause.line() == 'model config: model.field_77: {"model.field_77": 77}, now {"model.field_77": 78}'
+    assert len(long.line()) < 200
+    assert 'ab"' in long.line().partition(", now ")[0]
+    assert 'ac"' in long.line().partition(", now ")[2]
+
+
 # What a person does: a constant in the model's source, a comment in it.
 
 
@@ -297,3 +345,24 @@ def test_the_tiny_bundle_is_explained_from_its_manifest(tiny_bundle: Path) -> No
     values = {row["name"]: row["value"] for row in shown.document["factors"]}
     assert len(values["StableHLO"]) > 10
     assert (against.code, against.document) == (0, {"same": True, "causes": []})
+
+
+@pytest.mark.parametrize("damage", ["flipped", "padded"])
+def test_a_damaged_bundle_is_not_called_the_same(
+    layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    bundle = layers / "one" / "bundle"
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    weights = store.open(copy).index.weights.blobs[0]
+    file = copy / store.BLOBS / digest.hex_of(weights.digest)
+    if damage == "flipped":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    else:
+        (copy / "notes.txt").write_text("more")
+
+    for pair in ([bundle, copy], [copy, bundle]):
+        assert main.run(["diff", *map(str, pair)]) == 5
+        assert capsys.readouterr().out == ""
+    assert main.run(["diff", str(bundle), str(copy), "--index-only"]) == 0

@@ -4,15 +4,18 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import ISAS, TINY, Family, aot, small_manifest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from aot import precompile
 from aot.builder import releases
+from aot.cli import main
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -21,7 +24,8 @@ KEY = re.compile(r"[0-9a-f]{64}")
 def test_plan_prints_combos_programs_and_compiles(document: Callable[..., dict]) -> None:
     plan = document("plan", TINY)
 
-    assert list(plan) == ["combos", "programs", "compiles", "meshes", "valid_until"]
+    assert list(plan)[:5] == ["combos", "programs", "compiles", "meshes", "valid_until"]
+    assert list(plan)[5:] == ["model", "bytes", "cached", "remarks", "seconds"]
     assert all(list(combo) == ["key", *precompile.FIELDS] for combo in plan["combos"])
     assert all(KEY.fullmatch(combo["key"]) for combo in plan["combos"])
     sizes = [(combo["batch_size"], combo["prefill_length"], combo["max_length"]) for combo in plan["combos"]]
@@ -91,7 +95,7 @@ def test_plan_tells_what_each_device_of_a_mesh_holds(tmp_path: Path, document: C
     assert {rule["pattern"]: rule["matches"] for rule in found["rules"]}[".*/q_proj"] == 4
 
 
-def test_plan_for_people_shows_keys_counts_and_remarks(tmp_path: Path) -> None:
+def test_plan_for_people_shows_keys_counts_and_remarks(tmp_path: Path, document: Callable[..., dict]) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(SOME.format(checkpoint=TINY.parent / "tiny"))
     done = aot("plan", file)
@@ -103,7 +107,26 @@ def test_plan_for_people_shows_keys_counts_and_remarks(tmp_path: Path) -> None:
     assert re.fullmatch(r"2 combos, \d+ programs, \d+ compiles \(cpu avx2, 32 threads\)", lines[3])
     assert lines[4].startswith("one device holds weights 4.0 MiB, state and KV cache ")
     assert lines[5] == f"valid until {releases.installed().valid_until}"
-    assert lines[6].startswith("remark: prefill_length: requests of 9 to 31 tokens are padded to 64, more than 2x")
+    assert lines[6] == "model qwen2 float32; tokenizer, a chat template; EOS 0, 2; weights are there"
+    assert lines[7].startswith("remark: prefill_length: requests of 9 to 31 tokens are padded to 64, more than 2x")
+    assert [f"remark: {remark}" for remark in document("plan", file)["remarks"]] == lines[7:]
+
+
+def test_plan_says_what_was_found_of_the_model_and_what_was_not(
+    tmp_path: Path, document: Callable[..., dict], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(TINY.parent / "tiny/config.json", bare)
+    file = tmp_path / "some.yaml"
+    file.write_text(SOME.format(checkpoint=bare))
+    whole, found = document("plan", TINY)["model"], document("plan", file)["model"]
+    assert main.run(["plan", str(file)]) == 0
+
+    there = {"tokenizer": True, "chat_template": True, "weights": True}
+    assert whole == {"family": "qwen2", "dtype": "float32", "quantization": None, "eos_token_id": [0, 2], **there}
+    assert found == {**whole, **dict.fromkeys(there, False), "eos_token_id": found["eos_token_id"]}
+    assert "; no tokenizer; " in capfd.readouterr().out
 
 
 def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Callable[..., dict]) -> None:
@@ -135,7 +158,8 @@ def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Calla
 def test_verify_counts_every_blob(tiny_bundle: Path, document: Callable[..., dict]) -> None:
     found = document("verify", tiny_bundle)
 
-    assert list(found) == ["digest", "blobs"]
+    assert list(found) == ["digest", "blobs", "signed", "provenance"]
+    assert (found["signed"], found["provenance"]) == ("no", True)
     assert DIGEST.fullmatch(found["digest"])
     assert found["blobs"] == len(os.listdir(tiny_bundle / "blobs/sha256"))
 
@@ -144,7 +168,8 @@ def test_check_gives_a_verdict_for_every_entry(tiny_bundle: Path, document: Call
     found = document("check", tiny_bundle)
     inspected = document("inspect", tiny_bundle)
 
-    assert list(found) == ["entries"]
+    assert list(found) == ["entries", "valid_until", "expired"]
+    assert (found["valid_until"], found["expired"]) == (inspected["valid_until"], False)
     assert [(e["key"], e["phase"]) for e in found["entries"]] == [(e["key"], e["phase"]) for e in inspected["entries"]]
     assert all(list(entry) == ["key", "phase", "verdict", "cause"] for entry in found["entries"])
     assert {entry["verdict"] for entry in found["entries"]} == {"ready"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aot.builder.cache import Cache
-from aot.cli import main
+from aot.cli import gc, main
 
 HOUR = 3600
 
@@ -45,7 +45,7 @@ def test_without_options_it_tells_the_size_and_keeps_every_entry(cache: Cache, d
 
 def test_what_was_used_least_recently_goes_first(cache: Cache, document: Callable[..., dict]) -> None:
     each = size(cache) // 5
-    found = document("gc", "--max-size", str(3 * each + 1))
+    found = document("gc", "--max-size", f"{3 * each + 1}B")
 
     assert present(cache) == [0, 1, 2]
     assert found == {"removed": 2, "removed_bytes": 2 * each, "kept": 3, "kept_bytes": 3 * each}
@@ -112,11 +112,37 @@ def test_a_cache_that_was_never_made_is_empty(
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("option", "value"), [("--max-size", "2X"), ("--max-size", "-1"), ("--older-than", "5M")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-size", "2X"), ("--max-size", "2"), ("--max-size", "-1"), ("--max-size", "G"), ("--older-than", "5M")],
+)
 def test_a_quantity_without_sense_is_refused(option: str, value: str, refused: Callable[..., str]) -> None:
     kind = "size" if option == "--max-size" else "age"
 
-    assert f"'{option}': {value!r} is no {kind}; write a whole number and one of " in refused(2, "gc", option, value)
+    assert f"'{option}': {value!r} is no {kind}; write a number and one of " in refused(2, "gc", option, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2G", 2 << 30),
+        ("2GiB", 2 << 30),
+        ("2gib", 2 << 30),
+        ("2GB", 2 * 10**9),
+        ("2 GB", 2 * 10**9),
+        ("1.5G", 3 << 29),
+        ("0.1kb", 100),
+        ("500M", 500 << 20),
+        ("7B", 7),
+        ("0", 0),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert gc.SIZE.convert(text, None, None) == size
+
+
+def test_ages_are_read_as_people_write_them() -> None:
+    assert [gc.AGE.convert(text, None, None) for text in ("90s", "1.5h", "2 d", "1w")] == [90, 5400, 172800, 604800]
 
 
 def test_people_read_the_same(cache: Cache, capfd: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ def test_the_same_machine_gives_the_same_bits_again(tiny_bundle, capsys):
 
     found = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert list(found) == ["digest", "blobs", "golden"]
+    assert list(found) == ["digest", "blobs", "signed", "provenance", "golden"]
     assert {entry["verdict"] for entry in found["golden"]["entries"]} == {"reproduced"}
     assert found["golden"]["largest_difference"] == 0
 

@@ -216,9 +216,13 @@ def test_number_of_sequences_is_given_for_the_key_of_every_combo(tiny):
 
     by_hex = resolved(tiny, text + f"generation: {{num_return_sequences: {{{key}: 3}}}}\n").generation
     by_int = resolved(tiny, text + f"generation: {{num_return_sequences: {{{int(key, 16)}: 3}}}}\n").generation
+    digits = resolved(tiny, text + f"generation: {{num_return_sequences: {{'{key[:12]}': 3}}}}\n").generation
 
     other = Combo(prefill_length=128, max_length=192).key
     assert by_hex.num_return_sequences == by_int.num_return_sequences == {key: 3, other: 1}
+    assert digits == by_hex
+    twice = refused(tiny, text + f"generation: {{num_return_sequences: {{'{key}': 3, '{key[:12]}': 2}}}}\n")
+    assert "is given twice" in twice
 
 
 def test_headers_of_weight_files_are_checked_and_blamed_on_the_checkpoint(tiny):
@@ -370,3 +374,17 @@ def test_scalars_are_read_as_yaml_1_2_reads_them(text, value):
 def test_scalars_that_yaml_versions_read_differently_must_be_quoted(text):
     with pytest.raises(ManifestError, match=r"^a\.yaml:1: .* is read differently by different programs; quote it"):
         yaml.load(f"a: {text}\n", "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}", '{"a":' * 5000 + "1" + "}" * 5000]
+)
+def test_a_file_that_is_nested_without_end_is_named(tiny, name, text):
+    if name == "tokenizer_config.json":
+        write(tiny / "tiny/config.json", {key: v for key, v in CONFIG.items() if not key.endswith("token_id")})
+        write(tiny / "tiny/tokenizer.json", {"added_tokens": []})
+    (tiny / "tiny" / name).write_text(text)
+
+    with pytest.raises(ManifestError, match=name):
+        resolved(tiny, MINIMAL)

@@ -8,9 +8,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import signing
 import synthetic
 import toy
-from conftest import TINY
+from conftest import TINY, built
 
 from aot import digest
 from aot import plan as plans
@@ -194,7 +195,7 @@ def test_a_build_by_a_release_of_unknown_day_is_reproduced_by_who_is_told_the_sa
     assert built["valid_until"] == store.open(tmp_path / "bundle").index.valid_until == "2026-12-30"
     assert (again["same"], explained["same"]) == (True, True)
     assert [row["cause"] for row in earlier["entries"] if row["verdict"] == "differs"] == [
-        "valid_until: 2026-12-30, now 2026-12-29"
+        "validity: 2026-12-30, now 2026-12-29"
     ]
 
 
@@ -237,3 +238,60 @@ def test_a_build_attaches_it_and_names_its_own_digest(tiny_bundle):
     parameters = found["predicate"]["buildDefinition"]["internalParameters"]
     assert parameters["settings"] == dict(bundle.index.settings)
     assert parameters["flags"] == sorted(cpu.flags({"isa": "avx2"}))
+
+
+FORGED = {
+    "another bundle": {"subject": [{"name": "bundle", "digest": {"sha256": "0" * 64}}]},
+    "no keys": lambda said: {"subject": said["subject"][:1]},
+    "another type": {"_type": "https://example.org"},
+    "another predicate": {"predicateType": "https://example.org"},
+    "no build definition": {"predicate": {}},
+    "dependencies that are none": {"definition": {"resolvedDependencies": [1]}},
+    "a dependency without a name": {"definition": {"resolvedDependencies": [{"digest": {}}]}},
+    "files that are none": {
+        "definition": {"resolvedDependencies": [{"name": "aot", "digest": {}, "annotations": {"files": {"a": 1}}}]}
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Holds toy.yaml and its bundle."""
+    home = tmp_path_factory.mktemp("toy")
+    built(toy.manifest(home / "model"), home / "bundle")
+    return home
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_statement_about_something_else_is_refused_by_whoever_reads_it(home, tmp_path, refused, kind):
+    copy = shutil.copytree(home / "bundle", tmp_path / "bundle")
+    changes = FORGED[kind]
+    changes = changes(json.loads(signing.provenance(copy))) if callable(changes) else dict(changes)
+    attachments.attach(copy, "provenance", signing.provenance(copy, **changes))
+
+    for command in (["verify", copy], ["diff", copy, copy], ["audit", copy, "--manifest", home / "model/toy.yaml"]):
+        assert refused(5, *command).startswith(f"bundle {copy}: provenance: ")
+
+
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"null", b"[" * 100_000, b"[" * 900 + b"]" * 900, b"\xff"])
+def test_damage_to_a_statement_is_one_line(home, tmp_path, refused, data):
+    copy = shutil.copytree(home / "bundle", tmp_path / "bundle")
+    attachments.attach(copy, "provenance", data)
+
+    for command in (["verify", copy], ["diff", copy, copy]):
+        assert refused(5, *command).startswith(f"bundle {copy}: provenance: ")
+
+
+def test_an_audit_makes_the_statement_anew_and_finds_what_was_forged(home, tmp_path, document):
+    copy = shutil.copytree(home / "bundle", tmp_path / "bundle")
+    said = json.loads(store.open(copy).attachment("provenance") or b"")
+    resources = said["predicate"]["buildDefinition"]["resolvedDependencies"]
+    next(item for item in resources if item["name"] == "model")["digest"]["dirHash"] = "0" * 64
+    attachments.attach(copy, "provenance", digest.canonical_json(said))
+    manifest = home / "model/toy.yaml"
+    true, forged = (document("audit", b, "--manifest", manifest, code=c) for b, c in ((home / "bundle", 0), (copy, 6)))
+    odd = [(row["kind"], row["cause"]) for row in forged["entries"] if row["verdict"] != "same"]
+
+    assert true["same"]
+    assert [kind for kind, _ in odd] == ["provenance"]
+    assert odd[0][1].startswith(f"resolvedDependencies.model.digest.dirHash: {'0' * 64}, now ")

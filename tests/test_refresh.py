@@ -160,7 +160,7 @@ def test_an_audit_sees_a_refreshed_bundle_of_another_manifest(home: Path, tmp_pa
     done = aot("audit", home / "new", "--manifest", other, "--from", home / "old", "--programs-only", "--json")
 
     assert done.code == 6
-    assert any(row["cause"].startswith("model: ") for row in done.document["entries"] if row["kind"] == "index")
+    assert any(row["cause"].startswith("model config: ") for row in done.document["entries"] if row["kind"] == "index")
 
 
 def test_a_program_that_jax_refuses_is_lowered_from_the_manifest(home: Path, tmp_path: Path) -> None:

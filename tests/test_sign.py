@@ -37,7 +37,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, keys: signing.Pair) -> Pa
     """A signed bundle with every kind of blob and attachment."""
     root = tmp_path_factory.mktemp("pristine") / "b"
     synthetic.write(root)
-    attachments.attach(root, "provenance", signing.PROVENANCE)
+    attachments.attach(root, "provenance", signing.provenance(root))
     attachments.attach(root, "golden", signing.GOLDEN)
     sign.sign(root, keys.private)
     return root
@@ -78,7 +78,7 @@ def test_what_is_signed_is_what_model_signing_makes_of_the_files_by_hashing_them
 
 def test_a_signature_leaves_the_digest_and_every_other_blob_as_they_were(tmp_path: Path, keys: signing.Pair):
     name = synthetic.write(tmp_path / "b")
-    attachments.attach(tmp_path / "b", "provenance", signing.PROVENANCE)
+    attachments.attach(tmp_path / "b", "provenance", signing.provenance(tmp_path / "b"))
     before = signing.manifest(tmp_path / "b")
 
     signature = sign.sign(tmp_path / "b", keys.private)
@@ -496,8 +496,22 @@ def test_the_commands_print_the_digest_and_that_the_signature_holds(
     assert main.run(["verify", str(root), "--key", str(keys.public)]) == 0
 
     assert signed == {"digest": name, "signature": digest.of(signing.signature_of(root).read_bytes())}
-    assert verified == {"digest": name, "blobs": 9}
+    assert verified == {"digest": name, "blobs": 9, "signed": "holds", "provenance": True}
     assert capfd.readouterr().out == f"the signature holds\n9 blobs as built\n{name}\n"
+
+
+def test_verify_says_whether_there_is_a_signature_that_was_not_checked(
+    root: Path, document: Callable[..., dict], capfd: pytest.CaptureFixture[str]
+):
+    unchecked = document("verify", root)["signed"]
+    main.run(["verify", str(root)])
+    first = capfd.readouterr().out.splitlines()[0]
+    unsigned(root)
+
+    assert (unchecked, first) == ("not checked", "signed, not checked")
+    assert document("verify", root)["signed"] == "no"
+    main.run(["verify", str(root)])
+    assert capfd.readouterr().out.splitlines()[0] == "signed: no"
 
 
 def test_an_unsigned_bundle_and_another_key_exit_5(

@@ -388,6 +388,8 @@ def test_what_a_template_refuses_is_named(template, error, message):
         ({"tokenizer.json": files("llama2")["tokenizer.json"][:-9]}, "tokenizer.json is damaged"),
         ({"tokenizer.json": b"null"}, "tokenizer.json is damaged"),
         ({"tokenizer_config.json": b"{"}, "tokenizer_config.json is damaged"),
+        ({"tokenizer_config.json": b"[" * 100_000}, "tokenizer_config.json is damaged"),
+        ({"tokenizer_config.json": b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"}, "tokenizer_config.json is damaged"),
         ({"tokenizer_config.json": b"[]"}, "tokenizer_config.json must hold an object, found list"),
         ({"special_tokens_map.json": b"\xff"}, "special_tokens_map.json is damaged"),
         ({"chat_template.jinja": b"\xff"}, "chat_template.jinja is damaged"),
@@ -641,3 +643,10 @@ def test_importing_text_loads_neither_tokenizers_nor_jinja():
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert printed.strip() == "set()"
+
+
+@pytest.mark.parametrize("odd", [1, None, [], ["default"], {"a": 1}, True])
+def test_templates_of_a_list_whose_name_is_no_string_are_passed_over(odd):
+    listed = [{"name": odd, "template": "odd"}, {"name": "default", "template": "{{ messages[0].content }}"}, 7]
+
+    assert rendered(listed) == CONVERSATION[0]["content"]

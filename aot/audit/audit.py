@@ -7,22 +7,25 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aot import closest
 from aot import plan as plans
 from aot.audit import compare, environments
 from aot.audit.compare import Verdict
+from aot.audit.comparisons import Cause
 from aot.audit.environments import Environment
 from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
-from aot.builder import build, emulation, workers
+from aot.builder import build, emulation, provenance, workers
 from aot.builder.releases import Release
-from aot.bundle import codec, records, store
+from aot.bundle import codec, records, statement, store
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import AotError, InputError
+from aot.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Audit:
 
     environments: tuple[Environment, ...]
     verdicts: tuple[tuple[Verdict, ...], ...]
+    causes: tuple[Cause, ...]
+    """What made the rebuilds differ, as `aot diff` says it."""
 
     @property
     def same(self) -> bool:
@@ -56,7 +61,18 @@ class Audit:
             for environment, verdicts in zip(self.environments, self.verdicts, strict=True)
             for v in verdicts
         ]
-        return {"same": self.same, "environments": [e.plain() for e in self.environments], "entries": rows}
+        causes = [vars(cause) for cause in self.causes]
+        environments = [environment.plain() for environment in self.environments]
+        return {"same": self.same, "environments": environments, "entries": rows, "causes": causes}
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a rebuild tells."""
+
+    index: Index
+    evidence: provenance.Evidence
+    causes: tuple[Cause, ...]
 
 
 @dataclass(frozen=True)
@@ -78,25 +94,34 @@ def audit(path: Path, manifest: Path, release: Release, options: Options, report
     and for a CPU that cannot be emulated, BundleError for a damaged one. No build cache is read or written.
     """
     bundle = store.open(path)
-    _check_key(bundle, options.part)
+    stated = statement.read(bundle)
+    options = replace(options, part=_whole_key(bundle, options.part))
     _check_origin(bundle, options.origin)
     if options.cpu is not None:
         emulation.check(options.cpu)
-    plans.resolve(plans.read(manifest))  # what is wrong with it is known in seconds
+    plan = plans.resolve(plans.read(manifest))  # what is wrong with it is known in seconds
     _check_bytes(bundle, options.part)
     tried = tuple(environments.of(number, options.cpu) for number in range(1, options.rounds + 1))
-    verdicts = []
+    verdicts, causes = [], []
     for environment in tried:
         report.step(f"round {environment.round}", None)
-        made = _rebuilt(bundle, manifest, release, options, environment, report)
-        verdicts.append(compare.compare(bundle.index, made, options.part))
-    return Audit(tried, tuple(verdicts))
+        made = _rebuilt(bundle, manifest, plan, release, options, environment, report)
+        found = compare.compare(bundle.index, made.index, options.part)
+        if stated is not None and options.part == WHOLE:
+            again = provenance.statement(plan, release, made.index, bundle.digest, made.evidence)
+            found = (*found, compare.provenance(stated, json.loads(again)))
+        verdicts.append(found)
+        causes += [cause for cause in made.causes if cause not in causes]
+    return Audit(tried, tuple(verdicts), tuple(causes))
 
 
-def _check_key(bundle: Bundle, part: Part) -> None:
+def _whole_key(bundle: Bundle, part: Part) -> Part:
+    """The part, whose key may have been named by its first digits."""
     keys = [combo.key for combo in bundle.index.combos]
-    if part.key is not None and part.key not in keys:
-        raise InputError(f"bundle {bundle.path}: has no key {part.key!r}; it has {', '.join(keys[:4])}")
+    try:
+        return part if part.key is None else replace(part, key=closest.key(part.key, keys))
+    except InputError as error:
+        raise InputError(f"bundle {bundle.path}: {error}; it has {', '.join(keys[:4])}") from None
 
 
 def _check_origin(bundle: Bundle, origin: Path | None) -> None:
@@ -124,8 +149,9 @@ def _check_bytes(bundle: Bundle, part: Part) -> None:
 
 
 def _rebuilt(
-    bundle: Bundle, manifest: Path, release: Release, options: Options, environment: Environment, report: build.Report
-) -> Index:  # fmt: skip
+    bundle: Bundle, manifest: Path, plan: Plan, release: Release, options: Options, environment: Environment,
+    report: build.Report,
+) -> _Made:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix=f"aot-audit-{environment.round}-") as scratch:
         home = Path(scratch)
         (home / "inputs").mkdir()
@@ -147,7 +173,7 @@ def _rebuilt(
         )
         process = environment.start(home, "aot.audit.rebuild", [request.to_json()])
         with _ending(process):
-            return _answer(process, (home / "inputs", manifest.parent), report)
+            return _answer(process, provenance.Evidence(plan), (home / "inputs", manifest.parent), report)
 
 
 @contextlib.contextmanager
@@ -168,17 +194,24 @@ def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
             process.stdout.close()
 
 
-def _answer(process: "subprocess.Popen[bytes]", inputs: tuple[Path, Path], report: build.Report) -> Index:
-    """The index that the process tells in the end. Raises the AotError that it raised."""
+def _answer(
+    process: "subprocess.Popen[bytes]", evidence: provenance.Evidence, inputs: tuple[Path, Path], report: build.Report
+) -> _Made:
+    """What the process tells, the index in the end. Raises the AotError that it raised."""
     assert process.stdout is not None
+    causes: tuple[Cause, ...] = ()
     for line in process.stdout:
         kind, content = json.loads(line)
         if kind == "index":
-            return codec.decode(bytes.fromhex(content), "audit: the rebuilt index")
+            return _Made(codec.decode(bytes.fromhex(content), "audit: the rebuilt index"), evidence, causes)
         if kind == "error":
             name, message = content
             raise workers.raised(name, message.replace(*map(str, inputs)))
-        if kind == "step":
+        if kind == "evidence":
+            evidence.add(content)
+        elif kind == "causes":
+            causes = tuple(Cause(**cause) for cause in content)
+        elif kind == "step":
             report.step(*content)
         else:
             report.advance(*content)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from aot.audit import diff, explain, factors, words
 from aot.audit.refresh import WHOLE, Part
-from aot.bundle import codec
+from aot.bundle import codec, statement
 from aot.bundle.records import BindingRecord, ExecutableRecord, Index, ProgramRecord
 
 _TABLES = ("programs", "bindings", "entries", "phases", "weights", "tokenizer")
@@ -20,7 +21,7 @@ class Verdict:
     """Whether one kind of thing in one entry was reproduced. Without key and phase it belongs to the whole bundle."""
 
     kind: str
-    """`program`, `executable`, `weights`, `tokenizer` or `index`."""
+    """`program`, `executable`, `weights`, `tokenizer`, `index` or `provenance`."""
     key: str | None
     phase: str | None
     cause: str
@@ -42,6 +43,35 @@ def compare(stored: Index, made: Index, part: Part) -> tuple[Verdict, ...]:
     if part == WHOLE and not cause and all(v.same for v in verdicts) and codec.encode(stored) != codec.encode(made):
         cause = "the same records are in another order"
     return (*verdicts, Verdict("index", None, None, cause))
+
+
+def provenance(stored: statement.Statement, made: statement.Statement) -> Verdict:
+    """The verdict on a statement about the bundle, by the one that a rebuild gives."""
+    ours, theirs = _stated(stored), _stated(made)
+    odd = [place for place in dict.fromkeys((*ours, *theirs)) if ours.get(place) != theirs.get(place)]
+    cause = "" if stored == made else "the same is said in another order"
+    if odd:
+        a, b = words.parted(ours.get(odd[0]), theirs.get(odd[0]), _SHOWN)
+        cause = f"{odd[0].removeprefix('predicate.buildDefinition.')}{_more(odd)}: {a}, now {b}"
+    return Verdict("provenance", None, None, cause)
+
+
+def _stated(said: statement.Statement) -> dict[str, Any]:
+    """All that a statement says, by place; what it was built from by name."""
+    named = {item["name"]: item for item in statement.dependencies(said)}
+    definition = {**said["predicate"]["buildDefinition"], "resolvedDependencies": named}
+    whole = {**said, "predicate": {**said["predicate"], "buildDefinition": definition}}
+    return {place: leaf for _, place, leaf in factors.leaves(whole)}
+
+
+def within(index: Index, part: Part) -> Index:
+    """What of an index is compared: the entries of a key, the executables of a platform."""
+    index = index if part.key is None else explain.narrowed(index, "key", part.key)
+    return replace(index, programs=tuple(replace(p, executables=_wanted(p, part)) for p in index.programs))
+
+
+def _wanted(program: ProgramRecord, part: Part) -> tuple[ExecutableRecord, ...]:
+    return tuple(e for e in program.executables if part.executables and part.platform in (None, *e.target))
 
 
 def _entries(stored: Index, made: Index, part: Part) -> Iterator[Verdict]:
@@ -84,10 +114,9 @@ def _programs(old: tuple[Call, ...], new: tuple[Call, ...]) -> str:
 def _executables(calls: tuple[Call, ...], part: Part) -> dict[str, ExecutableRecord]:
     """By program name and digest and target, in words."""
     return {
-        f"{program.name} {_short(program.digest)} for {_shown(e.target)}": e
+        f"{program.name} {_short(program.digest)} for {words.shown(codec.plain(e.target), _SHOWN)}": e
         for _, program, _ in calls
-        for e in program.executables
-        if part.platform in (None, *e.target)
+        for e in _wanted(program, part)
     }
 
 
@@ -100,7 +129,8 @@ def _unlike(old: Mapping[str, ExecutableRecord], new: Mapping[str, ExecutableRec
         for field in ("digest", *(f.name for f in fields(ExecutableRecord))):
             a, b = getattr(old[name], field), getattr(new[name], field)
             if a != b:
-                return f"executable of {name}: {field} {_shown(a)}, now {_shown(b)}"
+                a, b = words.parted(codec.plain(a), codec.plain(b), _SHOWN)
+                return f"executable of {name}: {field} {a}, now {b}"
     return ""
 
 
@@ -124,11 +154,10 @@ def _tokenizer(stored: Index, made: Index) -> str:
 
 
 def _index(stored: Index, made: Index, part: Part) -> str:
-    """The first field of the whole bundle that differs; of phases those that the part has."""
-    for field in fields(Index):
-        old, new = getattr(stored, field.name), getattr(made, field.name)
-        if field.name not in _TABLES and old != new:
-            return f"{field.name}: {_shown(old)}, now {_shown(new)}"
+    """The first cause in the fields of the whole bundle; of phases those that the part has."""
+    causes = diff.declared(stored, replace(made, **{name: getattr(stored, name) for name in _TABLES}))
+    if causes:
+        return causes[0].line() + _more([cause.factor for cause in causes])
     phases = made.phases.keys() if part.key else {*stored.phases, *made.phases}
     odd = sorted(name for name in phases if stored.phases.get(name) != made.phases.get(name))
     return f"phases: {odd[0]!r} takes or gives something else" if odd else ""
@@ -140,11 +169,6 @@ def _array(record: Any) -> str:
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(codec.plain(value))
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _short(name: str) -> str:

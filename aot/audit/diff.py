@@ -1,201 +1,61 @@
 """Why two bundles differ: the factors that do, in the order in which causes act, and not what follows from them."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
-from aot.audit import factors, matching
-from aot.audit.factors import Factor
-from aot.audit.sides import Side
-from aot.bundle import codec
-from aot.bundle.records import ComboRecord, Index
+from aot.audit import comparisons, factors, matching, sides
+from aot.audit.comparisons import Cause, Pair
+from aot.bundle.records import Index
 
-_SHOWN = 5  # names in a detail; the rest is counted
 _WHICH = {"precompile config", "platforms"}
 """Factors that decide which programs there are, and nothing in a program that both sides have."""
+_RENEWED = {
+    *("format", "jax", "jaxlib", "compiler", "validity", "origin", "flags", "settings"),
+    *("calling contracts", "StableHLO", "executables"),
+}
+"""Factors that refreshing a bundle changes."""
 
 
-@dataclass(frozen=True)
-class Cause:
-    """A factor that differs: what it is on either side, as plain JSON, and what more there is to say."""
-
-    factor: str
-    a: Any
-    b: Any
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    a: Index
-    b: Index
-    sides: tuple[Side, Side]
-    changed: frozenset[str]
-
-
-def causes(a: Side, b: Side) -> tuple[Cause, ...]:
+def causes(a: sides.Side, b: sides.Side) -> tuple[Cause, ...]:
     """What made two sides differ, in the order in which causes act; empty for equal bundles."""
     if a.digest == b.digest and a.digest is not None:
         return ()
-    changed = factors.changed(a.index, b.index)
-    pair = _Pair(a.index, b.index, (a, b), frozenset(factor.name for factor in changed))
-    found = [cause for factor in changed for cause in _COMPARE.get(factor.name, _value)(factor, pair)]
-    found = _with_programs(found, pair)
-    if not found:  # such as another order of the same
-        found = [Cause(f.name, f.value(a.index), f.value(b.index), "in another order") for f in _built(changed, pair)]
+    pair = Pair.of(a, b)
+    if refreshed := _refreshed(pair):
+        others = comparisons.compared(pair, _RENEWED)
+        return _sorted([refreshed, *(cause for cause in others if not cause.detail.startswith("requires of "))])
+    found = _with_programs(comparisons.compared(pair), pair)
+    return _sorted(found or _in_another_order(pair))
+
+
+def declared(a: Index, b: Index) -> tuple[Cause, ...]:
+    """What made two indexes with the same blobs differ, as far as they say it."""
+    return _sorted(comparisons.compared(Pair.of(sides.of_index(a), sides.of_index(b))))
+
+
+def _sorted(found: list[Cause]) -> tuple[Cause, ...]:
     order = [factor.name for factor in factors.FACTORS]
     return tuple(sorted(found, key=lambda cause: order.index(cause.factor)))
 
 
-def _built(changed: tuple[Factor, ...], pair: _Pair) -> tuple[Factor, ...]:
-    """Without what only a whole build can tell."""
+def _refreshed(pair: Pair) -> Cause | None:
+    """That one side was refreshed from the other: its programs, its executables and their versions follow."""
+    a, b = pair.sides
+    for old, new, how in ((a, b, "the second was refreshed from the first"), (b, a, "the first from the second")):
+        if old.digest is not None and new.index.origin == old.digest:
+            was, now = (f"jax {side.index.versions.get('jax')}, {side.index.valid_until}" for side in (old, new))
+            return Cause("origin", pair.a.origin, pair.b.origin, f"{how}: {was}; now {now}")
+    return None
+
+
+def _in_another_order(pair: Pair) -> list[Cause]:
+    """For factors that have the same in another order; the order of executables only a whole build can tell."""
     whole = None not in (pair.sides[0].digest, pair.sides[1].digest)
-    return tuple(factor for factor in changed if whole or factor.name != "executables")
+    built = (f for f in factors.FACTORS if f.name in pair.changed and (whole or f.name != "executables"))
+    return [Cause(f.name, f.value(pair.a), f.value(pair.b), "in another order") for f in built]
 
 
-def _value(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    a, b = factor.value(pair.a), factor.value(pair.b)
-    if a != b:
-        yield Cause(factor.name, a, b)
-
-
-def _nothing(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    """For what is compared program by program."""
-    yield from ()
-
-
-def _fields(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    a, b = factor.leaves(pair.a), factor.leaves(pair.b)
-    names = [name for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
-    if len(names) > 1 and "generation.vocab_size" in names:  # the configuration's, once more
-        names.remove("generation.vocab_size")
-    yield _among(names, factor.name, a, b, listed(names))
-
-
-def _generation(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    """A model that generates and one that does not differ in more than their options."""
-    if pair.a.generation is not None and pair.b.generation is not None:
-        yield from _value(factor, pair)
-
-
-def _validity(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    if "jax" not in pair.changed:  # whose window it is
-        yield from _value(factor, pair)
-
-
-def _compiler(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    """Where it is the jaxlib that lowered as well, that one says it."""
-    found = [(factor.value(index), [{"jaxlib": index.versions["jaxlib"]}]) for index in (pair.a, pair.b)]
-    if all(compiler for compiler, _ in found) and any(compiler != lowered for compiler, lowered in found):
-        yield from _value(factor, pair)
-
-
-def _weights(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    """Names the weights; those of another shape or dtype follow from a model that differs."""
-    a, b = pair.a.weights.arrays, pair.b.weights.arrays
-    declared = [p for p in dict.fromkeys((*a, *b)) if _kind(a.get(p)) != _kind(b.get(p))]
-    ours, theirs = ({p: side.weight(p) for p in a if p in b and p not in declared} for side in pair.sides)
-    valued = [path for path in ours if ours[path] != theirs[path]]
-    follows = {"model source", "model config"} & pair.changed
-    if declared and not follows:
-        kinds = [{path: _kind(record) for path, record in side.items()} for side in (a, b)]
-        yield _among(declared, factor.name, kinds[0], kinds[1], f"declared otherwise: {listed(declared)}")
-    if valued and not (follows and "factory" in pair.a.model):  # a factory makes its own weights
-        detail = f"{len(valued)} of {len(b)} weights differ: {listed(valued)}"
-        yield _among(valued, factor.name, ours, theirs, detail)
-
-
-def _kind(record: Any) -> Any:
-    return None if record is None else f"{record.dtype} {list(record.shape)}"
-
-
-def _tokenizer(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    a, b = ({name: blob.digest for name, blob in index.tokenizer.items()} for index in (pair.a, pair.b))
-    names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-    yield _among(names, factor.name, a, b, listed(names))
-
-
-def _precompile(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    a, b = ({combo.key: combo for combo in index.combos} for index in (pair.a, pair.b))
-    gone, new = [a[key] for key in a if key not in b], [b[key] for key in b if key not in a]
-    if "generation.max_new_tokens" in pair.changed and _by_default(gone, pair.a) and _by_default(new, pair.b):
-        bare = [sorted(str({**c.dimensions, "max_length": None}) for c in combos) for combos in (gone, new)]
-        if bare[0] == bare[1]:
-            return
-    if gone or new:
-        detail = f"{len(gone)} combos are only in the first, {len(new)} only in the second"
-        dimensions = [[dict(combo.dimensions) for combo in combos] for combos in (gone, new)]
-        yield Cause(factor.name, dimensions[0], dimensions[1], detail)
-    elif list(a) != list(b):
-        yield Cause(factor.name, list(a), list(b), "the same combos in another order")
-
-
-def _by_default(combos: list[ComboRecord], index: Index) -> bool:
-    """Whether their max_length is what it is when none is given."""
-    new = index.generation.max_new_tokens if index.generation else 0
-    return all((c.dimensions["prefill_length"] or 0) + new == c.dimensions["max_length"] for c in combos)
-
-
-def _partition(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    for rules in (
-        [codec.plain(i.rules) for i in (pair.a, pair.b)],
-        [codec.plain(i.partitions) for i in (pair.a, pair.b)],
-    ):
-        if rules[0] != rules[1]:
-            yield Cause(factor.name, rules[0], rules[1])
-            return
-
-
-def _targets(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    found = list(_value(factor, pair))
-    yield from found or _per_target(factor, pair, "requires")
-
-
-def _tuning(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    yield from _per_target(factor, pair, "tuning")
-
-
-def _flags(factor: Factor, pair: _Pair) -> Iterator[Cause]:
-    """Those with which a tuning is replayed follow from it."""
-    tuned = {cause.detail.removeprefix("tuning of ") for cause in _per_target(factor, pair, "tuning")}
-    for cause in _per_target(factor, pair, "flags"):
-        if cause.detail.removeprefix("flags of ") not in tuned:
-            yield cause
-
-
-def _per_target(factor: Factor, pair: _Pair, field: str) -> Iterator[Cause]:
-    """What executables for the same target have of a field."""
-    a, b = (
-        {str(dict(e.target)): codec.plain(getattr(e, field)) for program in index.programs for e in program.executables}
-        for index in (pair.a, pair.b)
-    )
-    for target in a:
-        if target in b and a[target] != b[target]:
-            yield Cause(factor.name, a[target], b[target], f"{field} of {target}")
-
-
-_Compare = Callable[[Factor, _Pair], Iterator[Cause]]
-_COMPARE: Mapping[str, _Compare] = {
-    **{factor.name: _generation for factor in factors.FACTORS if factor.name.startswith("generation.")},
-    "compiler": _compiler,
-    "validity": _validity,
-    "model config": _fields,
-    "weights": _weights,
-    "tokenizer": _tokenizer,
-    "precompile config": _precompile,
-    "generation.sampling": _fields,
-    "partition rules": _partition,
-    "targets": _targets,
-    "tuning": _tuning,
-    "flags": _flags,
-    "settings": _fields,
-    "calling contracts": _nothing,
-    "StableHLO": _nothing,
-    "executables": _nothing,
-}
-
-
-def _with_programs(found: list[Cause], pair: _Pair) -> list[Cause]:
+def _with_programs(found: list[Cause], pair: Pair) -> list[Cause]:
     """Adds what no factor so far explains in the programs and executables that both sides have."""
     matched = matching.Matched(*pair.sides)
     differing = matched.differing()
@@ -217,20 +77,8 @@ def _noted(cause: Cause, text: str) -> Cause:
     return replace(cause, detail="; ".join(filter(None, (cause.detail, text))))
 
 
-def _evidence(sides: tuple[Side, Side]) -> Iterator[Cause]:
+def _evidence(both: tuple[sides.Side, sides.Side]) -> Iterator[Cause]:
     """Source files and wheels that the provenance of both names and that differ."""
-    a, b = (side.evidence for side in sides)
+    a, b = (side.evidence for side in both)
     if a and b and (names := sorted(n for n in a.keys() | b.keys() if a.get(n) != b.get(n))):
-        yield _among(names, "model source", a, b, listed(names))
-
-
-def _among(names: list[str], factor: str, a: Mapping[str, Any], b: Mapping[str, Any], detail: str) -> Cause:
-    """A cause that shows some names of two mappings."""
-    ours, theirs = ({name: side[name] for name in names if name in side} for side in (a, b))
-    return Cause(factor, ours, theirs, detail)
-
-
-def listed(names: list[str]) -> str:
-    """Some names in words, and the number of the others."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        yield comparisons.among(names, "model source", a, b, comparisons.listed(names))

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aot import closest
 from aot.audit import factors
 from aot.audit.factors import Digest
 from aot.bundle.records import ChainRecord, EntryRecord, Index, ProgramRecord
 from aot.errors import InputError
-
-_SHORTEST = 6  # hex digits of a key or digest that is named by its beginning
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ def subject(index: Index, name: str) -> Subject:
     """
     hexadecimal = name.removeprefix("sha256:")
     matching = [found for found in _subjects(index) if found[1].removeprefix("sha256:").startswith(hexadecimal)]
-    if len(hexadecimal) < _SHORTEST or not matching:
+    if len(hexadecimal) < closest.SHORTEST or not matching:
         raise InputError(
-            f"{name!r}: is no key, program or executable of this bundle, nor {_SHORTEST} or more digits of one; "
+            f"{name!r}: is no key, program or executable of this bundle, nor {closest.SHORTEST} or more digits of one; "
             "`aot inspect --json` lists them"
         )
     if len(matching) > 1:
         raise InputError(f"{name!r}: {len(matching)} keys and digests begin so; give more digits")
     kind, full = matching[0]
-    return Subject(kind, full, _narrowed(index, kind, full))
+    return Subject(kind, full, narrowed(index, kind, full))
 
 
 def _subjects(index: Index) -> list[tuple[Digest, str]]:
@@ -57,7 +56,7 @@ def _subjects(index: Index) -> list[tuple[Digest, str]]:
     return list(dict.fromkeys(found))
 
 
-def _narrowed(index: Index, kind: Digest, name: str) -> Index:
+def narrowed(index: Index, kind: Digest, name: str) -> Index:
     """The combos, entries, calls and programs that bear on a subject, at positions of their own."""
     programs = {i: _part(program, kind, name) for i, program in enumerate(index.programs)}
     wanted = [i for i, program in programs.items() if program is not None]

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from aot import plan as plans
-from aot.audit import environments, refresh
+from aot.audit import compare, diff, environments, refresh, sides
+from aot.audit.comparisons import Cause
 from aot.audit.refresh import Part
-from aot.builder import build, executables, tuning
+from aot.builder import build, executables, provenance, tuning
 from aot.builder.lower import Lowered
 from aot.bundle import codec, store
 from aot.bundle.records import Index
+from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 from aot.plan import Plan
@@ -75,7 +77,7 @@ def main() -> None:
     try:
         request = Request(**json.loads(sys.argv[1]))
         environments.restrict(request.cores)
-        tell("index", codec.encode(rebuilt(request)).hex())
+        tell("index", codec.encode(_rebuilt(request)).hex())
     except KeyboardInterrupt:
         sys.exit(130)
     except AotError as error:
@@ -88,19 +90,31 @@ def main() -> None:
         os._exit(1)
 
 
-def rebuilt(request: Request) -> Index:
-    """The index of a bundle made again. Raises what building raises."""
+def _rebuilt(request: Request) -> Index:
+    """The index of a bundle made again; what it was made from, and why it differs, are told before."""
     manifest = Path(request.manifest)
     plan = _moved(plans.resolve(plans.read(manifest)), manifest.parent.resolve(), Path(request.inputs))
     part = Part(request.key, request.platform, request.executables)
     report = Told()
     with Writer.stage(Path(request.staging)) as writer:
-        stored = store.open(Path(request.bundle)).index.weights
-        weights = build.laid_out(plan, writer, report) if part.weights else stored
-        make = _built if request.origin is None else _refreshed
-        made = make(plan, request, writer, report, part)
-        index = build.indexed(plan, made, weights, writer, request.valid_until)
-        return replace(index, origin=_digest(request))
+        stored, evidence = store.open(Path(request.bundle)), provenance.Evidence(plan)
+        weights = build.laid_out(plan, writer, report, evidence) if part.weights else stored.index.weights
+        if request.origin is None:
+            made = _built(plan, request, writer, report, part, evidence)
+        else:
+            made = _refreshed(plan, request, writer, report, part)
+        index = replace(build.indexed(plan, made, weights, writer, request.valid_until), origin=_digest(request))
+        tell("evidence", {"sources": evidence.sources, "wheels": sorted(evidence.wheels)})
+        tell("causes", [vars(cause) for cause in _causes(stored, index, writer, part)])
+        return index
+
+
+def _causes(stored: Bundle, made: Index, writer: Writer, part: Part) -> tuple[Cause, ...]:
+    """What made the rebuild differ from the bundle, as `aot diff` says it."""
+    if all(verdict.same for verdict in compare.compare(stored.index, made, part)):
+        return ()
+    old, new = sides.of_bundle(stored), sides.of_writer(compare.within(made, part), writer)
+    return diff.causes(replace(old, index=compare.within(stored.index, part), digest=None), new)
 
 
 def _moved(plan: Plan, old: Path, new: Path) -> Plan:
@@ -122,12 +136,14 @@ def _tuning(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, str]:
     return {"tuning": str(new / Path(path).relative_to(old))} if path and Path(path).is_relative_to(old) else {}
 
 
-def _built(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
+def _built(
+    plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part, evidence: provenance.Evidence
+) -> Lowered:
     """As `aot build` does it."""
     targets = part.targets(plan.targets)
     build.check_machine(targets)
     targets = tuning.stored(targets, writer)
-    made = build.lowered(plan, writer, report, part.key)
+    made = build.lowered(plan, writer, report, part.key, evidence)
     return replace(made, programs=executables.compiled(targets, made.programs, writer, request.jobs, report))
 
 

@@ -14,7 +14,7 @@ from aot.builder import build, executables, reexport, releases, settings, tuning
 from aot.builder.cache import Cache
 from aot.builder.releases import Release
 from aot.builder.workers import Worker
-from aot.bundle import records, store
+from aot.bundle import records, store, verified
 from aot.bundle.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
@@ -70,9 +70,11 @@ def refresh(
     and there is no manifest, DifferenceError where golden inputs give other results than were recorded; nothing is
     written then.
     """
-    build.check_destination(options)
+    place = options.place()
     old = store.open(path)
     _check_gain(old, release)
+    place.expect(origin=old.digest, valid_until=release.valid_until, weights=old.index.weights)
+    (store.sound if verified.known(path, old.index.weights) else store.verify)(path)
     with Writer.stage(options.destination) as writer:
         found, source = indexed(old, plan, writer, options.jobs, report, options.cache)
         index = replace(found, origin=old.digest, valid_until=release.valid_until)
@@ -81,7 +83,8 @@ def refresh(
         made = writer.seal(index, kept)
         differences = _differences(old, writer, report)
         report.step("publish", None)
-        writer.show(made, options.replace)
+        options.place()  # it may have come in the meantime
+        writer.show(made, options.replace or options.force)
     return Refreshed(made, source, index.valid_until, len(differences), max(differences, default=None))
 
 

@@ -1,7 +1,6 @@
 """The two things that are compared: a bundle, or what a build of a plan would make, found without compiling."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from aot.builder import build, compile, executables, tuning
 from aot.builder.releases import Release
 from aot.builder.weights import Measured
 from aot.builder.workers import Worker, decoded
-from aot.bundle import weights
+from aot.bundle import statement, weights
 from aot.bundle.records import ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
@@ -36,32 +35,43 @@ class Side:
     program: Callable[[ProgramRecord], bytes]
     weight: Callable[[str], str]
     """The digest of a weight's own bytes, by path."""
-    provenance: Mapping[str, Any] | None = None
+    provenance: statement.Statement | None = None
     """The statement that is attached to the bundle, if one is."""
 
     @cached_property
     def evidence(self) -> dict[str, str]:
         """Digests of source files and versions of wheels: what may lie behind a difference in a factor."""
-        definition = ((self.provenance or {}).get("predicate") or {}).get("buildDefinition") or {}
         found: dict[str, str] = {}
-        for item in definition.get("resolvedDependencies") or ():
-            files = (item.get("annotations") or {}).get("files")
+        for item in () if self.provenance is None else statement.dependencies(self.provenance):
+            files = item.get("annotations", {}).get("files")
             if files is not None:
                 found |= {f"{item['name']}/{name}": value for name, value in files.items()}
-            elif str(item.get("uri")).startswith("pkg:"):
+            elif item.get("uri", "").startswith("pkg:"):
                 found[item["name"]] = f"{item['uri']} {item['digest']}"
         return found
 
 
 def of_bundle(bundle: Bundle) -> Side:
-    """A bundle; its blobs are read when they are asked for."""
-    statement = bundle.attachment("provenance")
+    """A bundle; its blobs are read when they are asked for. Raises BundleError for a provenance of something else."""
     return Side(
         bundle.index,
         bundle.digest,
         lambda record: bundle.read(record.digest, record.bytes),
-        lambda path: _weight(bundle, path),
-        None if statement is None else json.loads(statement),
+        lambda path: _weight(bundle.index, path, bundle.map, f"bundle {bundle.path}: weights"),
+        statement.read(bundle),
+    )
+
+
+def of_index(index: Index) -> Side:
+    """An index alone, of whose blobs no more than their digests is known."""
+    return Side(index, None, lambda record: b"", lambda path: UNKNOWN)
+
+
+def of_writer(index: Index, writer: Writer) -> Side:
+    """A bundle in the making."""
+    place = f"{writer.root}: weights"
+    return Side(
+        index, None, lambda record: writer.read(record.digest), lambda path: _weight(index, path, writer.map, place)
     )
 
 
@@ -90,9 +100,9 @@ def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
     return ExecutableRecord(tuning.without(target), UNKNOWN, 0, *known, {}, {}, tuning.of(target))
 
 
-def _weight(bundle: Bundle, path: str) -> str:
-    record = bundle.index.weights.arrays[path]
-    blob = bundle.index.weights.blobs[record.blob]
-    view = bundle.map(blob.digest, blob.bytes)
-    tensor = weights.Tensor(path, *weights.table(view, f"bundle {bundle.path}: weights")[path])
+def _weight(index: Index, path: str, map: Callable[[str, int], memoryview], place: str) -> str:
+    record = index.weights.arrays[path]
+    blob = index.weights.blobs[record.blob]
+    view = map(blob.digest, blob.bytes)
+    tensor = weights.Tensor(path, *weights.table(view, place)[path])
     return digest.of(view[tensor.offset : tensor.offset + tensor.size])

@@ -3,6 +3,8 @@
 import re
 from itertools import zip_longest
 
+from aot.audit import words
+
 _LOCATION = re.compile(r"\s*\bloc\((?:[^()\"]|\"[^\"]*\"|\((?:[^()\"]|\"[^\"]*\")*\))*\)")
 _LONGEST = 200  # characters of an operation that are shown; constants may be long
 
@@ -23,17 +25,5 @@ def first_difference(a: list[str], b: list[str]) -> tuple[str, str] | None:
     """The first operation of each text that is not the other's; None where the texts are equal."""
     for ours, theirs in zip_longest(a, b, fillvalue="the end"):
         if ours != theirs:
-            return _around(ours, theirs)
+            return words.parted(ours, theirs, _LONGEST)
     return None
-
-
-def _around(a: str, b: str) -> tuple[str, str]:
-    """Both lines; where they are long, the part in which they begin to differ."""
-    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    start = max(0, same - _LONGEST // 2) if max(len(a), len(b)) > _LONGEST else 0
-    return _cut(a, start), _cut(b, start)
-
-
-def _cut(line: str, start: int) -> str:
-    shown = line[start : start + _LONGEST]
-    return ("…" if start else "") + shown + ("…" if start + _LONGEST < len(line) else "")

@@ -1,20 +1,21 @@
 """The build: from a plan to a published bundle."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aot import digest
 from aot.builder import compile, executables, golden, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
+from aot.builder.destination import Destination
 from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
-from aot.errors import AotError, InputError
+from aot.errors import AotError
 
 if TYPE_CHECKING:
     from aot.builder.lower import Counted, Lowered
@@ -39,9 +40,16 @@ class Options:
 
     destination: Path
     replace: bool = False
+    """Whether a bundle that is there already may be replaced."""
+    force: bool = False
+    """Whether anything that is there already may be replaced."""
     jobs: int = 1
     cache: Cache | None = None
     """What earlier builds made; without one, all is made anew."""
+
+    def place(self) -> Destination:
+        """The destination, as it is now. Raises InputError where something is in the way."""
+        return Destination.of(self.destination, self.replace, self.force)
 
 
 def build(plan: "Plan", release: Release, options: Options, report: Report) -> str:
@@ -50,23 +58,27 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     Raises InputError for what the plan names and for a destination that holds something else, AotError for what the
     machine refuses. Nothing is to be seen at the destination unless the build is whole.
     """
-    check_destination(options)
+    place = options.place()
+    place.expect(**planned(plan, release.valid_until))
     check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
         targets = tuning.stored(plan.targets, writer)
         evidence = provenance.Evidence(plan)
         weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
+        place.expect(weights=weights)
         made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
+        place.expect_programs(made.programs, targets)
         programs = executables.compiled(targets, made.programs, writer, options.jobs, report, options.cache)
         index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)
+        options.place()  # it may have come in the meantime
         report.step("publish", None)
         attachments = {"provenance": provenance.statement(plan, release, index, name, evidence), "golden": outputs}
         said = {kind: data for kind, data in attachments.items() if data is not None}
-        digest = writer.publish(index, options.replace, said)
+        writer.publish(index, options.replace or options.force, said)
     verified.remember(options.destination, weights)
-    return digest
+    return name
 
 
 def count(plan: "Plan") -> "Counted":
@@ -81,19 +93,6 @@ def check_machine(targets: Iterable[Target]) -> None:
     """Raises InputError or MachineError where this machine cannot compile for one of the targets."""
     for target in targets:
         compile.check(target)
-
-
-def check_destination(options: Options) -> None:
-    """Raises InputError where something else than a bundle would be in the way."""
-    if options.replace or not os.path.lexists(options.destination):
-        return
-    try:
-        store.open(options.destination)  # may turn out to be the same bundle
-    except AotError as error:
-        where = options.destination
-        raise InputError(
-            f"{where}: exists already and is no bundle; replace it with --replace or name another"
-        ) from error
 
 
 def lowered(
@@ -156,28 +155,28 @@ def indexed(
     plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer, valid_until: str
 ) -> Index:  # fmt: skip
     """The index of all that was made; tokenizer files go into the writer."""
+    for data in tokenizer.files(plan.model.tokenizer).values():
+        writer.add(data)
+    return Index(**planned(plan, valid_until), **vars(lowered), weights=weights)
+
+
+def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
+    """The fields of the index that are known before anything is made."""
     from aot.plan import images
 
-    return Index(
-        format=records.FORMAT,
-        valid_until=valid_until,
-        origin=None,
-        versions=lowered.versions,
-        settings=lowered.settings,
-        model=_model(plan),
-        generation=_generation(plan),
-        images=images.of(plan),
-        rules={} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
-        partitions=lowered.partitions,
-        waivers=plan.allow_custom_calls,
-        combos=tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
-        phases=lowered.phases,
-        programs=lowered.programs,
-        bindings=lowered.bindings,
-        entries=lowered.entries,
-        weights=weights,
-        tokenizer={name: writer.add(data) for name, data in tokenizer.files(plan.model.tokenizer).items()},
-    )
+    files = tokenizer.files(plan.model.tokenizer)
+    return {
+        "format": records.FORMAT,
+        "valid_until": valid_until,
+        "origin": None,
+        "model": _model(plan),
+        "generation": _generation(plan),
+        "images": images.of(plan),
+        "rules": {} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
+        "waivers": plan.allow_custom_calls,
+        "combos": tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
+        "tokenizer": {name: records.BlobRecord(digest.of(data), len(data)) for name, data in files.items()},
+    }
 
 
 def _model(plan: "Plan") -> Mapping[str, Any]:

@@ -18,13 +18,12 @@ from aot import digest, extras
 from aot.builder import tokenizer, tuning
 from aot.builder.releases import Release
 from aot.builder.workers import Worker
+from aot.bundle import statement as statements
 from aot.bundle.records import Index
 
 if TYPE_CHECKING:
     from aot.plan import Plan
 
-STATEMENT = "https://in-toto.io/Statement/v1"
-PREDICATE = "https://slsa.dev/provenance/v1"
 BUILDER = "pkg:pypi/jax-aot"
 BUILD_TYPE = f"{BUILDER}#build/v1"
 
@@ -50,7 +49,10 @@ class Evidence:
 
     def collect(self, worker: Worker) -> None:
         """Asks a worker after it has done its task."""
-        found = worker.request("imported", plan=self._plan.to_json())
+        self.add(worker.request("imported", plan=self._plan.to_json()))
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Takes what `imported` gave."""
         self.sources |= found["sources"]
         self.wheels |= set(found["wheels"])
 
@@ -60,26 +62,25 @@ def imported(plan: "Plan") -> dict[str, Any]:
     wheels = [name for name in WHERE_USED if name in sys.modules]
     if plan.model.factory is None:
         return {"sources": {}, "wheels": wheels}
-    package, directory = plan.model.factory.partition(":")[0].partition(".")[0], plan.model.directory.resolve()
+    package, directory = plan.model.factory.partition(":")[0].partition(".")[0], plan.model.directory
     files = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file is None or not file.endswith(".py"):
             continue
         relative = name.replace(".", "/") + ("/__init__.py" if Path(file).name == "__init__.py" else ".py")
-        if Path(file).resolve() == directory / relative or name.partition(".")[0] == package:
+        if Path(file).resolve() == (directory / relative).resolve() or name.partition(".")[0] == package:
             files[relative] = digest.of_file(Path(file))
     return {"sources": files, "wheels": wheels}
 
 
 def statement(plan: "Plan", release: Release, index: Index, name: str, evidence: Evidence) -> bytes:
     """The statement about the bundle of this digest, built with a release of jax, as canonical JSON."""
-    keys = [{"name": "key", "digest": {"sha256": combo.key}} for combo in index.combos]
     return digest.canonical_json(
         {
-            "_type": STATEMENT,
-            "subject": [{"name": "bundle", "digest": {"sha256": digest.hex_of(name)}}, *keys],
-            "predicateType": PREDICATE,
+            "_type": statements.TYPE,
+            "subject": statements.subjects(name, (combo.key for combo in index.combos)),
+            "predicateType": statements.PREDICATE,
             "predicate": {
                 "buildDefinition": {
                     "buildType": BUILD_TYPE,

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,6 +94,11 @@ class Writer:
     def read(self, name: str) -> bytes:
         """The bytes of a blob that was stored."""
         return (self._root / store.BLOBS / digest.hex_of(name)).read_bytes()
+
+    def map(self, name: str, size: int) -> memoryview:
+        """A blob that was stored, as a read-only memory map."""
+        with (self._root / store.BLOBS / digest.hex_of(name)).open("rb") as stream:
+            return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
 
     def add(self, data: bytes) -> BlobRecord:
         """Stores some bytes."""
@@ -204,9 +210,7 @@ class Writer:
             if self._is_there(name):
                 return
             if not replace:
-                raise InputError(
-                    f"{self._shown}: exists already and is not this bundle; replace it with --replace or name another"
-                ) from error
+                raise occupied(self._shown) from error
             staging.swap(self._root, self._destination)
         staging.sync(self._destination.parent)
 
@@ -215,6 +219,13 @@ class Writer:
             return store.open(self._destination).digest == name == store.verify(self._destination).digest
         except AotError:
             return False
+
+
+def occupied(destination: Path) -> InputError:
+    """That another bundle is at the destination."""
+    return InputError(
+        f"{destination}: exists already and is not this bundle; replace it with --replace or name another"
+    )
 
 
 def _link(source: Path, destination: Path) -> None:

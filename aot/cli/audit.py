@@ -8,7 +8,7 @@ import click
 from aot.audit import audit
 from aot.audit.refresh import Part
 from aot.builder import releases
-from aot.cli import output
+from aot.cli import diff, output
 from aot.cli.progress import Display
 from aot.errors import DifferenceError
 
@@ -24,7 +24,7 @@ from aot.errors import DifferenceError
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--manifest", required=True, type=click.Path(path_type=Path), help="What the bundle was built from.")
-@click.option("--only", "key", metavar="KEY", help="Compare the entries of this key alone.")
+@click.option("--only", "key", metavar="KEY", help="Compare the entries of this key alone, named by its first digits.")
 @click.option(
     "--target",
     "platform",
@@ -79,6 +79,8 @@ def _print(found: audit.Audit) -> None:
             str(row["round"]), (row["key"] or "")[:12], row["phase"] or "", row["kind"], row["verdict"], row["cause"]
         )
     output.console().print(table)
+    for line in diff.lines(found.causes):
+        click.echo(line)
     differing = sum(not verdict.same for verdicts in found.verdicts for verdict in verdicts)
     verdicts = sum(map(len, found.verdicts))
     environments = output.count(len(found.environments), "environments")

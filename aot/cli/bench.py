@@ -1,13 +1,13 @@
 """`aot bench`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from aot.cli import output
+from aot.cli import output, progress
 from aot.errors import InputError
 from aot.runtime import verification
 
@@ -47,19 +47,27 @@ def command(
     """
     from aot.bench import bench
 
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise InputError(f"--plot {plot}: must end in .svg, got {plot.suffix!r}; a browser shows and converts SVG")
-    if plot is not None and not plot.parent.is_dir():
-        raise InputError(f"--plot {plot}: there is no directory {plot.parent}; make it first")
+    if plot is not None:
+        _check_plot(plot)
     options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
-    with Console(stderr=True, highlight=False).status("") as status:
-        found = bench.measure(bundle, options, lambda number, name: status.update(f"round {number + 1}: {name}"))
+    with progress.waiting("") as say:
+        found = bench.measure(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
         plot.write_text(_drawn(bundle, found))
     if as_json:
         output.document(found)
     else:
         _print(bundle, found)
+
+
+def _check_plot(plot: Path) -> None:
+    """Raises InputError where the file could not be written in the end."""
+    if plot.suffix.lower() != ".svg":
+        raise InputError(f"--plot {plot}: must end in .svg, got {plot.suffix!r}; a browser shows and converts SVG")
+    if not plot.parent.is_dir():
+        raise InputError(f"--plot {plot}: there is no directory {plot.parent}; make it first")
+    if plot.is_dir() or not os.access(plot if plot.exists() else plot.parent, os.W_OK):
+        raise InputError(f"--plot {plot}: cannot be written; name another file")
 
 
 def _print(bundle: Path, found: Mapping[str, Any]) -> None:

@@ -1,16 +1,17 @@
 """`aot build`."""
 
 import datetime
+import time
 from pathlib import Path
 
 import click
 
 from aot import plan as plans
 from aot.builder import build, cache, releases, tuning
+from aot.bundle import store
+from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.cli.progress import Display
-from aot.errors import InputError
-from aot.plan import Plan
 
 
 @click.command(
@@ -34,39 +35,42 @@ from aot.plan import Plan
 @click.option("--allow-expired", is_flag=True, help="Build although the programs are out of date already.")
 @output.as_json
 def command(
-    manifest: Path, destination: Path | None, replace: bool, jobs: int, no_cache: bool,
+    manifest: Path, destination: Path | None, replace: bool, force: bool, jobs: int, no_cache: bool,
     jax_released: datetime.date | None, allow_expired: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build the bundle that MANIFEST describes, and print until when its programs are readable, and its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this
-    very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind but what it has added to
-    the build cache, where the next one goes on.
+    very bundle is left as it is; another one there is refused as soon as it is seen to be another. A build that fails,
+    or is interrupted, leaves nothing behind but what it has added to the build cache, where the next one goes on.
     """
+    begin = time.perf_counter()
     plan = plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
     if not allow_expired:
         releases.check_in_time(release, ", or build with --allow-expired")
     where = destination or Path("dist", plan.name)
-    if replace:
-        _keep(where, manifest, plan)
-    for line in (*plan.dropped, *releases.remarks(release)):
-        click.echo(f"remark: {line}", err=True)
     kept = None if no_cache else cache.Cache(cache.location())
+    options = build.Options(where, replace, force, jobs, kept)
+    options.place().keep(manifest, plan.model.checkpoint, plan.model.tokenizer, *map(tuning.path, plan.targets))
+    remarks = (*plan.dropped, *releases.remarks(release))
+    for line in remarks:
+        click.echo(f"remark: {line}", err=True)
     with Display() as display:
-        digest = build.build(plan, release, build.Options(where, replace, jobs, kept), display)
+        digest = build.build(plan, release, options, display)
     if as_json:
-        output.document({"digest": digest, "path": str(where), "valid_until": release.valid_until})
+        counted = _counted(store.open(where), display)
+        until = {"valid_until": release.valid_until, "remarks": remarks, "seconds": time.perf_counter() - begin}
+        output.document({"digest": digest, "path": str(where), **until, **counted})
     else:
         click.echo(f"bundle {where}")
         click.echo(f"valid until {release.valid_until}")
         click.echo(digest)
 
 
-def _keep(where: Path, manifest: Path, plan: Plan) -> None:
-    """Raises InputError where replacing a directory would remove what is built from, or where we are."""
-    place = where.resolve()
-    model = plan.model
-    for kept in (Path.cwd(), manifest, model.checkpoint, model.tokenizer, *map(tuning.path, plan.targets)):
-        if kept is not None and kept.resolve().is_relative_to(place):
-            raise InputError(f"{where}: holds {str(kept)!r}, which --replace would remove; name another directory")
+def _counted(bundle: Bundle, display: Display) -> dict[str, int]:
+    """What was built, and how much of it came from the cache."""
+    compiles, cached = display.counts["compile"]
+    index, layers = bundle.index, bundle.manifest.layers
+    made = {"combos": len(index.combos), "programs": len(index.programs), "compiles": compiles, "cached": cached}
+    return {**made, "bytes": sum(layer.size for layer in layers)}

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import click
 
-from aot.audit import diff, explain, factors, sides
+from aot.audit import diff, explain, factors, sides, words
 from aot.audit.explain import Subject
 from aot.builder import releases
 from aot.bundle import store
-from aot.bundle.store import Bundle
-from aot.cli import output
-from aot.cli.diff import shown, verdict
+from aot.cli import output, progress
+from aot.cli.diff import verdict
 from aot.cli.progress import Display
 
 _LONGEST = 100  # characters of a value that are shown
@@ -38,9 +37,9 @@ def command(
         raise click.UsageError("give a KEY or --against, not both")
     if jax_released and not against:
         raise click.UsageError("--jax-released is of a rebuild: give --against, too")
-    opened = store.open(bundle)
     if against:
-        return _against(opened, against, jax_released, as_json)
+        return _against(bundle, against, jax_released, as_json)
+    opened = store.open(bundle)
     subject = explain.subject(opened.index, key) if key else explain.bundle(opened.index, opened.digest)
     if as_json:
         output.document({"factors": subject.rows()})
@@ -49,11 +48,14 @@ def command(
     return 0
 
 
-def _against(bundle: Bundle, manifest: Path, jax_released: datetime.date | None, as_json: bool) -> int:
+def _against(path: Path, manifest: Path, jax_released: datetime.date | None, as_json: bool) -> int:
     from aot import plan as plans
 
+    bundle = store.open(path)
     plan = plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
+    with progress.waiting(f"hashing {path}"):
+        store.verify(path)
     with Display() as display, sides.of_plan(plan, release, display) as rebuilt:
         found = diff.causes(sides.of_bundle(bundle), rebuilt)
     return verdict(found, as_json)
@@ -65,7 +67,7 @@ def _print(subject: Subject) -> None:
     console.print()
     table = output.table("factor", "enters", "value")
     for row in subject.rows():
-        table.add_row(row["name"], ", ".join(factors.named(row["name"]).enters), shown(row["value"], _LONGEST))
+        table.add_row(row["name"], ", ".join(factors.named(row["name"]).enters), words.shown(row["value"], _LONGEST))
     console.print(table)
     if subject.kind in ("bundle", "key"):
         _print_digests(subject)

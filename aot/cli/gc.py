@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -18,19 +19,39 @@ class Quantity(click.ParamType[float]):
         self._units = units
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        found = re.fullmatch(r"([0-9]+)([a-zA-Z]*)", value)
-        if found is None or found[2] not in self._units:
-            units = ", ".join(name for name in self._units if name)
-            self.fail(f"{value!r} is no {self.name}; write a whole number and one of {units}", parameter, context)
-        return int(found[1]) * self._units[found[2]]
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([a-zA-Z]*)", value)
+        if found is None or (unit := self._unit(found[2], found[1])) is None:
+            self.fail(
+                f"{value!r} is no {self.name}; write a number and one of {', '.join(self._units)}", parameter, context
+            )
+        return int(Decimal(found[1]) * unit)
+
+    def _unit(self, name: str, number: str) -> int | None:
+        """A number alone has no meaning, lest 2 be taken for two bytes; but nothing is nothing."""
+        return 1 if not name and float(number) == 0 else self._units.get(name)
 
 
-SIZE = Quantity("size", {"": 1, **{unit: 1024**power for power, unit in enumerate("KMGT", 1)}})
+class Size(Quantity):
+    """Bytes: `2G` and `2GiB` are 2 · 1024³, `2GB` is 2 · 1000³; in capitals or not."""
+
+    def __init__(self) -> None:
+        powers = {unit: power for power, unit in enumerate("KMGT", 1)}
+        binary = {f"{unit}{ending}": 1024**power for ending in ("", "iB") for unit, power in powers.items()}
+        super().__init__("size", {**binary, **{f"{unit}B": 1000**power for unit, power in powers.items()}, "B": 1})
+        self._folded = {name.lower(): factor for name, factor in self._units.items()}
+
+    def _unit(self, name: str, number: str) -> int | None:
+        return self._folded.get(name.lower(), super()._unit(name, number))
+
+
+SIZE = Size()
 AGE = Quantity("age", {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800})
 
 
 @click.command("gc", epilog=output.examples("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
-@click.option("--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 2G), what was used last.")
+@click.option(
+    "--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 1.5GiB, 2GB), what was used last."
+)
 @click.option("--older-than", metavar="AGE", type=AGE, help="Remove what was not used for so long (12h, 30d).")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be.")
 @output.as_json

@@ -1,6 +1,7 @@
 """What commands print: results to stdout, steps to stderr."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -29,10 +30,10 @@ def jobs(command: F) -> F:
 
 
 def replace(command: F) -> F:
-    """The option `--replace`, as the argument `replace`."""
-    return click.option("--replace", is_flag=True, help="Replace whatever is at the new bundle's path, by one rename.")(
-        command
-    )
+    """The options `--replace` and `--force`, as arguments of these names."""
+    command = click.option("--force", is_flag=True, help="Replace whatever is at the new bundle's path.")(command)
+    text = "Replace a bundle at the new bundle's path, by one rename; nothing else."
+    return click.option("--replace", is_flag=True, help=text)(command)
 
 
 def no_cache(command: F) -> F:
@@ -63,8 +64,7 @@ def document(value: Mapping[str, Any]) -> None:
 
 def console() -> Console:
     """Stdout, as wide as the terminal; wide enough for any table where it is none."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=_WIDE)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

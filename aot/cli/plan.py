@@ -1,6 +1,7 @@
 """`aot plan`."""
 
 import datetime
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import click
 
 from aot import plan as plans
 from aot.builder import build, releases
-from aot.cli import output, placement, shapes
+from aot.cli import model, output, placement, shapes
 from aot.plan import Plan
 
 
@@ -18,30 +19,37 @@ from aot.plan import Plan
 @output.as_json
 def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -> None:
     """Show every combo that MANIFEST expands to, its key, how many programs and compiles it takes, what images take of
-    a prompt, on a mesh how every array lies and what each device holds, and until when programs will be readable.
+    a prompt, on a mesh how every array lies and what each device holds, until when programs will be readable, and what
+    was found of the model.
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, which pictures would be much distorted, which combos of a product
     can serve no request, and that programs have expired or soon will.
     """
+    begin = time.perf_counter()
     plan = plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
     late = releases.remarks(release)
     counted = build.count(plan)
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
+    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
+    planned = (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
+    remarks = (*planned, *laid, *late)
     if as_json:
         combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]
         meshes = [placement.document(each) for each in counted.footprints]
         document = {"combos": combos, **shapes.document(plan), **numbers, "meshes": meshes}
-        output.document({**document, "valid_until": release.valid_until})
+        weights = sum(plans.stored(plan).values()) or None
+        more = {"model": model.document(plan), "bytes": weights, "cached": None, "remarks": remarks}
+        seconds = time.perf_counter() - begin
+        output.document({**document, "valid_until": release.valid_until, **more, "seconds": seconds})
     else:
         _print(plan, numbers)
         for each in counted.footprints:
             placement.show(each)
         click.echo(f"valid until {release.valid_until}")
-    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    planned = (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
-    for remark in (*planned, *laid, *late):
+        click.echo(model.line(plan))
+    for remark in remarks:
         click.echo(f"remark: {remark}", err=as_json)
 
 

@@ -31,7 +31,7 @@ from aot.cli.progress import Display
 @output.jax_released
 @output.as_json
 def command(
-    bundle: Path, manifest: Path | None, destination: Path, replace: bool, jobs: int, no_cache: bool,
+    bundle: Path, manifest: Path | None, destination: Path, replace: bool, force: bool, jobs: int, no_cache: bool,
     jax_released: datetime.date | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Renew BUNDLE with the installed jax: export its programs anew, compile its executables anew.
@@ -42,8 +42,10 @@ def command(
     plan = None if manifest is None else plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
     kept = None if no_cache else cache.Cache(cache.location())
+    options = build.Options(destination, replace, force, jobs, kept)
+    options.place().keep(manifest, None if destination.resolve() == bundle.resolve() else bundle)
     with Display() as display:
-        made = refresh.refresh(bundle, plan, release, build.Options(destination, replace, jobs, kept), display)
+        made = refresh.refresh(bundle, plan, release, options, display)
     if as_json:
         document = {"digest": made.digest, "path": str(destination), "programs_from": made.source}
         golden = {"entries": made.compared, "largest_difference": made.largest_difference}

@@ -1,19 +1,18 @@
 """`aot run`."""
 
 import contextlib
-import json
+import itertools
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aot.cli import output
-from aot.errors import InputError
+from aot.cli import output, prompting
 
 _SAMPLING = {
     "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
@@ -36,13 +35,15 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(
     "run",
     epilog=output.examples(
-        'aot run dist/tiny --prompt "def main("',
+        'aot run dist/tiny "def main("',
         'aot run dist/tiny --prompt "import " --n 4 --temperature 0.8 --seed 1',
-        "aot run dist/tiny --chat conversation.json --stream",
+        "aot run dist/tiny --chat conversation.json --stream --stats",
+        "git diff | aot run dist/tiny --max-new-tokens 40",
         'aot run dist/tiny-vision --prompt "What is this?" --image picture.png',
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A text to continue; may be repeated.")
 @click.option(
     "--chat",
@@ -50,7 +51,8 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="A conversation to answer: a JSON list of messages with role and content; may be repeated.",
+    help="A conversation to answer: a JSON list of messages with role and content, alone or as messages of an object; "
+    "- is stdin; may be repeated.",
 )
 @click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids; may be repeated.")
 @click.option(
@@ -81,21 +83,30 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--processes", type=int, help="How many processes share the mesh; start each with the same options.")
 @click.option("--process", type=int, help="Which of them this is, from 0; process 0 prints.")
 @click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
+@click.option("--stats", is_flag=True, help="Say on stderr how many tokens it took, and how long.")
 @output.as_json
 def command(
-    bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], images: tuple[str, ...],
-    policy: str, key: Path | None, devices: int | None, replicas: str | None, coordinator: str | None,
-    processes: int | None, process: int | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
+    bundle: Path, texts: tuple[str, ...], prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...],
+    images: tuple[str, ...], policy: str, key: Path | None, devices: int | None, replicas: str | None,
+    coordinator: str | None, processes: int | None, process: int | None, stream: bool, stats: bool, logprobs: bool,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Generate from BUNDLE: continue texts, answer conversations.
+    """Generate from BUNDLE: continue each TEXT, answer conversations.
 
-    What is not given is as the bundle says, which is greedy unless its manifest says otherwise.
+    Where no prompt is given, and stdin is no terminal, the text is read from there, without the line break at its end;
+    as TEXT, - is that too. What else is not given is as the bundle says, which is greedy unless its manifest says
+    otherwise.
     """
     if stream and as_json:
         raise click.UsageError("--stream prints text as it comes, --json one document: give one of the two")
-    given: list[Any] = [*prompts, *map(_conversation, chats), *map(_ids, tokens)]
+    given: list[Any] = [*map(prompting.text, texts), *prompts]
+    given += [*map(prompting.conversation, chats), *map(prompting.ids, tokens)]
+    if not given and (piped := prompting.piped()):
+        given = [piped]
     if not given:
-        raise click.UsageError("give a prompt: --prompt TEXT, --chat FILE or --prompt-ids 1,2,3")
+        raise click.UsageError(
+            "give a prompt: --prompt TEXT, --chat FILE or --prompt-ids 1,2,3; or a text as argument, or on stdin"
+        )
     if stream and len(given) > 1:
         raise click.UsageError(f"--stream takes one prompt, got {len(given)}")
     if images and len(given) > 1:
@@ -108,9 +119,9 @@ def command(
     how["distributed"] = _distributed(coordinator, processes, process)
     with _quiet(process or 0) if coordinator else contextlib.nullcontext():
         if stream:
-            _stream(bundle, given[0], how, chosen, logprobs)
+            _stream(bundle, given[0], how, chosen, logprobs=logprobs, stats=stats)
         else:
-            _generate(bundle, given, how, chosen, logprobs=logprobs, as_json=as_json)
+            _generate(bundle, given, how, chosen, logprobs=logprobs, stats=stats, as_json=as_json)
 
 
 def _replicas(text: str | None) -> Any:
@@ -144,22 +155,34 @@ def _quiet(process: int) -> Iterator[None]:
             sys.stdout = before
 
 
-def _stream(bundle: Path, prompt: Any, how: dict[str, Any], options: dict[str, Any], logprobs: bool) -> None:
+def _stream(
+    bundle: Path, prompt: Any, how: dict[str, Any], options: dict[str, Any], *, logprobs: bool, stats: bool
+) -> None:
+    begin = time.perf_counter()
     import aot
 
     with aot.load(bundle, **how) as model:
+        loaded = time.perf_counter()
         run = model.stream(prompt, **options)
-        for piece in run:
+        pieces = iter(run)
+        first = next(pieces, "")  # a request that is refused prints nothing
+        came = time.perf_counter()
+        click.echo(prompt if isinstance(prompt, str) else "", nl=False)
+        for piece in itertools.chain([first], pieces):
             click.echo(piece, nl=False)
         click.echo()
+        timings = {"load_seconds": loaded - begin, "generate_seconds": time.perf_counter() - loaded}
         _say_images(run.results)
         if logprobs:
             _print_logprobs(run.results[0])
+        if stats:
+            _say_stats(run.results, {**timings, "first_piece_seconds": came - loaded})
 
 
 def _generate(
-    bundle: Path, prompts: list[Any], how: dict[str, Any], options: dict[str, Any], *, logprobs: bool, as_json: bool
-) -> None:
+    bundle: Path, prompts: list[Any], how: dict[str, Any], options: dict[str, Any], *, logprobs: bool, stats: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     begin = time.perf_counter()
     import aot
     from aot.runtime import client
@@ -169,6 +192,8 @@ def _generate(
         results = model.generate(prompts, **options)
     timings = {"load_seconds": loaded - begin, "generate_seconds": time.perf_counter() - loaded}
     _say_images(results)
+    if stats:
+        _say_stats(results, timings)
     if as_json:
         document = {"results": [result.to_dict() for result in results], "compilations": client.compilations()}
         output.document({**document, "timings": timings})
@@ -179,6 +204,19 @@ def _generate(
         _print(result)
         if logprobs:
             _print_logprobs(result)
+
+
+def _say_stats(results: list[Any], timings: Mapping[str, float]) -> None:
+    """Tokens and seconds, for a person."""
+    given, made = sum(r.prompt_tokens for r in results), sum(len(r.token_ids) for r in results)
+    seconds = timings["generate_seconds"]
+    first = timings.get("first_piece_seconds")
+    shown = "" if first is None else f", the first text after {first:.3f} s"
+    click.echo(
+        f"loaded in {timings['load_seconds']:.3f} s; {output.count(given, 'prompt tokens')}, {made} generated in "
+        f"{seconds:.3f} s{shown}: {made / seconds:.1f} tokens/s",
+        err=True,
+    )
 
 
 def _print(result: Any) -> None:
@@ -201,22 +239,3 @@ def _say_images(results: list[Any]) -> None:
 def _print_logprobs(result: Any) -> None:
     for token, logprob in zip(result.token_ids, result.logprobs, strict=True):
         click.echo(f"{token}\t{logprob:.4f}")
-
-
-def _conversation(path: Path) -> Any:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"--chat {path}: {error.strerror}; give a file with a conversation") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--chat {path}: is not JSON ({error}); give a list of messages") from error
-    if not (isinstance(found, list) and found and all(isinstance(message, dict) for message in found)):
-        raise InputError(f'--chat {path}: must be a list of messages as {{"role": "user", "content": "…"}}')
-    return found
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(token) for token in text.split(",")]
-    except ValueError:
-        raise InputError(f"--prompt-ids: must be integers with commas between, got {text!r}") from None

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aot.bundle import store, verified
+from aot.bundle import statement, store, verified
 from aot.bundle.store import Bundle
-from aot.cli import output
+from aot.cli import output, progress
 from aot.errors import DifferenceError, MachineError
 
 if TYPE_CHECKING:
     from aot.runtime.golden import Replayed
 
+_SIGNED = {"holds": "the signature holds", "not checked": "signed, not checked", "no": "signed: no"}
 _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_code}
 
 
@@ -36,24 +37,37 @@ _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_cod
 def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, as_json: bool) -> int:
     """Check every byte of BUNDLE against the digests in its index, and print its own.
 
+    Says whether it is signed, and whether that was checked, for which one of the options below gives a key or a
+    certificate. Provenance has to speak about this very bundle; whether it is true, `aot audit` finds out.
+
     With --run exit code 6 when an entry gives other outputs than recorded, else 4 when one does not run here.
     """
     admit = _admit(key, chain)
-    opened = store.verify(bundle, admit=admit)
-    verified.remember(bundle, opened.index.weights)
-    replayed = _replayed(opened) if run else ()
+    with progress.waiting(f"hashing {bundle}") as say:
+        opened = store.verify(bundle, admit=admit)
+        verified.remember(bundle, opened.index.weights)
+        stated = statement.read(opened) is not None
+        say(f"running golden inputs of {bundle}")
+        replayed = _replayed(opened) if run else ()
     if as_json:
         golden = {"golden": _golden(replayed)} if run else {}
-        output.document({"digest": opened.digest, "blobs": len(opened.blobs), **golden})
+        proven = {"signed": _signed(opened, admit), "provenance": stated}
+        output.document({"digest": opened.digest, "blobs": len(opened.blobs), **proven, **golden})
     else:
-        if admit:
-            click.echo("the signature holds")
+        click.echo(_SIGNED[_signed(opened, admit)])
         if run:
             _print(replayed)
         click.echo(f"{len(opened.blobs)} blobs as built")
         click.echo(opened.digest)
     verdicts = {entry.verdict for entry in replayed}
     return next((code for verdict, code in _CODES.items() if verdict in verdicts), 0)
+
+
+def _signed(bundle: Bundle, admit: store.Admit | None) -> str:
+    """What is known of its signature."""
+    if admit is not None:
+        return "holds"
+    return "not checked" if "signature" in bundle.attachments else "no"
 
 
 def _replayed(bundle: Bundle) -> tuple["Replayed", ...]:

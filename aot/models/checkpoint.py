@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aot import nesting
 from aot.errors import InputError
 from aot.models import arrays, family, names
 from aot.models.arrays import Stored
@@ -189,6 +190,7 @@ def _pickles(directory: Path) -> list[str]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
+        nesting.check(value)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; a Hugging Face checkpoint has it") from None
     except (ValueError, RecursionError) as error:

@@ -1,10 +1,10 @@
 """DecoderConfig: what a decoder computes, read from a Hugging Face configuration."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from aot import closest
 from aot.errors import InputError
 from aot.models import rope
 from aot.models.fields import Fields
@@ -117,8 +117,8 @@ def _known(name: Any, place: str) -> str:
     names = {**ARCHITECTURES, **{family: family for family in ARCHITECTURES.values()}}
     if isinstance(name, str) and name in names:
         return names[name]
-    close = difflib.get_close_matches(str(name), (*names, *SEEING), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    meant = closest.architecture(name, (*names, *SEEING))
+    hint = f"; did you mean {meant[0]!r}?" if meant else ""
     raise InputError(f"{place}: unknown architecture {name!r}, supported are {', '.join(_SUPPORTED)}{hint}")
 
 

@@ -5,7 +5,6 @@ lists them in `_METADATA`. Its own partial restore opens every array first and i
 other arrays nor their headers. Source: orbax's "Checkpoint format guide".
 """
 
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from aot import closest
 from aot.errors import InputError
 from aot.models import arrays, names
 
@@ -86,8 +86,7 @@ def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     found = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
     if not found:
         tops = sorted({path.rpartition("/")[0] for path in tree.leaves} | {path.split("/")[0] for path in tree.leaves})
-        close = difflib.get_close_matches(subtree, tops, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, tops[:8]))}"
+        hint = closest.hint(subtree, tops, "it has")
         raise InputError(f"checkpoint {tree.directory}: model.subtree: nothing lies under {subtree!r}; {hint}")
     return found
 

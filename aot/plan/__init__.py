@@ -5,7 +5,7 @@ from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
 from aot.plan.support import uninstalled, untuned
-from aot.plan.weights import stored
+from aot.plan.weights import family, has_weights, stored
 
 __all__ = [
     "Manifest",
@@ -18,4 +18,6 @@ __all__ = [
     "uninstalled",
     "untuned",
     "stored",
+    "family",
+    "has_weights",
 ]

@@ -1,11 +1,10 @@
 """From a Manifest to a Plan: what it names is looked up, defaults are filled in, the combos are made."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aot import tuning
+from aot import closest, tuning
 from aot.errors import InputError, ManifestError
 from aot.plan import combos, meshes, source
 from aot.plan.manifest import Manifest
@@ -132,9 +131,14 @@ def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: list[str
     if isinstance(given, int):
         return given
     keys = [combo.key for combo in expanded]
-    table: dict[str, int] = given
-    for key in sorted(table.keys() - set(keys)):
-        close = difflib.get_close_matches(key, keys, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "`aot plan` prints the keys"
-        faults.append(manifest.fault(("generation", "num_return_sequences"), f"no combo has the key {key!r}; {hint}"))
+    table: dict[str, int] = {}
+    for name in sorted(given):
+        try:
+            key = closest.key(name, keys)
+            if table.setdefault(key, given[name]) != given[name]:
+                raise InputError(f"the key {key!r} is given twice, as {name!r} too; give it once")
+        except InputError as error:
+            faults.append(
+                manifest.fault(("generation", "num_return_sequences"), f"{error}; `aot plan` prints the keys")
+            )
     return {key: table.get(key, 1) for key in keys}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from aot import dimensions, precompile, sampling
+from aot import closest, dimensions, precompile, sampling
 from aot.errors import InputError
 from aot.plan import strict
 from aot.plan.strict import Positive, Section, Text, TokenId, Wrong, json_mapping
@@ -102,8 +102,10 @@ def _sequences(value: Any) -> Any:
     for key, number in table.items():
         if type(number) is not int or not 1 <= number <= dimensions.LARGEST:
             raise Wrong((key, f"must be an integer of at least 1, or such by combo key, got {number!r}"))
-        if value is table and not re.fullmatch("[0-9a-f]{64}", _hex(key)):
-            raise Wrong((key, f"keys must be those of combos, 64 hex characters or as an integer, got {key!r}"))
+        if value is table and not re.fullmatch(f"[0-9a-f]{{{closest.SHORTEST},64}}", _hex(key)):
+            raise Wrong(
+                (key, f"keys must be those of combos, in hex, the first digits of it, or as an integer, got {key!r}")
+            )
     by_key = {_hex(key): number for key, number in table.items()}
     return by_key if value is table else value
 

@@ -1,6 +1,5 @@
 """Strict sections of a manifest, and their faults as one line each with the place in the file."""
 
-import difflib
 import re
 import reprlib
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from aot import digest
+from aot import closest, digest
 from aot.dimensions import LARGEST, unknown_key
 from aot.plan import yaml
 
@@ -141,5 +140,5 @@ def _text(details: ErrorDetails) -> str:
     if kind == "missing":
         return words
     allowed = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
-    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.7) if isinstance(found, str) else []
-    return f"{words}, got {reprlib.repr(found)}" + (f"; did you mean {close[0]!r}?" if close else "")
+    meant = closest.close(found, allowed) if isinstance(found, str) else []
+    return f"{words}, got {reprlib.repr(found)}" + (f"; did you mean {' or '.join(map(repr, meant))}?" if meant else "")

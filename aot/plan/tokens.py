@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aot import nesting
 from aot.errors import InputError
 from aot.sampling import SamplingParams
 
@@ -84,11 +85,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """The fields of a file; none where there is no file."""
     try:
         data = json.loads(file.read_bytes())
+        nesting.check(data)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; make it readable") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{file}: must hold a JSON object, got {type(data).__name__}; fetch it again")

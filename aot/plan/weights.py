@@ -1,4 +1,4 @@
-"""What the weights of a planned model take."""
+"""What a planned model is, what its weights take, and whether they are there."""
 
 import math
 from collections import Counter
@@ -20,3 +20,20 @@ def stored(plan: Plan) -> dict[str, int]:
     for array in config.weights(plan.model.dtype, plan.model.quantization).values():
         found[array.dtype] += math.prod(array.shape) * _SIZES[array.dtype]
     return dict(found)
+
+
+def has_weights(plan: Plan) -> bool:
+    """Whether the files of a planned checkpoint's weights are there, which planning does not need."""
+    from aot.models import checkpoint
+
+    directory = plan.model.checkpoint
+    assert directory is not None, plan.model
+    return checkpoint.kind(directory) == "orbax" or bool(checkpoint.files(directory))
+
+
+def family(plan: Plan) -> str:
+    """The family of a planned checkpoint's model."""
+    from aot.models import config
+
+    assert plan.model.config is not None, plan.model
+    return config.family(plan.model.config)

@@ -174,7 +174,8 @@ def find(jinja: str | None, config: Mapping[str, Any]) -> str | None:
     """The template's source: the file of its own, else what `tokenizer_config.json` declares, the one named default."""
     declared = config.get("chat_template") if jinja is None else jinja
     if isinstance(declared, list):
-        declared = {item.get("name"): item.get("template") for item in declared if isinstance(item, dict)}
+        named = [item for item in declared if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        declared = {item["name"]: item.get("template") for item in named}
     if isinstance(declared, dict):
         declared = declared.get("default")
     return declared if isinstance(declared, str) else None

@@ -1,0 +1,20 @@
+"""A bound on how deeply values from strangers are nested, so that no function that follows them runs out of stack."""
+
+from collections.abc import Iterator
+from typing import Any
+
+_DEEPEST = 64  # what people write has a dozen levels at most
+
+
+def check(value: Any) -> None:
+    """Raises ValueError for JSON that is nested too deeply."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [item for each in level for item in _within(each)]
+    if level:
+        raise ValueError(f"nested more than {_DEEPEST} levels deep")
+
+
+def _within(value: Any) -> Iterator[Any]:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    yield from (item for item in items if isinstance(item, dict | list))
