@@ -40,7 +40,7 @@ def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, 
     """
     admit = _admit(key, chain)
     opened = store.verify(bundle, admit=admit)
-    verified.remember(bundle, opened.index.weights)
+    verified.remember(bundle, opened.index.weights, opened.hashed)
     replayed = _replayed(opened) if run else ()
     if as_json:
         golden = {"golden": _golden(replayed)} if run else {}
