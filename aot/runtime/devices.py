@@ -73,6 +73,8 @@ class Devices:
             number = len(self.ids) or client.count(platform)
         else:
             number = int(self.replicas or 1)
+        if number > client.MOST_DEVICES:
+            raise MachineError(f"load: at most {client.MOST_DEVICES} replicas are possible, got {number}")
         room = len(self.ids) if self.ids else self.given
         if isinstance(room, int) and number > room:
             raise MachineError(

@@ -15,11 +15,11 @@ from aot.bundle.records import (
     Mesh,
     ProgramRecord,
 )
-from aot.errors import MachineError
+from aot.errors import BundleError, MachineError
 from aot.partition import spelled
 from aot.precompile import Combo
 from aot.runtime import fit, machine
-from aot.runtime.client import Place
+from aot.runtime.client import MOST_DEVICES, Place
 
 PLATFORM = "cpu"
 """What every machine has."""
@@ -124,9 +124,19 @@ def shared(index: Index, processes: int, devices: int | None = None) -> Place:
 
 
 def _meshes(index: Index, platform: str) -> dict[Mesh, int]:
-    """The number of devices of each mesh that a bundle has programs for, in the order of the index."""
+    """The number of devices of each mesh that a bundle has programs for, in the order of the index.
+
+    Raises BundleError for a mesh that no machine can have.
+    """
     meshes = dict.fromkeys(chain.mesh for chain in _first(index) if chain.platform == platform)
-    return {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+    sizes = {mesh: math.prod(size for _, size in mesh) for mesh in meshes}
+    for mesh, size in sizes.items():
+        if not 0 < size <= MOST_DEVICES:
+            raise BundleError(
+                f"bundle: the mesh {spelled(dict(mesh))} has {size} devices, from 1 to {MOST_DEVICES} are allowed; "
+                "fetch it again or rebuild"
+            )
+    return sizes
 
 
 def _built(meshes: Mapping[Mesh, int]) -> str:

@@ -13,13 +13,14 @@ class Lockstep(Iterator[T]):
 
     def __init__(self, steps: Iterator[T], group: Group) -> None:
         self._steps, self._group = steps, group
-        self._request, self._taken, self._open = group.round, 0, True
+        self._request, self._since = group.round, group.partings
+        self._taken, self._open = 0, True
 
     def __next__(self) -> T:
         if not self._open:
             raise StopIteration
         step, self._open = {"step": f"{self._taken + 1} of request {self._request}"}, False
-        made = self._group.turn(lambda _: next(self._steps, None), step, self._end, bounded=True)
+        made = self._group.turn(lambda _: next(self._steps, None), step, self._end, self._since)
         if made is None:
             raise StopIteration
         self._taken, self._open = self._taken + 1, True
@@ -28,7 +29,7 @@ class Lockstep(Iterator[T]):
     def __del__(self) -> None:
         if self._open:
             self._open = False
-            self._group.leave(self._end)
+            self._group.leave(self._end, self._since)
 
     @property
     def _end(self) -> str:

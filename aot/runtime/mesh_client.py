@@ -12,7 +12,7 @@ from jaxlib import _jax, xla_client
 
 from aot.bundle.records import ArgumentRecord, Axes, Mesh, ProgramRecord
 from aot.errors import MachineError
-from aot.runtime import client, jax_client, processes
+from aot.runtime import client, jax_client, mesh_contract, processes
 from aot.runtime.client import Buffer, Executable
 from aot.runtime.processes import Group
 
@@ -53,7 +53,10 @@ class Client:
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        return self._callable(client.loaded(self._devices[0].client, data, self._devices, program), program)
+        loaded = client.loaded(self._devices[0].client, data, self._devices, program)
+        header = (loaded.get_hlo_text() or "").partition("\n")[0]
+        mesh_contract.check_executable(header, program, self._sharding)
+        return self._callable(loaded, program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         made = jax_client.compiled(data, lambda exported: exported.in_shardings_jax(self._mesh))
@@ -61,8 +64,10 @@ class Client:
 
     def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
+        check = mesh_contract.checked(program, self._sharding)
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
+            check(arguments)
             with self._lock, processes.watched(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
                 if self._one_at_a_time:

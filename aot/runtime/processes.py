@@ -33,6 +33,8 @@ class Group:
         self._turns: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self.round = 0
         """How many turns there have been, with that to tell others of an end: the same number in all processes."""
+        self.partings = 0
+        """How often they have come with different things: the same number in all processes."""
         self._fault: InputError | None = None  # of a turn for which nobody waited
         self._lost = ""
         self._raised = False
@@ -68,27 +70,29 @@ class Group:
         """
         return self.turn(int, values, "before it began")
 
-    def turn(self, work: Callable[[int], T], values: Mapping[str, object], end: str, bounded: bool = False) -> T:
+    def turn(self, work: Callable[[int], T], values: Mapping[str, object], end: str, since: int | None = None) -> T:
         """What `work` gives for the number that all processes agree on, once they are here with equal values.
 
         In a thread of the group's, behind the turns before it: who gives up waiting leaves no work half done, in which
-        the others would wait for ever. In a `bounded` turn they wait for each other no longer than they had to come.
-        Where this process gives it up, or its work fails, the others are told this `end`. Raises as `agree`.
+        the others would wait for ever. Where this process gives it up, or its work fails, the others are told this
+        `end`. Of what began `since` so many partings it is a part: then they wait for each other no longer than they
+        had to come, and a later parting has ended it. Raises as `agree`.
         """
-        future = self._queued(partial(self._whole, work, values, end, bounded))
+        future = self._queued(partial(self._whole, work, values, end, since))
         try:
             return future.result()
         except BaseException as error:
             if not (future.done() and future.exception() is error):
-                self.leave(end)
+                self.leave(end, self.partings)
             raise
 
-    def leave(self, end: str) -> None:
+    def leave(self, end: str, since: int) -> None:
         """Tells the others that this process goes no further here; where they do, all of them are told so."""
 
         def tell() -> None:
             try:
-                self._agreed({"end": end}, bounded=True)
+                if since == self.partings:
+                    self._agreed({"end": end}, bounded=True)
             except InputError as fault:
                 self._fault = fault  # for the next turn, as nobody waits for this one
 
@@ -100,12 +104,14 @@ class Group:
         with contextlib.suppress(PeerError, InputError):
             self.agree(close="of the model")
 
-    def _whole(self, work: Callable[[int], T], values: Mapping[str, object], end: str, bounded: bool) -> T:
-        draw = self._agreed(values, bounded)
+    def _whole(self, work: Callable[[int], T], values: Mapping[str, object], end: str, since: int | None) -> T:
+        if since not in (None, self.partings):
+            raise InputError("processes: what this belongs to has ended, as they parted; ask for it again")
+        draw = self._agreed(values, bounded=since is not None)
         try:
             return work(draw)
         except BaseException:
-            self.leave(end)
+            self.leave(end, self.partings)
             raise
 
     def _queued(self, work: Callable[[], T]) -> "Future[T]":
@@ -137,6 +143,7 @@ class Group:
             self._answers.put(answer)
             raise self.lost()
         if "differ" in answer:
+            self.partings += 1
             raise _differing(answer)
         return int(answer["draw"])
 
