@@ -1,8 +1,8 @@
 """A process of several that serve a bundle: `python peer.py BUNDLE ADDRESS PROCESSES PROCESS TIMEOUT PROMPT [HOW]`.
 
 Prints the seed and the tokens of a request, or `forever` of one after the other; an error as its class and message.
-With `stream` it leaves a stream after a piece, with `time-out` it gives a request up by its own clock, with `on` neither;
-then it asks for another.
+With `stream` it leaves a stream after a step, with `time-out` it gives a request up by its own clock, with `on` it does
+neither; then it asks for another.
 """
 
 import signal

@@ -74,12 +74,7 @@ def _signature(header: str) -> tuple[list[tuple[str, tuple[int, ...]]], list[tup
     takes, arrow, gives = rest.partition(")->")
     if not (found and arrow):
         return None
-    depth = 1
-    for end, letter in enumerate(gives):
-        depth += (letter == "{") - (letter == "}")
-        if not depth:
-            break
-    return _shapes(takes), _shapes(gives[:end])
+    return _shapes(takes), _shapes(gives.partition("}, ")[0])
 
 
 def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
