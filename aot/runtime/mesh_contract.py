@@ -74,7 +74,11 @@ def _signature(header: str) -> tuple[list[tuple[str, tuple[int, ...]]], list[tup
     takes, arrow, gives = rest.partition(")->")
     if not (found and arrow):
         return None
-    return _shapes(takes), _shapes(gives.partition("}, ")[0])
+    end, depth = 0, 1  # of the brace that the layout begins with
+    while depth and end < len(gives):
+        depth += (gives[end] == "{") - (gives[end] == "}")
+        end += 1
+    return _shapes(takes), _shapes(gives[:end])
 
 
 def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
