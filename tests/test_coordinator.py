@@ -177,13 +177,14 @@ def test_without_a_variable_the_secret_lies_in_a_file_of_the_user_while_they_mee
         pass
 
 
-@pytest.mark.parametrize("said", [b"{" + b"x" * (2 << 20), DEEP + b"\n", b'{"round": NaN}\n', b"[]\n"])
-def test_a_line_that_nobody_of_ours_sends_is_a_stranger(said: bytes) -> None:
+@pytest.mark.parametrize("said", [b"{" + b"x" * 100_000, DEEP + b"\n", b'{"round": NaN}\n', b"[]\n"])
+def test_a_line_that_nobody_of_ours_sends_is_a_stranger(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_LONGEST", 1 << 15)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         end = Link.__new__(Link)
         end.socket, end._held, end._lock = ours, b"", threading.Lock()
-        threading.Thread(target=theirs.sendall, args=(said,), daemon=True).start()
+        theirs.sendall(said)
         with pytest.raises(link.StrangerError):
             end.receive(5)
 

@@ -121,11 +121,7 @@ class Group:
 
     def _take_turns(self) -> None:
         while True:
-            work, future = self._turns.get()
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
+            _take(*self._turns.get())  # which holds on to nothing of it: to be let go of may be told to the others
 
     def _forget(self) -> None:
         self._fault = None
@@ -207,6 +203,13 @@ _NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 
 def _begin(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=target, args=arguments, name="aot-peers", daemon=True).start()
+
+
+def _take(work: Callable[[], Any], future: "Future[Any]") -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _differing(answer: Line) -> InputError:
