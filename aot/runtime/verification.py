@@ -40,12 +40,13 @@ class Verification:
     def settle(self) -> None:
         """Waits for the verdict. Raises BundleError for a damaged blob."""
         self.begin()
-        self._verdict.result()
+        if fault := self._verdict.exception():
+            raise fault.with_traceback(None)  # else each call would add to it
 
     def refuse(self) -> None:
         """Raises BundleError where a blob has been found damaged."""
         if self._verdict.done():
-            self._verdict.result()
+            self.settle()
 
     def _start(self) -> None:
         try:
