@@ -8,7 +8,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from aot import digest
 from aot.bundle import codec, oci, weights
@@ -30,13 +29,6 @@ _JSON_LIMIT = 1 << 20
 _MANIFEST_LIMIT = 1 << 24
 _INDEX_LIMIT = 1 << 28
 _SIGNATURE_LIMIT = 1 << 26
-
-
-class Mapped(NamedTuple):
-    """A file in memory, and which one it is."""
-
-    view: memoryview
-    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,8 @@ class Bundle:
 
     def map(self, name: str, size: int) -> memoryview:
         """A blob as a read-only memory map, of the right size and otherwise unchecked. Its `obj` is the `mmap`."""
-        return self.mapped(name, size).view
-
-    def mapped(self, name: str, size: int) -> Mapped:
-        """The same, and which file that is, for whoever hashes it later: its name may be another's by then."""
         with _blob(self.path, name, size) as descriptor, _faults(f"bundle {self.path}: blob {_short(name)}"):
-            view = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
-            return Mapped(view, identity(os.fstat(descriptor)))
+            return _mapped(descriptor, size)
 
     def check(self, name: str, mapped: memoryview | None = None) -> None:
         """Hashes a blob, or what was mapped as one. Raises BundleError unless its bytes have its digest."""
@@ -86,6 +73,17 @@ class Bundle:
             _hashed(self.path, name)
         else:
             _match(self.path, name, digest.of(mapped))
+
+
+class _Map(mmap.mmap):
+    """A file in memory, and which one that is, whatever lies at its path by now."""
+
+    identity: Identity
+
+
+def mapped_file(view: memoryview) -> Identity:
+    """Which file `Bundle.map` mapped, as it was then."""
+    return view.obj.identity if isinstance(view.obj, _Map) else ()
 
 
 def identity(status: os.stat_result) -> Identity:
@@ -233,6 +231,14 @@ def _read_blob(path: Path, name: str, size: int) -> bytes:
         data = file.read(size)
     _match(path, name, digest.of(data))
     return data
+
+
+def _mapped(descriptor: int, size: int) -> memoryview:
+    if not size:
+        return memoryview(b"")
+    made = _Map(descriptor, size, access=mmap.ACCESS_READ)
+    made.identity = identity(os.fstat(descriptor))
+    return memoryview(made)
 
 
 def _hashed(path: Path, name: str) -> Identity:

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot.bundle.records import Index
-from aot.bundle.store import Bundle, Mapped
+from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.partition import spelled
-from aot.runtime import client, entries, fit, meeting
+from aot.runtime import client, entries, fit
 from aot.runtime.client import Place
 from aot.runtime.distributed import Distributed
 from aot.runtime.execute import Executor
-from aot.runtime.processes import Group
+
+if TYPE_CHECKING:
+    from aot.runtime.processes import Group
 
 ALL = "all"
 
@@ -52,18 +54,20 @@ class Devices:
         return entries.shared(index, self.distributed.processes, number)
 
     def executors(
-        self, bundle: Bundle, policy: str, place: Place, compiling: bool, maps: tuple[Mapped, ...]
-    ) -> tuple[tuple[Executor, ...], Group | None]:
+        self, bundle: Bundle, policy: str, place: Place, compiling: bool, views: tuple[memoryview, ...]
+    ) -> "tuple[tuple[Executor, ...], Group | None]":
         """One for each replica, of weights that are mapped, and the processes that the one of a mesh spans."""
         group = None
         if self.distributed is not None:
+            from aot.runtime import meeting  # one process alone does without
+
             mesh = spelled(dict(place.mesh))
             group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
         if self.replicas is None:
             clients = [client.open(place, compiling=compiling, ids=self.ids, group=group)]
         else:
             clients = client.each(place.platform, self._replicas(place.platform), compiling=compiling)
-        return tuple(Executor(bundle, policy, place, client=each, maps=maps) for each in clients), group
+        return tuple(Executor(bundle, policy, place, client=each, views=views) for each in clients), group
 
     def _replicas(self, platform: str) -> tuple[int, ...]:
         """The device of each replica."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aot.bundle.records import ArgumentRecord, Axes, BindingRecord, ProgramRecord
-from aot.bundle.store import Bundle, Mapped
+from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError
 from aot.runtime import entries, placing
@@ -54,13 +54,13 @@ class Executor:
         place: Place = entries.ONE_DEVICE,
         *,
         client: Client | None = None,
-        maps: tuple[Mapped, ...] | None = None,
+        views: tuple[memoryview, ...] | None = None,
     ) -> None:
-        maps = maps or placing.maps(bundle)  # whose pages come while the client starts
+        views = views or placing.maps(bundle)  # whose pages come while the client starts
         self._place = place
         self.client = client or open_client(place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
-        self._weights = placing.weights(bundle, maps, self.client, entries.layout(bundle.index, place))
+        self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._put_once = _once(self.client)
         self.blank = lru_cache(self.client.zeros)
         """Zeros for an argument that is not donated, made once."""

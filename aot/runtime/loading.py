@@ -51,10 +51,10 @@ def load(
     place = asked.place(bundle.index)
     found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
-    maps = placing.maps(bundle)  # whose pages come while the clients start
-    checked = Verification(bundle, maps, verify)
+    views = placing.maps(bundle)  # whose pages come while the clients start
+    checked = Verification(bundle, views, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
-    executors, group = asked.executors(bundle, policy, place, compiling, maps)
+    executors, group = asked.executors(bundle, policy, place, compiling, views)
     return Model(bundle, found, executors, checked, group)
 
 

@@ -16,8 +16,6 @@ from aot.runtime import call, entries, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
-from aot.runtime.lockstep import Lockstep
-from aot.runtime.processes import Group
 from aot.runtime.prompts import Reader
 from aot.runtime.requests import Options, Prepared, Prompt
 from aot.runtime.sequence import Result
@@ -26,6 +24,7 @@ from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from aot.runtime.processes import Group
     from aot.runtime.recipe import Recipe
     from aot.runtime.text import Text
 
@@ -39,7 +38,7 @@ class Model:
         found: tuple[Entry, ...],
         executors: tuple[Executor, ...],
         verification: Verification,
-        group: Group | None = None,
+        group: "Group | None" = None,
     ) -> None:
         self._bundle, self._verification, self._group = bundle, verification, group
         self._executors = executors  # none once it is closed
@@ -143,6 +142,8 @@ class Model:
         ]
         steps: Iterator[Pieces] = replicas.merged(runs)
         if self._group is not None:
+            from aot.runtime.lockstep import Lockstep
+
             steps = Lockstep(steps, self._group)
         return Run(given, single, sequences, self._verified(steps))
 

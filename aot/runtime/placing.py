@@ -10,30 +10,30 @@ import numpy as np
 
 from aot.bundle import weights as layout
 from aot.bundle.records import Axes
-from aot.bundle.store import Bundle, Mapped
+from aot.bundle.store import Bundle
 from aot.runtime.client import Buffer, Client, dtype
 
 _POPULATE_READ = 22  # madvise(2), since Linux 5.14; others refuse it, and pages come as they are touched
 _THREADS = 2
 
 
-def maps(bundle: Bundle) -> tuple[Mapped, ...]:
+def maps(bundle: Bundle) -> tuple[memoryview, ...]:
     """The weight blobs, mapped; threads make their pages present while other things are done."""
-    made = tuple(bundle.mapped(blob.digest, blob.bytes) for blob in bundle.index.weights.blobs)
-    for file in made:
-        _populate(file.view)
-    return made
+    views = tuple(bundle.map(blob.digest, blob.bytes) for blob in bundle.index.weights.blobs)
+    for view in views:
+        _populate(view)
+    return views
 
 
 def weights(
-    bundle: Bundle, maps: tuple[Mapped, ...], client: Client, shardings: Mapping[str, Axes]
+    bundle: Bundle, views: tuple[memoryview, ...], client: Client, shardings: Mapping[str, Axes]
 ) -> Mapping[str, Buffer]:
     """Every weight on the device, by its slot, laid over a mesh as programs take it.
 
     Raises BundleError for blobs that are not as the index says.
     """
     placed = {}
-    for position, (blob, (view, _)) in enumerate(zip(bundle.index.weights.blobs, maps, strict=True)):
+    for position, (blob, view) in enumerate(zip(bundle.index.weights.blobs, views, strict=True)):
         where = f"bundle {bundle.path}: blob {blob.digest[:19]}…"
         table = layout.table(view, where)
         layout.agree(table, bundle.index.weights, position, where)

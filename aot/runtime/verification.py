@@ -4,8 +4,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from aot.bundle import verified
-from aot.bundle.store import Bundle, Mapped
+from aot.bundle import store, verified
+from aot.bundle.store import Bundle
 
 POLICIES = ("always", "once", "never")
 
@@ -17,10 +17,10 @@ class Verification:
     machine, and then in a thread that starts when the first token is there. `never` believes them.
     """
 
-    def __init__(self, bundle: Bundle, maps: Sequence[Mapped], policy: str) -> None:
+    def __init__(self, bundle: Bundle, views: Sequence[memoryview], policy: str) -> None:
         self._bundle = bundle
-        self._maps = {blob.digest: file for blob, file in zip(bundle.index.weights.blobs, maps, strict=True)}
-        self._files = {name: file.identity for name, file in self._maps.items()}
+        self._views = {blob.digest: view for blob, view in zip(bundle.index.weights.blobs, views, strict=True)}
+        self._files = {name: store.mapped_file(view) for name, view in self._views.items()}
         self._verdict: Future[None] = Future()
         self._lock, self._begun = threading.Lock(), False
         weights = bundle.index.weights
@@ -56,8 +56,8 @@ class Verification:
 
     def _check(self) -> None:
         try:
-            for name, file in self._maps.items():
-                self._bundle.check(name, file.view)
+            for name, view in self._views.items():
+                self._bundle.check(name, view)
             verified.remember(self._bundle.path, self._bundle.index.weights, self._files)
         except BaseException as fault:  # whatever it is, weights are not known to be whole
             self._verdict.set_exception(fault)
