@@ -1,8 +1,9 @@
 """The devices of a mesh, through jax: every array in its parts, one for each device that has some of it."""
 
+import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -68,7 +69,7 @@ class Client:
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             check(arguments)
-            with self._lock, processes.watched(self._group):
+            with self._lock, _named(program), processes.watched(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
                 if self._one_at_a_time:
                     made[-1].block_until_ready()  # all become ready at once
@@ -89,6 +90,16 @@ class Client:
         sharding = self._sharding(axes)
         parts = sharding.addressable_devices_indices_map(shape)
         return jax.core.ShapedArray(shape, kind), sharding, list(parts), list(parts.values())
+
+
+@contextlib.contextmanager
+def _named(program: ProgramRecord) -> Iterator[None]:
+    """Raises MachineError for what XLA reports of a call, where it is not other processes that are the cause."""
+    try:
+        yield
+    except RuntimeError as error:  # jaxlib's own is one
+        cause = " ".join(str(error).split())
+        raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
 
 
 def _joined(platform: str, needed: int, group: Group) -> list[Any]:
