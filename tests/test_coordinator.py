@@ -1,5 +1,6 @@
 """The coordinator: strangers neither get in nor hold it up, and processes that part ways are told so."""
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,28 @@ from aot.runtime.lockstep import Lockstep
 from aot.runtime.processes import Group
 
 SECRET = "a secret of all processes"
+
+
+@pytest.fixture(autouse=True)
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """None of the connections that a test makes or takes outlives it."""
+    made: list[socket.socket] = []
+
+    def kept(make: Any) -> Any:
+        def wrapped(*given: Any, **more: Any) -> Any:
+            found = make(*given, **more)
+            made.append(found[0] if isinstance(found, tuple) else found)
+            return found
+
+        return wrapped
+
+    monkeypatch.setattr(socket, "create_connection", kept(socket.create_connection))
+    monkeypatch.setattr(socket.socket, "accept", kept(socket.socket.accept))
+    yield
+    for each in made:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
 
 
 @pytest.fixture
@@ -50,7 +73,7 @@ def come(listener: socket.socket, process: Any, **greeting: Any) -> Link:
 def greeted(listener: socket.socket, body: bytes) -> socket.socket:
     """One who knows the secret, and says something else."""
     connection = socket.create_connection(listener.getsockname())
-    nonce, own = connection.makefile("rb").readline().strip(), b"0" * 32
+    nonce, own = connection.recv(33).strip(), b"0" * 32
     proof = door._proof(SECRET.encode(), b"process", nonce, own, body)
     connection.sendall(b" ".join([proof, own, body]) + b"\n")
     return connection

@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping
 
 from aot.runtime.door import Door
-from aot.runtime.link import PULSE, Line, Link, StrangerError
+from aot.runtime.link import PULSE, SILENCE, Line, Link, StrangerError
 
 NEVER = 10**8
 """Seconds for timeouts of jax's service, which would abort whoever is to be told."""
@@ -100,9 +100,11 @@ class _Coordinator:
             time.sleep(PULSE)
 
     def _listen(self, number: int, link: Link) -> None:
+        patience = self._seconds + SILENCE  # on a busy machine they import for long before they give a sign of life
         try:
             while True:
-                self._take(number, link.receive())
+                self._take(number, link.receive(patience))
+                patience = SILENCE
         except OSError:
             self.tell({"lost": f"process {number} of {self._processes} has ended or does not answer"})
             # It stays open for one that is only slow: were it to close, so would this process, which is to tell it why.

@@ -61,10 +61,10 @@ class Link:
         return line
 
     def receive(self, seconds: float = SILENCE) -> Line:
-        """The next line of JSON that is more than a sign of life, of which one comes within so many seconds."""
+        """The next line of JSON that is more than a sign of life, the first of which comes within so many seconds."""
         while True:
             try:
-                line = strict_json.parse(self.read(seconds))
+                line, seconds = strict_json.parse(self.read(seconds)), SILENCE
             except ValueError as error:
                 raise StrangerError("speaks otherwise") from error
             if not isinstance(line, dict):

@@ -95,9 +95,8 @@ def _connected(distributed: Distributed, greeting: Line) -> Link:
     end = time.monotonic() + distributed.timeout
     while True:
         try:
-            link = Link(socket.create_connection(distributed.address, timeout=distributed.timeout))
-            door.knock(link, greeting, max(0.0, end - time.monotonic()))
-            return link
+            connection = socket.create_connection(distributed.address, timeout=distributed.timeout)
+            return _admitted(connection, greeting, max(0.0, end - time.monotonic()))
         except StrangerError as error:
             raise PeerError(f"processes: who listens at {distributed.coordinator} {error}; name process 0's") from error
         except OSError as error:
@@ -107,6 +106,16 @@ def _connected(distributed: Distributed, greeting: Line) -> Link:
                     f" ({error.strerror or error}); start process 0, and give every process its address"
                 ) from error
             time.sleep(_RETRY)
+
+
+def _admitted(connection: socket.socket, greeting: Line, seconds: float) -> Link:
+    try:
+        link = Link(connection)
+        door.knock(link, greeting, seconds)
+    except BaseException:
+        connection.close()
+        raise
+    return link
 
 
 def _client(distributed: Distributed) -> Any:
