@@ -18,10 +18,15 @@ def of(data: bytes | memoryview) -> str:
 
 def of_file(path: Path) -> str:
     """The digest of a file's bytes, read in pieces."""
-    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            hasher.update(piece)
+        return of_stream(file)
+
+
+def of_stream(file: BinaryIO) -> str:
+    """The digest of what is left to read of an open file, read in pieces."""
+    hasher = hashlib.sha256()
+    while piece := file.read(_CHUNK):
+        hasher.update(piece)
     return "sha256:" + hasher.hexdigest()
 
 

@@ -1,22 +1,60 @@
-"""A process of several that serve a bundle: `python peer.py BUNDLE ADDRESS PROCESSES PROCESS TIMEOUT PROMPT [forever]`.
+"""A process of several that serve a bundle: `python peer.py BUNDLE ADDRESS PROCESSES PROCESS TIMEOUT PROMPT [HOW]`.
 
-Prints the seed and the tokens of a request, or of one after the other; an error as its class and message.
+Prints the seed and the tokens of a request, or `forever` of one after the other; an error as its class and message.
+With `stream` it leaves a stream after a step, with `time-out` it gives a request up by its own clock, with `on` it does
+neither; then it asks for another.
 """
 
+import signal
+import socket
 import sys
+from typing import NoReturn
 
 import aot
 from aot.errors import AotError
 
 
-def main(bundle: str, coordinator: str, processes: str, process: str, timeout: str, prompt: str, *more: str) -> None:
+def free_port() -> int:
+    """On which nobody listens just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _give_up(*_: object) -> NoReturn:
+    raise TimeoutError
+
+
+def ask(model: aot.Model, how: str) -> None:
+    """A long request, and another."""
+    stream = model.stream([1, 2, 3], max_new_tokens=16, eos_token_id=[])
+    if how == "stream":
+        next(stream.steps)
+    elif how == "time-out":
+        signal.signal(signal.SIGALRM, _give_up)
+        next(stream.steps)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        try:
+            list(stream)
+            signal.pause()
+        except TimeoutError:
+            pass
+    else:
+        list(stream)
+    model.generate([4, 5], max_new_tokens=4)
+
+
+def main(bundle: str, coordinator: str, processes: str, process: str, timeout: str, prompt: str, how: str = "") -> None:
     distributed = aot.Distributed(coordinator, int(processes), int(process), float(timeout))
     with aot.load(bundle, distributed=distributed) as model:
+        if how not in ("", "forever"):
+            return ask(model, how)
         while True:
             result = model.generate(prompt, temperature=1.0)
             print([result.seed, *result.token_ids], flush=True)
-            if not more:
-                return
+            if not how:
+                return None
 
 
 if __name__ == "__main__":

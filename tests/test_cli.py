@@ -3,6 +3,7 @@
 import fcntl
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -19,7 +20,7 @@ from conftest import aot
 
 from aot import errors
 from aot.builder import releases
-from aot.cli import main
+from aot.cli import main, output
 from aot.runtime import client, expiry
 
 COMMANDS = [
@@ -341,3 +342,10 @@ def test_text_that_the_terminal_cannot_show_is_escaped(tiny_bundle: Path, tmp_pa
 
     assert done.code == 0, done.err
     assert done.out.startswith(f"bundle {tmp_path}/b\\udcff\n")
+
+
+def test_a_document_is_json_whatever_its_numbers_are(capsys):
+    output.document({"a": math.nan, "b": [1.5, (math.inf, {"c": -math.inf})], "d": "NaN", "e": True})
+
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1.5, [None, {"c": None}]], "d": "NaN", "e": True}

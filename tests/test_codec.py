@@ -248,9 +248,9 @@ def test_a_spoiled_value_is_named_with_its_path(path: str, value: object, said: 
         ("entries/0/chains", [], "entries[0].chains: must hold at least one chain"),
         ("images/unit", 2**40, "images: unit and channels must be at least 1"),
         ("images/token", 16, "images: token, before and after must be ids below 16"),
-        ("programs/0/mesh", [["data", 2**31]], "programs[0].mesh[0][1]: must be 'int' <= 65536"),
+        ("programs/0/mesh", [["data", 2**31]], "programs[0].mesh[0][1]: must be 'int' <= 4096"),
         ("programs/0/mesh", [["data", 0]], "programs[0].mesh[0][1]: must be 'int' >= 1"),
-        ("programs/0/mesh", [["data", 2**16], ["model", 2]], "programs[0].mesh: 131072 devices, at most 65536"),
+        ("programs/0/mesh", [["data", 2**12], ["model", 2]], "programs[0].mesh: 8192 devices, at most 4096"),
         ("programs/0/mesh", [["data", 2], ["data", 2]], "programs[0].mesh: an axis occurs twice"),
     ],
 )

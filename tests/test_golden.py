@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import synthetic
 import toy
+from conftest import aot as command
 from conftest import built
 from oracles import records
 
+import aot
 from aot import digest
 from aot.bundle import attachments, store
 from aot.bundle import weights as layout
 from aot.bundle.records import ArgumentRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
-from aot.errors import BundleError
-from aot.runtime import execute, exercise, expected, fit, golden
+from aot.errors import BundleError, InputError
+from aot.runtime import agreement, execute, exercise, expected, fit, golden
 from aot.runtime.client import dtype
 
 Weights = dict[str, Any]
@@ -259,6 +261,69 @@ def test_changed_weights_are_not_reproduced(tiny_bundle, tmp_path, capsys):
     assert (code, err) == (6, "")
     assert {entry["verdict"] for entry in found["entries"]} == {"differs"}
     assert found["largest_difference"] > golden.TOLERANCES["float32"]
+
+
+def blind(arrays: Weights) -> None:
+    arrays["layers/1/mlp/down_proj"][0] = math.nan
+
+
+def test_golden_outputs_that_are_not_finite_are_none(tiny_bundle, tmp_path):
+    bundle = with_weights(tiny_bundle, tmp_path / "b", blind)
+
+    with pytest.raises(InputError, match=r"^golden outputs: prefill, combo 66f0943a278c…: output logprob: nan at 0"):
+        golden.record(store.open(bundle))
+
+
+def test_nan_is_no_reproduction_of_nan(tiny_bundle, tmp_path, capsys):
+    made = document(tiny_bundle)
+    for entry in made["entries"]:
+        for name, output in entry["outputs"].items():
+            if name.startswith("logprob"):
+                output["values"] = ["nan"] * len(output["values"])
+            elif name.startswith("token"):
+                output["values"] = [2047] * len(output["values"])
+    bundle = with_weights(tiny_bundle, tmp_path / "b", blind)
+    attachments.attach(bundle, "golden", digest.canonical_json(made))
+
+    code = main.run(["verify", str(bundle), "--run", "--json"])
+
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["golden"]
+    assert code == 6
+    assert {entry["verdict"] for entry in found["entries"]} == {"differs"}
+    assert all(entry["cause"].startswith("output logprob") for entry in found["entries"])
+    assert "nan at 0" in found["entries"][0]["cause"]
+
+
+def test_nan_beside_the_recorded_sample_is_found():
+    array = np.zeros(5000, np.float32)
+    array[1] = math.nan
+    assert 1 not in expected.positions(array.size)
+
+    assert expected.unsound("y", array) == "output y: nan at 1 (1 such)"
+    assert agreement._nan({"y": array}) == "output y: nan at 1 (1 such) here"
+    assert expected.unsound("y", np.array([math.inf], ml_dtypes.bfloat16)) == "output y: inf at 0 (1 such)"
+    assert expected.unsound("y", np.array([math.inf]), finite=False) == ""
+    assert expected.unsound("y", np.array([7])) == ""
+
+
+def test_a_request_that_meets_nan_is_an_error_by_name_and_prints_nothing(tiny_bundle, tmp_path, refused):
+    bundle = with_weights(tiny_bundle, tmp_path / "b", blind)
+
+    with aot.load(bundle) as model:
+        for ask in (model.generate, lambda prompt: list(model.stream(prompt))):
+            with pytest.raises(BundleError, match="gave no finite logits for prompt 0 at token 0"):
+                ask("def main(")
+    assert "the log-probability is nan" in refused(5, "run", bundle, "--prompt", "x")
+
+
+def test_a_build_whose_golden_outputs_are_not_finite_stops_and_publishes_nothing(tmp_path):
+    manifest = toy.manifest(tmp_path / "home", programs=3, value=10**18)
+    done = command("build", manifest, "-o", tmp_path / "bundle")
+
+    assert (done.code, done.out) == (2, "")
+    assert "golden outputs: scale, combo " in done.err.splitlines()[-1]
+    assert "inf at 0 (4 such); " in done.err.splitlines()[-1]
+    assert not (tmp_path / "bundle").exists()
 
 
 def rare(made: Any, bundle: Path) -> tuple[str, int, int]:

@@ -130,6 +130,7 @@ def test_a_surplus_file_is_named(root: Path, place: str):
         (b"[" * 100_000, "nested too deeply"),
         (b"1" * 5000, "integer string conversion"),
         (b"NaN", "NaN is no JSON number"),
+        (b"1e999", "1e999 is beyond a float"),
         (b"{}" + b" " * (1 << 20), "bytes, at most 1048576 are allowed"),
     ],
 )

@@ -14,17 +14,12 @@ from pathlib import Path
 
 import peer
 import pytest
+from peer import free_port
 
 import aot as api
-from aot.runtime import coordinator, processes
+from aot.runtime import link, meeting, processes
 
 PROMPT = ("--prompt", "def main", "--temperature", "0.8", "--seed", "3")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -101,7 +96,7 @@ def test_a_killed_process_ends_the_other_with_one_line(mesh_bundle, victim):
     with started(*commands) as pair:
         tokens = [answer(process) for process in pair]
         pair[victim].send_signal(signal.SIGKILL)
-        code, _, err = ended(pair[1 - victim], processes.GRACE + coordinator.SILENCE)
+        code, _, err = ended(pair[1 - victim], processes.GRACE + link.SILENCE)
 
     assert tokens[0] == tokens[1]  # of a seed that was drawn
     line = f"processes: process {victim} of 2 has ended or does not answer; start all of them again\n"
@@ -118,7 +113,7 @@ def test_a_process_that_hangs_ends_the_other_in_bounded_time(mesh_bundle, victim
         for process in pair:
             answer(process)
         pair[victim].send_signal(signal.SIGSTOP)
-        code, _, err = ended(pair[1 - victim], 2 * processes.GRACE + coordinator.SILENCE + 5)
+        code, _, err = ended(pair[1 - victim], 2 * processes.GRACE + link.SILENCE + 5)
 
     assert code == 1
     assert err.splitlines()[-1].endswith(
@@ -138,7 +133,7 @@ def coordinator_of(process: subprocess.Popen[str]) -> int:
 
 @pytest.mark.parametrize(
     ("number", "within"),
-    [(signal.SIGKILL, processes.GRACE), pytest.param(signal.SIGSTOP, coordinator.SILENCE, marks=pytest.mark.slow)],
+    [(signal.SIGKILL, processes.GRACE), pytest.param(signal.SIGSTOP, link.SILENCE, marks=pytest.mark.slow)],
 )
 def test_a_coordinator_that_is_gone_ends_all_processes_with_one_line(mesh_bundle, number, within):
     commands = peers(mesh_bundle, {"more": ["forever"]}, {"more": ["forever"]})
@@ -174,7 +169,7 @@ def test_a_process_that_never_comes_is_told_in_time(mesh_bundle, process, line):
         found = ended(alone)
 
     assert found == (1, "", line.format(address=command[2]))
-    assert time.monotonic() - before < 1 + coordinator.SILENCE
+    assert time.monotonic() - before < 1 + link.SILENCE
 
 
 @pytest.mark.slow
@@ -194,6 +189,19 @@ def test_processes_that_are_not_told_the_same_are_told_so(mesh_bundle, differing
         assert err.startswith(f"InputError processes: {line}")
 
 
+@pytest.mark.parametrize("how", ["stream", "time-out"])
+def test_a_request_that_one_process_leaves_early_is_an_error_in_both(mesh_bundle, how):
+    commands = peers(mesh_bundle, {"more": [how]}, {"more": ["on"]})
+
+    with started(*commands) as pair:
+        found = [ended(process, 60) for process in pair]
+
+    for code, out, err in found:
+        assert (code, out) == (2, "")
+        assert err.startswith("InputError processes: process 0 comes with ")
+        assert ", process 1 with step " in err
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
@@ -206,6 +214,10 @@ def test_processes_that_are_not_told_the_same_are_told_so(mesh_bundle, differing
         (("here:1", 1, 0), "processes: must be at least 2, got 1; one needs no coordinator"),
         (("here:1", 2, 2), "process: must be from 0 to 1, got 2"),
         (("here:1", 2, 0, 0), "timeout: must be above 0, got 0"),
+        (("here:1", 2, 0, float("nan")), "timeout: must be above 0, got nan"),
+        (("here:1", 2, 0, float("inf")), "timeout: must be at most 86400, got inf"),
+        (("here:1", 2, 0, "9"), "timeout: must be a number of seconds, got '9'"),
+        (("here:1", 10**9, 0), "processes: must be at most 4096, got 1000000000"),
     ],
 )
 def test_a_distributed_that_says_nothing_is_refused(given, line):
@@ -222,7 +234,7 @@ def test_an_address_that_is_taken_is_refused():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
         with pytest.raises(api.InputError) as error:
-            processes.join(api.Distributed(address, 2, 0))
+            meeting.join(api.Distributed(address, 2, 0))
 
     assert str(error.value) == (
         f"coordinator {address}: process 0 cannot listen there: Address already in use; "

@@ -108,6 +108,16 @@ def test_signing_again_replaces_the_signature(root: Path, keys: signing.Pair, ot
     assert "does not hold (Key mismatch" in fault(root, sign.by_key(keys.public))
 
 
+@pytest.mark.parametrize(
+    "place", ["secrets.py", "blobs/secrets.py", "blobs/sha256/secrets.py", "blobs/sha256/" + "0" * 64]
+)
+def test_a_file_that_nobody_signed_is_refused_where_a_signature_is_demanded(root: Path, keys: signing.Pair, place: str):
+    (root / place).write_text("")
+
+    assert f"{place!r} is no part of it; remove it" in fault(root, sign.by_key(keys.public))
+    store.open(root)
+
+
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
 def test_model_signings_own_command_accepts_our_signature_and_no_other_key(
     root: Path, others: signing.Pair, tmp_path_factory: pytest.TempPathFactory, curve: Callable[[], object]

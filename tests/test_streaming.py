@@ -38,6 +38,17 @@ def test_the_pieces_of_a_stream_are_the_text_of_generate(model, prompt, options)
     assert "" not in pieces
 
 
+def test_a_stream_that_is_left_ends_there(model):
+    with model.stream(PROMPT) as left:
+        first = next(left)
+    closed = model.stream(PROMPT)
+    closed.close()
+
+    assert first
+    assert (list(left), list(closed)) == ([], [])
+    assert "".join(model.stream(PROMPT)).startswith(first)
+
+
 def test_a_stream_gives_text_after_the_prefill_and_after_each_chunk(model):
     with recorded(model) as ran:
         heard = [(piece, len(ran)) for piece in model.stream(PROMPT, max_new_tokens=1 + 2 * CHUNK, eos_token_id=[])]

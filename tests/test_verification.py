@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,82 @@ def test_damaged_weights_are_found_by_policy(bundle, tmp_path, state, policy):
                 with pytest.raises(BundleError, match="is damaged"):
                     scaled(model)
     assert not is_known(broken)
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_damaged_weights_are_served_to_no_thread_however_many_call_first(bundle, tmp_path, state, threads):
+    broken, said = damaged(bundle, tmp_path / "broken"), []
+
+    def first_call(model: aot.Model, barrier: threading.Barrier) -> str:
+        barrier.wait()
+        try:
+            return str(scaled(model))
+        except Exception as error:
+            return f"{type(error).__name__} {error}"
+
+    for _ in range(12):
+        barrier = threading.Barrier(threads)
+        with aot.load(broken) as model, ThreadPoolExecutor(threads) as pool:
+            said += pool.map(lambda _, m=model, b=barrier: first_call(m, b), range(threads))
+
+    assert {line.partition("sha256")[0] for line in said} == {f"BundleError bundle {broken}: blob "}
+    assert not is_known(broken)
+
+
+def test_what_is_verified_is_what_was_mapped_and_not_what_lies_there_by_then(bundle, tmp_path, state):
+    good, bad = shutil.copytree(bundle, tmp_path / "good"), damaged(bundle, tmp_path / "bad")
+    blobs = {path: weights_of(path) for path in (good, bad)}
+    for path, blob in blobs.items():
+        shutil.copy(blob, tmp_path / path.name[0])
+    with aot.load(bad) as served_bad, aot.load(good) as served_good:
+        os.replace(tmp_path / "g", blobs[bad])
+        os.replace(tmp_path / "b", blobs[good])
+
+        with pytest.raises(BundleError, match="is damaged"):
+            scaled(served_bad)
+        answer = scaled(served_good)
+
+    with aot.load(bad) as now_whole:
+        assert answer == scaled(now_whole)
+    assert not is_known(good)
+    with aot.load(good) as now_broken, pytest.raises(BundleError, match="is damaged"):
+        scaled(now_broken)
+
+
+def test_what_verify_remembers_is_what_it_hashed(bundle, tmp_path, state):
+    copy, bad = shutil.copytree(bundle, tmp_path / "copy"), damaged(bundle, tmp_path / "bad")
+    found = store.verify(copy)
+    os.replace(weights_of(bad), weights_of(copy))
+    verified.remember(copy, found.index.weights, found.hashed)
+
+    assert not is_known(copy)
+
+
+@pytest.mark.parametrize("fault", [MemoryError("no room"), RuntimeError("can't start new thread")])
+def test_weights_that_could_not_be_checked_are_not_served(bundle, state, monkeypatch, fault):
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(store.Bundle, "check", fail)
+    with aot.load(bundle) as model, pytest.raises(type(fault), match=str(fault)):
+        scaled(model)
+
+
+def test_without_a_thread_for_it_weights_are_checked_in_the_callers(bundle, tmp_path, state, monkeypatch):
+    start = threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        if thread.name == "aot-verify":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with aot.load(bundle) as model:
+        scaled(model)
+    with aot.load(damaged(bundle, tmp_path / "b")) as model, pytest.raises(BundleError, match="is damaged"):
+        scaled(model)
+
+    assert is_known(bundle)
 
 
 def test_a_stream_gives_its_first_piece_before_it_ends_with_the_fault(tiny_bundle, tmp_path, state):

@@ -35,6 +35,8 @@ class Toy:
     weights_size: int = 16
     stuck: str = ""
     """The step that never ends: weights or lower."""
+    value: int | None = None
+    """Of all weights; without it they count from 0."""
 
     def abstract_weights(self) -> Mapping[str, Array]:
         return {"weight": Array((self.weights_size,), "float32")}
@@ -42,7 +44,8 @@ class Toy:
     def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         if self.stuck == "weights":
             time.sleep(PAUSE)
-        yield "weight", np.arange(self.weights_size, dtype=np.float32)
+        counted = np.arange(self.weights_size, dtype=np.float32)
+        yield "weight", counted if self.value is None else np.full_like(counted, self.value)
 
     def chains(self, combo: Any, platform: str, mesh: Mapping[str, int]) -> Mapping[str, Chain]:
         calls = tuple(self._call(combo.batch_size, number) for number in range(self.programs))

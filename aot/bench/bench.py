@@ -11,7 +11,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from aot import buckets, errors
+from aot import buckets, children, errors
 from aot.bench import figures, process
 from aot.bench.process import Contestant
 from aot.bundle import store
@@ -80,15 +80,15 @@ def _found(
 def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
     """A bundle as a contestant; `request` as in `bench.child`. Our modules are compiled, as pip leaves them."""
     compileall.compile_dir(Path(__file__).parents[1], quiet=2)
-    command = (sys.executable, "-m", "aot.bench.child", str(bundle.path), json.dumps(request))
+    command = children.command("aot.bench.child", str(bundle.path), json.dumps(request))
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
-    return Contestant(BUNDLE, command, SHARED, (*blobs, *_libraries()), weights + _SLACK)
+    return Contestant(BUNDLE, command, {**SHARED, **children.variables()}, (*blobs, *_libraries()), weights + _SLACK)
 
 
 def bandwidth() -> Contestant:
     """What measures the machine's read bandwidth, as a contestant."""
-    return Contestant(BANDWIDTH, (sys.executable, "-m", "aot.bench.bandwidth"), {}, (), _SLACK * 3)
+    return Contestant(BANDWIDTH, children.command("aot.bench.bandwidth"), children.variables(), (), _SLACK * 3)
 
 
 def fastest(documents: Sequence[process.Document]) -> float | None:

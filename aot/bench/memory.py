@@ -1,12 +1,14 @@
 """What a process holds in memory, and what a second one of the same bundle adds."""
 
 import json
+import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from aot import children
 
 _FIELDS = {"Rss": "resident", "Pss": "proportional", "Shared_Clean": "shared", "Anonymous": "anonymous"}
 
@@ -36,8 +38,9 @@ def peak() -> int:
 def of_second(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What this process holds alone and beside a second one of the bundle, what that one holds, and what it added."""
     alone = held()
-    command = [sys.executable, "-m", "aot.bench.second", path, json.dumps(given)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = children.command("aot.bench.second", path, json.dumps(given))
+    variables, pipe = {**os.environ, **children.variables()}, subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         second = json.loads(process.stdout.readline() or "null")

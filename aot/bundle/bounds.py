@@ -28,7 +28,7 @@ Shape = Annotated[tuple[Count, ...], Few]
 Texts = Annotated[tuple[Text, ...], Meta(max_length=1 << 10)]
 Slots = Annotated[tuple[Name, ...], Many]
 
-Mesh = Annotated[tuple[tuple[Name, Annotated[int, Meta(ge=1, le=1 << 16)]], ...], Few]
+Mesh = Annotated[tuple[tuple[Name, Annotated[int, Meta(ge=1, le=1 << 12)]], ...], Few]
 """Name and size of each axis, in the order in which devices are laid out; empty for one device."""
 Axes = Annotated[tuple[Name | Annotated[tuple[Name, ...], Few] | None, ...], Few]
 """For each axis of an array the mesh axes that it is split over; None where every device has all of it."""

@@ -20,7 +20,7 @@ ITEM_SIZES = {
 """Bytes of an element of each dtype that an array may have."""
 
 _BYTES = 1 << 46  # what a process can address, halved
-_DEVICES = 1 << 16
+_DEVICES = 1 << 12
 
 _TARGETS = {"cpu": {"isa", "threads"}, "cuda": {"device"}, "tpu": {"topology"}}
 _REQUIRES: dict[str, dict[str, type]] = {

@@ -6,7 +6,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aot import digest
@@ -19,6 +19,9 @@ Progress = Callable[[int, int], None]
 Admit = Callable[[Path, oci.Manifest, bytes | None], None]
 """Called with a bundle's path, its image manifest and the signature, None where it has none, before its index is
 parsed. Raises BundleError for one that is not to be trusted."""
+
+Identity = tuple[int, ...]
+"""Which file it is, and in which state: device, inode, size and times."""
 
 BLOBS = Path("blobs", "sha256")
 NAMES = frozenset({"oci-layout", "index.json", "blobs"})
@@ -39,6 +42,8 @@ class Bundle:
     digest: str
     manifest: oci.Manifest
     manifest_digest: str
+    hashed: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    """The files that `verify` hashed, by digest, as they were when it began with them."""
 
     @property
     def attachments(self) -> Mapping[str, oci.Descriptor]:
@@ -62,21 +67,38 @@ class Bundle:
     def map(self, name: str, size: int) -> memoryview:
         """A blob as a read-only memory map, of the right size and otherwise unchecked. Its `obj` is the `mmap`."""
         with _blob(self.path, name, size) as descriptor, _faults(f"bundle {self.path}: blob {_short(name)}"):
-            return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
+            return _mapped(descriptor, size)
 
-    def check(self, name: str) -> None:
-        """Hashes a blob. Raises BundleError unless its bytes have its digest."""
-        path = self.path / BLOBS / digest.hex_of(name)
-        with _blob(self.path, name, None), _faults(f"bundle {self.path}: blob {_short(name)}"):
-            found = digest.of_file(path)
-        _match(self.path, name, found)
+    def check(self, name: str, mapped: memoryview | None = None) -> None:
+        """Hashes a blob, or what was mapped as one. Raises BundleError unless its bytes have its digest."""
+        if mapped is None:
+            _hashed(self.path, name)
+        else:
+            _match(self.path, name, digest.of(mapped))
+
+
+class _Map(mmap.mmap):
+    """A file in memory, and which one that is, whatever lies at its path by now."""
+
+    identity: Identity
+
+
+def mapped_file(view: memoryview) -> Identity:
+    """Which file `Bundle.map` mapped, as it was then."""
+    return view.obj.identity if isinstance(view.obj, _Map) else ()
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Which file has this status, and in which state. Whatever touches a file makes another of it."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def open(path: Path, admit: Admit | None = None) -> Bundle:
     """Opens a bundle to serve from it: reads its index, and sees that each blob has a file.
 
     Blobs are checked when they are read. Raises InputError where there is no bundle, BundleError for a broken one or
-    one that is not admitted, MachineError for a newer format.
+    one that is not admitted, MachineError for a newer format. One that has to be admitted holds no file beside its
+    blobs: nobody has signed that.
     """
     place = f"bundle {path}"
     _find(path)
@@ -86,6 +108,7 @@ def open(path: Path, admit: Admit | None = None) -> Bundle:
     manifest = oci.read_manifest(_read_blob(path, entry.digest, entry.size), f"{place}: image manifest")
     if admit:
         admit(path, manifest, _signature(path, manifest))
+        _check_surplus(path, _names(entry.digest, manifest))
     config = manifest.config
     _limit(place, "index", config.size, _INDEX_LIMIT)
     index = codec.decode(_read_blob(path, config.digest, config.size), f"{place}: index")
@@ -120,18 +143,18 @@ def verify(path: Path, progress: Progress | None = None, admit: Admit | None = N
     and for files that do not belong to the bundle.
     """
     bundle = inspect(path, admit)
-    _check_surplus(path, set(map(digest.hex_of, bundle.blobs)))
-    layers = bundle.manifest.layers
+    _check_surplus(path, _names(bundle.manifest_digest, bundle.manifest))
+    layers, hashed = bundle.manifest.layers, dict[str, Identity]()
     done, total = 0, sum(layer.size for layer in layers)
     for layer in layers:
-        bundle.check(layer.digest)
+        hashed[layer.digest] = _hashed(path, layer.digest)
         done += layer.size
         if progress:
             progress(done, total)
     for position, blob in enumerate(bundle.index.weights.blobs):
         where = f"bundle {path}: blob {_short(blob.digest)}"
         weights.agree(weights.table(bundle.map(blob.digest, blob.bytes), where), bundle.index.weights, position, where)
-    return bundle
+    return replace(bundle, hashed=hashed)
 
 
 def _signature(path: Path, manifest: oci.Manifest) -> bytes | None:
@@ -193,6 +216,12 @@ def _sizes(path: Path) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in files if file.is_file()}
 
 
+def _names(manifest_digest: str, manifest: oci.Manifest) -> set[str]:
+    """The names of the files of all blobs."""
+    layers = (layer.digest for layer in manifest.layers)
+    return set(map(digest.hex_of, (manifest_digest, manifest.config.digest, *layers)))
+
+
 def _check_surplus(path: Path, names: set[str]) -> None:
     allowed = {Path(): NAMES, Path("blobs"): {"sha256"}, BLOBS: names}
     for folder, known in allowed.items():
@@ -213,6 +242,23 @@ def _read_blob(path: Path, name: str, size: int) -> bytes:
         data = file.read(size)
     _match(path, name, digest.of(data))
     return data
+
+
+def _mapped(descriptor: int, size: int) -> memoryview:
+    if not size:
+        return memoryview(b"")
+    made = _Map(descriptor, size, access=mmap.ACCESS_READ)
+    made.identity = identity(os.fstat(descriptor))
+    return memoryview(made)
+
+
+def _hashed(path: Path, name: str) -> Identity:
+    """Which file a blob's was, and as it was, when it was found to have its digest."""
+    faults = _faults(f"bundle {path}: blob {_short(name)}")
+    with _blob(path, name, None) as descriptor, faults, os.fdopen(descriptor, "rb", closefd=False) as file:
+        before = identity(os.fstat(descriptor))
+        _match(path, name, digest.of_stream(file))
+    return before
 
 
 def _match(path: Path, name: str, found: str) -> None:

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import reprlib
 from typing import Any
 
@@ -9,7 +10,8 @@ from typing import Any
 def parse(data: bytes) -> Any:
     """The value of some JSON. Raises ValueError for duplicate names, NaN, infinities and what is not JSON in UTF-8."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        text = data.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
@@ -39,6 +41,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = collections.Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the name {reprlib.repr(twice)} occurs twice")
+    return value
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number:.40} is beyond a float")
     return value
 
 

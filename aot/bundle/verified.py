@@ -5,20 +5,26 @@ blob's digest, and the device, inode, size and times of its file. Whatever touch
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from aot import digest, directories
+from aot.bundle import store
 from aot.bundle.records import WeightsRecord
-from aot.bundle.store import BLOBS
+from aot.bundle.store import BLOBS, Identity
 from aot.errors import AotError
 
 log = logging.getLogger("aot")
 
 
-def known(bundle: Path, weights: WeightsRecord) -> bool:
-    """Whether every weight blob of a bundle, as it lies there now, was found to have its digest."""
+Files = Mapping[str, Identity]
+"""Which file was read as each blob, by its digest."""
+
+
+def known(bundle: Path, weights: WeightsRecord, files: Files | None = None) -> bool:
+    """Whether every weight blob of a bundle was found to have its digest: as it lies there now, or as it was read."""
     try:
-        path = _record(bundle, weights)
+        path = _record(bundle, weights, files)
         directories.check(path.parent, "state")
         return path.exists()
     except AotError as error:
@@ -28,10 +34,13 @@ def known(bundle: Path, weights: WeightsRecord) -> bool:
         return False
 
 
-def remember(bundle: Path, weights: WeightsRecord) -> None:
-    """Notes that every weight blob was found to have its digest. Where that cannot be noted, it is checked again."""
+def remember(bundle: Path, weights: WeightsRecord, files: Files | None = None) -> None:
+    """Notes that every weight blob was found to have its digest. Where that cannot be noted, it is checked again.
+
+    Of the files that were hashed, which those that lie there now may no longer be; without them of the latter.
+    """
     try:
-        path = _record(bundle, weights)
+        path = _record(bundle, weights, files)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         directories.check(path.parent, "state")
         path.touch(mode=0o600)
@@ -39,12 +48,12 @@ def remember(bundle: Path, weights: WeightsRecord) -> None:
         log.info("cannot note that bundle %s was verified: %s", bundle, error)
 
 
-def _record(bundle: Path, weights: WeightsRecord) -> Path:
+def _record(bundle: Path, weights: WeightsRecord, files: Files | None) -> Path:
     """Raises OSError where a file is gone since the bundle was opened; whoever maps it will say so."""
-    files = [[blob.digest, *_identity(bundle, blob.digest)] for blob in weights.blobs]
-    return directories.of("state") / "verified" / digest.hex_of(digest.of(digest.canonical_json(files)))
+    names = [blob.digest for blob in weights.blobs]
+    found = [[name, *(_identity(bundle, name) if files is None else files[name])] for name in names]
+    return directories.of("state") / "verified" / digest.hex_of(digest.of(digest.canonical_json(found)))
 
 
-def _identity(bundle: Path, name: str) -> tuple[int, ...]:
-    found = (bundle / BLOBS / digest.hex_of(name)).stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _identity(bundle: Path, name: str) -> Identity:
+    return store.identity((bundle / BLOBS / digest.hex_of(name)).stat())

@@ -45,7 +45,7 @@ def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, 
     admit = _admit(key, chain)
     with progress.waiting(f"hashing {bundle}") as say:
         opened = store.verify(bundle, admit=admit)
-        verified.remember(bundle, opened.index.weights)
+        verified.remember(bundle, opened.index.weights, opened.hashed)
         stated = statement.read(opened) is not None
         say(f"running golden inputs of {bundle}")
         replayed = _replayed(opened) if run else ()

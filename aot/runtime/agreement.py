@@ -1,5 +1,7 @@
 """Whether outputs agree with golden ones: floats within the tolerance, all else exactly, but for tokens that tie.
 
+NaN agrees with nothing, itself included: a token that is drawn from it says nothing of the model.
+
 Where a language model's best two tokens are closer than rounding, another CPU may draw the other one, and the row then
 goes another way. So a row is compared up to the first token that differs, and there this machine's own logits must
 give the recorded token as much as its own, within twice the tolerance: once for either token.
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aot.runtime import expected
 from aot.runtime.entries import Entry
 from aot.runtime.exercise import Array, Arrays, Exercise
 from aot.runtime.expected import Expected, Output
@@ -37,7 +40,7 @@ def compare(
 
     `first` are the tokens, found and recorded, that the prefill before a decode gave.
     """
-    if cause := _shapes(wanted, outputs, entry.index.generation is not None):
+    if cause := _shapes(wanted, outputs, entry.index.generation is not None) or _nan(outputs):
         return None, cause
     comparable, cause = None, ""
     drawn = next((name for name in ("token", "tokens") if name in outputs), None)
@@ -66,6 +69,12 @@ def _shapes(wanted: Expected, outputs: Arrays, language: bool) -> str:
         if language and name in DRAWN and wanted.outputs[name].positions is not None:
             return f"output {name}: only a sample was recorded"
     return ""
+
+
+def _nan(outputs: Arrays) -> str:
+    """Where an output is NaN, be it at a place that was recorded or not."""
+    said = (expected.unsound(name, array, finite=False) for name, array in outputs.items())
+    return next((f"{cause} here" for cause in said if cause), "")
 
 
 def _followed(found: Array, recorded: Array, first: tuple[Array, Array] | None) -> tuple[Array, Array]:
@@ -116,9 +125,9 @@ def _output(
         wrong = used & (found.astype(object) != wanted)
         return None, _said(name, places, wrong, found, wanted)
     found = found.astype(np.float64)
-    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted)) | ~used
+    same = (found == wanted) | ~used
     if tolerance == 0:  # to the bit
-        same &= (np.signbit(found) == np.signbit(wanted)) | np.isnan(wanted) | ~used
+        same &= (np.signbit(found) == np.signbit(wanted)) | ~used
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.where(same, 0.0, np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted)))
     wrong = ~(difference <= tolerance) if tolerance else ~same

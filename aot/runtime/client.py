@@ -30,6 +30,9 @@ Buffer = Any  # an array on the device
 Executable = Callable[[Sequence[Buffer]], list[Buffer]]
 """A loaded executable: arrays in the contract's order in, arrays out. Donated ones are gone afterwards."""
 
+MOST_DEVICES = 1 << 12
+"""Devices that a mesh or a process can have: XLA makes as many virtual ones as it is asked for, at once."""
+
 VARIABLE = "AOT_CLIENT"
 """Environment variable that names the implementation to use: jaxlib or jax."""
 
@@ -75,6 +78,7 @@ def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Grou
     `ids` are the devices to take; `group` the processes that the mesh spans. Raises InputError for an unknown name in
     the environment, MachineError where devices lack.
     """
+    _check_ids(ids)
     if place.mesh:
         from aot.runtime import mesh_client
 
@@ -83,7 +87,8 @@ def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Grou
 
 
 def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
-    """A client for each of some devices of this process."""
+    """A client for each of some devices of this process. Raises as `open`."""
+    _check_ids(ids)
     asked = os.environ.get(VARIABLE) or "jaxlib"
     if asked not in ("jaxlib", "jax"):
         raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
@@ -97,6 +102,11 @@ def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]
     from aot.runtime import jax_client
 
     return [jax_client.Client(device) for device in jax_client.devices(platform, max(ids) + 1, ids)]
+
+
+def _check_ids(ids: Sequence[int]) -> None:
+    if max(ids, default=0) >= MOST_DEVICES:
+        raise MachineError(f"devices: no process has one of the id {max(ids)}, they are below {MOST_DEVICES}")
 
 
 def count(platform: str) -> int:

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot.bundle.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.partition import spelled
-from aot.runtime import client, entries, fit, placing, processes
+from aot.runtime import client, entries, fit
 from aot.runtime.client import Place
 from aot.runtime.distributed import Distributed
 from aot.runtime.execute import Executor
-from aot.runtime.processes import Group
+
+if TYPE_CHECKING:
+    from aot.runtime.processes import Group
 
 ALL = "all"
 
@@ -52,14 +54,15 @@ class Devices:
         return entries.shared(index, self.distributed.processes, number)
 
     def executors(
-        self, bundle: Bundle, policy: str, place: Place, compiling: bool
-    ) -> tuple[tuple[Executor, ...], Group | None]:
-        """One for each replica, and the processes that the one of a mesh spans."""
+        self, bundle: Bundle, policy: str, place: Place, compiling: bool, views: tuple[memoryview, ...]
+    ) -> "tuple[tuple[Executor, ...], Group | None]":
+        """One for each replica, of weights that are mapped, and the processes that the one of a mesh spans."""
         group = None
-        views = placing.maps(bundle)  # whose pages come while the clients start
         if self.distributed is not None:
+            from aot.runtime import meeting  # one process alone does without
+
             mesh = spelled(dict(place.mesh))
-            group = processes.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
+            group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
         if self.replicas is None:
             clients = [client.open(place, compiling=compiling, ids=self.ids, group=group)]
         else:
@@ -74,6 +77,8 @@ class Devices:
             number = len(self.ids) or client.count(platform)
         else:
             number = int(self.replicas or 1)
+        if number > client.MOST_DEVICES:
+            raise MachineError(f"load: at most {client.MOST_DEVICES} replicas are possible, got {number}")
         room = len(self.ids) if self.ids else self.given
         if isinstance(room, int) and number > room:
             raise MachineError(

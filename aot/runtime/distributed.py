@@ -6,6 +6,7 @@ from aot.errors import InputError
 
 GATHER = 60.0
 """Seconds in which all processes have to come."""
+_MOST, _LONGEST = 1 << 12, 86_400
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Distributed:
     process: int
     """The number of this one."""
     timeout: float = GATHER
-    """Seconds in which all have to come."""
+    """Seconds in which all have to come, and later on to take the same step of a request."""
 
     def __post_init__(self) -> None:
         for name in ("processes", "process"):
@@ -29,10 +30,16 @@ class Distributed:
             raise InputError(f"coordinator: must be HOST:PORT, got {self.coordinator!r}")
         if self.processes < 2:
             raise InputError(f"processes: must be at least 2, got {self.processes!r}; one needs no coordinator")
+        if self.processes > _MOST:
+            raise InputError(f"processes: must be at most {_MOST}, got {self.processes!r:.40}")
         if not 0 <= self.process < self.processes:
             raise InputError(f"process: must be from 0 to {self.processes - 1}, got {self.process!r}")
-        if self.timeout <= 0:
+        if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float):
+            raise InputError(f"timeout: must be a number of seconds, got {self.timeout!r:.40}")
+        if not self.timeout > 0:
             raise InputError(f"timeout: must be above 0, got {self.timeout!r}")
+        if self.timeout > _LONGEST:
+            raise InputError(f"timeout: must be at most {_LONGEST}, got {self.timeout!r:.40}")
 
     @property
     def address(self) -> tuple[str, int]:

@@ -52,6 +52,17 @@ def write(array: Any, whole: bool) -> dict[str, Any]:
     return {**made, "values": [_plain(value) for value in flat.tolist()]}
 
 
+def unsound(name: str, array: Any, finite: bool = True) -> str:
+    """What is said of an output that has NaN anywhere, or infinities where it is to be `finite`; else nothing."""
+    if dtype(str(array.dtype)).kind in "biu":
+        return ""
+    wrong = (~np.isfinite(array) if finite else np.isnan(array)).reshape(-1)
+    if not wrong.any():
+        return ""
+    at = int(np.argmax(wrong))
+    return f"output {name}: {array.reshape(-1)[at]!s} at {at} ({int(wrong.sum())} such)"
+
+
 def positions(size: int) -> list[int]:
     """The first, the last, and places in between that fall on no common multiple (the golden ratio's multiples)."""
     scattered = {int(math.modf(i * 0.6180339887498949)[0] * size) for i in range(1, _SAMPLE - 1)}

@@ -133,8 +133,13 @@ def _is_portable(call: tuple[ProgramRecord, BindingRecord]) -> bool:
 
 
 def _recorded(exercised: Exercise, entry: Entry) -> bytes:
-    """Golden outputs of one entry, as JSON without its name."""
+    """Golden outputs of one entry, as JSON without its name. Raises InputError for those that are not finite."""
     outputs, _ = exercised.run(entry)
+    if cause := next(filter(None, (expected.unsound(*output) for output in outputs.items())), ""):
+        raise InputError(
+            f"golden outputs: {entry.phase}, combo {entry.key[:12]}…: {cause}; the model's weights are not finite, or "
+            "overflow its dtype: check the checkpoint, or build it with dtype bfloat16 or float32"
+        )
     whole = agreement.DRAWN if entry.index.generation else ()
     shown = {name: expected.write(array, name in whole) for name, array in outputs.items()}
     return digest.canonical_json({"tolerance": tolerance(entry), "outputs": shown})

@@ -6,7 +6,7 @@ from pathlib import Path
 from aot.bundle import store
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.runtime import entries, expiry, verification
+from aot.runtime import entries, expiry, placing, verification
 from aot.runtime.devices import Devices
 from aot.runtime.distributed import Distributed
 from aot.runtime.entries import Entry
@@ -51,9 +51,10 @@ def load(
     place = asked.place(bundle.index)
     found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
-    checked = Verification(bundle, verify)
+    views = placing.maps(bundle)  # whose pages come while the clients start
+    checked = Verification(bundle, views, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
-    executors, group = asked.executors(bundle, policy, place, compiling)
+    executors, group = asked.executors(bundle, policy, place, compiling, views)
     return Model(bundle, found, executors, checked, group)
 
 

@@ -1,8 +1,9 @@
 """The devices of a mesh, through jax: every array in its parts, one for each device that has some of it."""
 
+import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxlib import _jax, xla_client
 from aot.bundle.bounds import Axes, Mesh
 from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import MachineError
-from aot.runtime import client, jax_client, processes
+from aot.runtime import client, jax_client, mesh_contract, processes
 from aot.runtime.client import Buffer, Executable
 from aot.runtime.processes import Group
 
@@ -54,7 +55,10 @@ class Client:
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        return self._callable(client.loaded(self._devices[0].client, data, self._devices, program), program)
+        loaded = client.loaded(self._devices[0].client, data, self._devices, program)
+        header = (loaded.get_hlo_text() or "").partition("\n")[0]
+        mesh_contract.check_executable(header, program, self._sharding)
+        return self._callable(loaded, program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         made = jax_client.compiled(data, lambda exported: exported.in_shardings_jax(self._mesh))
@@ -62,9 +66,11 @@ class Client:
 
     def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
+        check = mesh_contract.checked(program, self._sharding)
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-            with self._lock, processes.watched(self._group):
+            check(arguments)
+            with self._lock, _named(program), processes.watched(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
                 if self._one_at_a_time:
                     made[-1].block_until_ready()  # all become ready at once
@@ -85,6 +91,16 @@ class Client:
         sharding = self._sharding(axes)
         parts = sharding.addressable_devices_indices_map(shape)
         return jax.core.ShapedArray(shape, kind), sharding, list(parts), list(parts.values())
+
+
+@contextlib.contextmanager
+def _named(program: ProgramRecord) -> Iterator[None]:
+    """Raises MachineError for what XLA reports of a call, where it is not other processes that are the cause."""
+    try:
+        yield
+    except RuntimeError as error:  # jaxlib's own is one
+        cause = " ".join(str(error).split())
+        raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
 
 
 def _joined(platform: str, needed: int, group: Group) -> list[Any]:

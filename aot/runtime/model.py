@@ -2,7 +2,7 @@
 
 import random
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from aot.runtime import call, entries, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
-from aot.runtime.processes import Group
 from aot.runtime.prompts import Reader
 from aot.runtime.requests import Options, Prepared, Prompt
 from aot.runtime.sequence import Result
@@ -25,6 +24,7 @@ from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from aot.runtime.processes import Group
     from aot.runtime.recipe import Recipe
     from aot.runtime.text import Text
 
@@ -38,7 +38,7 @@ class Model:
         found: tuple[Entry, ...],
         executors: tuple[Executor, ...],
         verification: Verification,
-        group: Group | None = None,
+        group: "Group | None" = None,
     ) -> None:
         self._bundle, self._verification, self._group = bundle, verification, group
         self._executors = executors  # none once it is closed
@@ -59,7 +59,7 @@ class Model:
         for executor in self._executors:
             executor.executables.close()
         if self._executors and self._group is not None:
-            self._group.leave()
+            self._group.close()
         self._executors = ()
 
     @property
@@ -105,7 +105,10 @@ class Model:
             partial(call.call, executor, candidates, part, state, source, self._defaults)
             for executor, part in zip(executors, parts, strict=False)
         ]
-        outputs = replicas.together(calls)
+        if self._group is None:
+            outputs = replicas.together(calls)
+        else:
+            outputs = self._group.turn(lambda _: replicas.together(calls), {"call": phase}, f"of a call of {phase}")
         self._settle()
         return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
 
@@ -137,7 +140,12 @@ class Model:
             Generation(executor, self._entries, self._combos, request).run(part)
             for executor, part in zip(self._running, parts, strict=False)
         ]
-        return Run(given, single, sequences, self._verified(replicas.merged(runs)))
+        steps: Iterator[Pieces] = replicas.merged(runs)
+        if self._group is not None:
+            from aot.runtime.lockstep import Lockstep
+
+            steps = Lockstep(steps, self._group)
+        return Run(given, single, sequences, self._verified(steps))
 
     def _reader(self, props: Mapping[str, Any] | None) -> Reader:
         """What makes requests with such props of prompts."""
@@ -163,7 +171,7 @@ class Model:
         asked = digest.of(repr((seen, options)).encode())
         return random.Random(self._group.agree(request=asked)).getrandbits
 
-    def _verified(self, steps: Iterator[Pieces]) -> Iterator[Pieces]:
+    def _verified(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
         """The steps, as long as nothing speaks against the weights; checking them begins after the first."""
         self._verification.refuse()
         for pieces in steps:
@@ -174,7 +182,6 @@ class Model:
 
     def _settle(self) -> None:
         """Ends a call: no result is whole before the weights are. What it did not need is then loaded ahead."""
-        self._verification.begin()
         self._verification.settle()
         if self._executors and not self._settled:
             self._settled = True
@@ -228,9 +235,12 @@ class Model:
 
 
 class Run(Iterator[str]):
-    """A call under way: iterate to run it, over pieces of text, or over `steps`. `results` holds once it has run."""
+    """A call under way: iterate to run it, over pieces of text, or over `steps`. `results` holds once it has run.
 
-    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Iterator[Pieces]) -> None:
+    A context manager: one that is left early ends there, in all processes that share it.
+    """
+
+    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Generator[Pieces]) -> None:
         self.single = single
         self.sequences = sequences
         self.steps = steps
@@ -242,6 +252,16 @@ class Run(Iterator[str]):
             if text := "".join(piece for _, piece in pieces):
                 return text
         raise StopIteration
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the call where it is; nothing where it has run."""
+        self.steps.close()
 
     @property
     def results(self) -> list[Result]:

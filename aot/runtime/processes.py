@@ -1,27 +1,26 @@
-"""Several processes that serve one mesh together: how they find each other, agree, and notice that one is gone."""
+"""Several processes that serve one mesh together: how they agree, act together, and notice that one is gone."""
 
 import atexit
 import contextlib
 import faulthandler
 import os
 import queue
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from aot.errors import InputError, MachineError, PeerError
-from aot.runtime.coordinator import NEVER, PULSE, SILENCE, Line, Link
+from aot.errors import AotError, InputError, PeerError
 from aot.runtime.distributed import Distributed
+from aot.runtime.link import PULSE, Line, Link
+
+T = TypeVar("T")
 
 GRACE = 5.0
 """Seconds that a call under way has to fail by itself, once a process is lost, before this process is ended."""
-
-_RETRY = 0.1
 
 
 class Group:
@@ -31,6 +30,12 @@ class Group:
         self.distributed = distributed
         self._link = link
         self._answers: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self.round = 0
+        """How many turns there have been, with that to tell others of an end: the same number in all processes."""
+        self.partings = 0
+        """How often they have come with different things: the same number in all processes."""
+        self._fault: InputError | None = None  # of a turn for which nobody waited
         self._lost = ""
         self._raised = False
         self._calls = 0
@@ -38,8 +43,8 @@ class Group:
         """Of jax's service, once it is there."""
         self._backend: tuple[int, Any] | None = None
         atexit.register(self._end_in_time)
-        for target in (self._listen, self._pulse):
-            threading.Thread(target=target, name="aot-peers", daemon=True).start()
+        for target in (self._listen, self._pulse, self._take_turns):
+            _begin(target)
 
     @property
     def here(self) -> str:
@@ -63,20 +68,80 @@ class Group:
 
         Raises InputError where they are not equal, PeerError where a process is gone.
         """
+        return self.turn(int, values, "before it began")
+
+    def turn(self, work: Callable[[int], T], values: Mapping[str, object], end: str, since: int | None = None) -> T:
+        """What `work` gives for the number that all processes agree on, once they are here with equal values.
+
+        In a thread of the group's, behind the turns before it: who gives up waiting leaves no work half done, in which
+        the others would wait for ever. Where this process gives it up, or its work fails, the others are told this
+        `end`. Of what began `since` so many partings it is a part: then they wait for each other no longer than they
+        had to come, and a later parting has ended it. Raises as `agree`.
+        """
+        future = self._queued(partial(self._whole, work, values, end, since))
+        try:
+            return future.result()
+        except BaseException as error:
+            if not (future.done() and future.exception() is error):
+                self.leave(end, self.partings)
+            raise
+
+    def leave(self, end: str, since: int) -> None:
+        """Tells the others that this process goes no further here; where they do, all of them are told so."""
+
+        def tell() -> None:
+            try:
+                if since == self.partings:
+                    self._agreed({"end": end}, bounded=True)
+            except InputError as fault:
+                self._fault = fault  # for the next turn, as nobody waits for this one
+
+        self._queued(tell)
+
+    def close(self) -> None:
+        """Waits until no process needs another any more; nothing where one is gone."""
+        self._queued(self._forget)
+        with contextlib.suppress(PeerError, InputError):
+            self.agree(close="of the model")
+
+    def _whole(self, work: Callable[[int], T], values: Mapping[str, object], end: str, since: int | None) -> T:
+        if since not in (None, self.partings):
+            raise InputError("processes: what this belongs to has ended, as they parted; ask for it again")
+        draw = self._agreed(values, bounded=since is not None)
+        try:
+            return work(draw)
+        except BaseException:
+            self.leave(end, self.partings)
+            raise
+
+    def _queued(self, work: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        self._turns.put((work, future))
+        return future
+
+    def _take_turns(self) -> None:
+        while True:
+            _take(*self._turns.get())  # which holds on to nothing of it: to be let go of may be told to the others
+
+    def _forget(self) -> None:
+        self._fault = None
+
+    def _agreed(self, values: Mapping[str, object], bounded: bool) -> int:
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
         if not self._lost:
-            self._link.send({"agree": {name: str(value) for name, value in values.items()}})
+            spelled = {name: str(value) for name, value in values.items()}
+            self._link.send({"agree": spelled, "round": self.round, "bounded": bounded})
+            self.round += 1
         answer = self._answers.get()
         if "lost" in answer:
             self._answers.put(answer)
             raise self.lost()
         if "differ" in answer:
-            raise InputError(f"processes: {answer['differ']}; give every process the same")
+            self.partings += 1
+            raise _differing(answer)
         return int(answer["draw"])
-
-    def leave(self) -> None:
-        """Waits until no process needs another any more; nothing where one is gone."""
-        with contextlib.suppress(PeerError, InputError):
-            self.agree()
 
     def lost(self, error: BaseException | None = None) -> PeerError:
         """The error that a process is gone, which may be known by nothing but the failure of what it took part in."""
@@ -107,21 +172,24 @@ class Group:
     def _listen(self) -> None:
         try:
             while "lost" not in (line := self._link.receive()):
+                if "differ" in line:
+                    _begin(self._end_what_hangs, partial(_differing, line))
                 self._answers.put(line)
         except OSError:
             line = {"lost": "the coordinator has ended or does not answer"}
-        self._lost = line["lost"]
+        self._lost = str(line["lost"])
         self._answers.put(line)
-        self._end_what_hangs()
-
-    def _end_what_hangs(self) -> None:
-        """Ends the process where a call waits for a process that is gone: Gloo waits for ever for a silent one."""
         while True:
-            before = self._calls
-            time.sleep(GRACE)
-            if before % 2 and self._calls == before:
-                os.write(2, f"{self.lost()}\n".encode())
-                os._exit(PeerError.exit_code)
+            self._end_what_hangs(self.lost)
+
+    def _end_what_hangs(self, cause: Callable[[], AotError]) -> None:
+        """Ends the process where a call waits for one that does not take part in it: Gloo does so for ever."""
+        before = self._calls
+        time.sleep(GRACE)
+        if before % 2 and self._calls == before:
+            error = cause()
+            os.write(2, f"{error}\n".encode())
+            os._exit(error.exit_code)
 
     def _end_in_time(self) -> None:
         """Ends the process where it does not end by itself, for a program waits for a process that is gone."""
@@ -130,105 +198,26 @@ class Group:
             faulthandler.dump_traceback_later(GRACE, exit=True, file=nowhere)  # the one timer that needs no Python
 
 
-_groups: dict[Distributed, Group] = {}
-_started: list[subprocess.Popen[bytes]] = []  # held, as Python would complain of one that outlives its object
 _NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, name="aot-peers", daemon=True).start()
+
+
+def _take(work: Callable[[], Any], future: "Future[Any]") -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _differing(answer: Line) -> InputError:
+    return InputError(
+        f"processes: {answer['differ']}; give every process the same, and end what is streamed at the same piece"
+    )
 
 
 def watched(group: Group | None) -> AbstractContextManager[None]:
     """A call that takes all processes of a group, if there is one."""
     return _NOTHING if group is None else group.watched()
-
-
-def join(distributed: Distributed, **values: object) -> Group:
-    """Meets the other processes, which must have equal values.
-
-    Raises InputError where they have not, or the address cannot be used, PeerError where one does not come.
-    """
-    if _groups and distributed not in _groups:
-        raise InputError("distributed: this process serves with other ones already; start a process for each")
-    if distributed not in _groups:
-        _groups[distributed] = _joined(distributed, values)
-    else:
-        _groups[distributed].agree(**values)
-    return _groups[distributed]
-
-
-def _joined(distributed: Distributed, values: dict[str, object]) -> Group:
-    if distributed.process == 0:
-        _start_coordinator(distributed)
-    link = _connected(distributed)
-    agree = {name: str(value) for name, value in values.items()}
-    link.send({"process": distributed.process, "processes": distributed.processes, "agree": agree})
-    import jax._src.distributed  # noqa: F401 -- takes long, and goes on while the others come
-
-    link.socket.settimeout(distributed.timeout + SILENCE)
-    try:
-        line = link.receive()
-    except OSError:
-        line = {"lost": f"the coordinator {distributed.coordinator} has ended, or is none of aot's"}
-    if "lost" in line:
-        raise PeerError(f"processes: {line['lost']}")
-    if "differ" in line:
-        raise InputError(f"processes: {line['differ']}")
-    link.socket.settimeout(SILENCE)
-    group = Group(distributed, link)
-    with group.watched():
-        group.client = _client(distributed)
-    return group
-
-
-def _start_coordinator(distributed: Distributed) -> None:
-    """Listens, so that an address which cannot be used is told here, and hands that on to a process of its own."""
-    try:
-        family, *_, address = socket.getaddrinfo(*distributed.address, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address, family=family, backlog=distributed.processes)
-    except OSError as error:
-        cause = str(error.strerror or error).partition(" (")[0]
-        raise InputError(
-            f"coordinator {distributed.coordinator}: process 0 cannot listen there: {cause}; give an address of its"
-            " machine with a free port"
-        ) from error
-    command = [sys.executable, "-m", "aot.runtime.coordinator", str(listener.fileno())]
-    with listener:
-        arguments = [*command, str(distributed.processes), str(distributed.timeout)]
-        null = subprocess.DEVNULL
-        _started.append(
-            subprocess.Popen(
-                arguments, stdin=null, stdout=null, stderr=null, pass_fds=[listener.fileno()], start_new_session=True
-            )
-        )
-
-
-def _connected(distributed: Distributed) -> Link:
-    end = time.monotonic() + distributed.timeout
-    while True:
-        try:
-            return Link(socket.create_connection(distributed.address, timeout=distributed.timeout))
-        except OSError as error:
-            if time.monotonic() > end:
-                raise PeerError(
-                    f"processes: no coordinator at {distributed.coordinator} within {distributed.timeout:g} s"
-                    f" ({error.strerror or error}); start process 0, and give every process its address"
-                ) from error
-            time.sleep(_RETRY)
-
-
-def _client(distributed: Distributed) -> Any:
-    """The client of jax's service, by which devices and Gloo find their peers."""
-    from jax._src import distributed as jax_distributed
-    from jaxlib import _jax
-
-    from aot.runtime import relay
-
-    state = jax_distributed.global_state
-    if state.client is not None:
-        raise MachineError("distributed: jax.distributed was initialized already; leave that to aot.load")
-    upstream = socket.create_connection(distributed.address, timeout=distributed.timeout)
-    client = _jax.get_distributed_runtime_client(
-        relay.to(upstream), distributed.process, init_timeout=NEVER, heartbeat_timeout=NEVER,
-        shutdown_on_destruction=False, use_compression=True,
-    )  # fmt: skip
-    client.connect()
-    state.client, state.process_id, state.num_processes = client, distributed.process, distributed.processes
-    return client

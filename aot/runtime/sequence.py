@@ -1,12 +1,13 @@
 """One sequence in the making, and the Result that it ends as."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aot.errors import InputError
+from aot.errors import BundleError, InputError
 from aot.runtime.requests import Prepared, Prompt
 
 if TYPE_CHECKING:
@@ -108,13 +109,19 @@ class Sequence:
         self._pieces: list[str] = []
 
     def take(self, tokens: Iterable[int], logprobs: Iterable[float]) -> str:
-        """Adds tokens until the sequence ends, and gives the text that has become final."""
+        """Adds tokens until the sequence ends, and gives the text that has become final.
+
+        Raises BundleError for a token of logits that are no numbers: it would be a token like any other.
+        """
         before = len(self._pieces)
         for token, logprob in zip(tokens, logprobs, strict=True):
             if self.finish is not None:
                 break
+            number = float(logprob)
+            if not math.isfinite(number):
+                raise self._fault(number)
             self.tokens.append(int(token))
-            self.logprobs.append(float(logprob))
+            self.logprobs.append(number)
             self._book(int(token))
         if self.finish is not None and self._stream is not None:
             self._pieces.append(self._stream.flush())
@@ -131,6 +138,13 @@ class Sequence:
             self.finish = "eos"
         elif len(self.tokens) >= self.limit:
             self.finish = "length"
+
+    def _fault(self, logprob: float) -> BundleError:
+        return BundleError(
+            f"bundle: entry {self.entry[:12]}… gave no finite logits for prompt {self.prompt} at token "
+            f"{len(self.tokens)} (the log-probability is {logprob}); its weights are not finite, or overflow its "
+            "dtype: check the checkpoint, or rebuild it with dtype bfloat16 or float32"
+        )
 
     def result(self, prompt: Prompt) -> Result:
         """What it has become; `prompt` is what the caller gave."""

@@ -1,53 +1,65 @@
 """Whether weights are those that the index names: found out beside serving, where it is not known yet."""
 
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 
-from aot.bundle import verified
+from aot.bundle import store, verified
 from aot.bundle.store import Bundle
-from aot.errors import AotError
 
 POLICIES = ("always", "once", "never")
 
 
 class Verification:
-    """The check of a bundle's weights by a policy.
+    """The check of a bundle's weights, as they were mapped, by a policy. May be used from several threads.
 
     `always` hashes them at once. `once` does so only where this user has not seen these very files verified on this
     machine, and then in a thread that starts when the first token is there. `never` believes them.
     """
 
-    def __init__(self, bundle: Bundle, policy: str) -> None:
+    def __init__(self, bundle: Bundle, views: Sequence[memoryview], policy: str) -> None:
         self._bundle = bundle
-        self._fault: AotError | None = None
-        self._thread: threading.Thread | None = None
-        if policy == "always":
-            self._check()
-            self.refuse()
-        elif policy == "once" and not verified.known(bundle.path, bundle.index.weights):
-            self._thread = threading.Thread(target=self._check, name="aot-verify", daemon=True)
+        self._views = {blob.digest: view for blob, view in zip(bundle.index.weights.blobs, views, strict=True)}
+        self._files = {name: store.mapped_file(view) for name, view in self._views.items()}
+        self._verdict: Future[None] = Future()
+        self._lock, self._begun = threading.Lock(), False
+        weights = bundle.index.weights
+        if policy == "never" or (policy == "once" and verified.known(bundle.path, weights, self._files)):
+            self._verdict.set_result(None)
+            self._begun = True
+        elif policy == "always":
+            self.settle()
 
     def begin(self) -> None:
         """Starts what there is to check; nothing where that has begun."""
-        if self._thread is not None and self._thread.ident is None:
-            self._thread.start()
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if not begun:
+            self._start()
 
     def settle(self) -> None:
         """Waits for the verdict. Raises BundleError for a damaged blob."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.refuse()
+        self.begin()
+        if fault := self._verdict.exception():
+            raise fault.with_traceback(None)  # else each call would add to it
 
     def refuse(self) -> None:
         """Raises BundleError where a blob has been found damaged."""
-        if self._fault is not None:
-            raise self._fault
+        if self._verdict.done():
+            self.settle()
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._check, name="aot-verify", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            self._check()
 
     def _check(self) -> None:
         try:
-            for blob in self._bundle.index.weights.blobs:
-                self._bundle.check(blob.digest)
-        except AotError as fault:
-            self._fault = fault
+            for name, view in self._views.items():
+                self._bundle.check(name, view)
+            verified.remember(self._bundle.path, self._bundle.index.weights, self._files)
+        except BaseException as fault:  # whatever it is, weights are not known to be whole
+            self._verdict.set_exception(fault)
         else:
-            verified.remember(self._bundle.path, self._bundle.index.weights)
+            self._verdict.set_result(None)
