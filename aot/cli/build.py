@@ -52,7 +52,7 @@ def command(
         _keep(where, manifest, plan)
     for line in (*plan.dropped, *releases.remarks(release)):
         click.echo(f"remark: {line}", err=True)
-    kept = None if no_cache else cache.Cache(cache.location())
+    kept = None if no_cache else cache.own()
     with Display() as display:
         digest = build.build(plan, release, build.Options(where, replace, jobs, kept), display)
     if as_json:

@@ -41,7 +41,7 @@ def command(
     """
     plan = None if manifest is None else plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
-    kept = None if no_cache else cache.Cache(cache.location())
+    kept = None if no_cache else cache.own()
     with Display() as display:
         made = refresh.refresh(bundle, plan, release, build.Options(destination, replace, jobs, kept), display)
     if as_json:
