@@ -67,9 +67,11 @@ class Writer:
 
         Raises InputError for a destination that cannot be one, AotError where the system refuses to write.
         """
-        absolute = Path(os.path.abspath(destination))
+        absolute = _followed(Path(os.path.abspath(destination)))
         if not absolute.name:
             raise InputError(f"{destination}: is no directory that could be made; name another")
+        if os.path.ismount(absolute):
+            raise InputError(f"{destination}: is a mount point, which cannot be renamed; name a directory below it")
         with staging.directory(absolute) as root:
             with staging.faults(destination):
                 (root / "blobs").mkdir(mode=0o755)
@@ -215,6 +217,11 @@ class Writer:
             return store.open(self._destination).digest == name == store.verify(self._destination).digest
         except AotError:
             return False
+
+
+def _followed(path: Path) -> Path:
+    """What a symlink names, for that is what changes when it is replaced; other paths as they are."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) and os.path.exists(path) else path
 
 
 def _link(source: Path, destination: Path) -> None:
