@@ -52,10 +52,10 @@ def command(
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot {plot}: there is no directory {plot.parent}; make it first")
     options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
-    with Console(stderr=True, highlight=False).status("") as status:
+    with Console(stderr=True, **output.PLAIN).status("") as status:
         found = bench.measure(bundle, options, lambda number, name: status.update(f"round {number + 1}: {name}"))
     if plot is not None:
-        plot.write_text(_drawn(bundle, found))
+        plot.write_text(_drawn(bundle, found), encoding="utf-8")
     if as_json:
         output.document(found)
     else:

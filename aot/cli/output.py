@@ -1,6 +1,8 @@
 """What commands print: results to stdout, steps to stderr."""
 
+import codecs
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +15,8 @@ from aot import precompile
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WIDE = 1000
+PLAIN: Mapping[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""For consoles that show texts as they are: names of files and models may look like rich's markup."""
 
 
 def as_json(command: F) -> F:
@@ -57,14 +61,15 @@ def examples(*lines: str) -> str:
 
 
 def document(value: Mapping[str, Any]) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """One JSON document on stdout, whatever the encoding of that has no letters for."""
+    utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    click.echo(json.dumps(value, ensure_ascii=not utf_8))
 
 
 def console() -> Console:
     """Stdout, as wide as the terminal; wide enough for any table where it is none."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=_WIDE)
+    made = Console(**PLAIN)
+    return made if made.is_terminal else Console(**PLAIN, width=_WIDE)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from aot.cli import output
+
 _PARTS = {"golden": "entries"}
 """What is counted in a step, where it is not programs."""
 
@@ -35,9 +37,9 @@ class Display:
     """A `Report` of `aot.builder.build`. A context manager."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, **output.PLAIN)
         columns = (SpinnerColumn(), TextColumn("{task.description:8}"), BarColumn(24), MofNCompleteColumn())
-        detail = TextColumn("{task.fields[detail]}")
+        detail = TextColumn("{task.fields[detail]}", markup=False)
         self._progress = Progress(*columns, TimeElapsedColumn(), Remaining(), detail, console=self._console)
 
     def __enter__(self) -> "Display":
