@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
-        importable = {"PYTHONPATH": os.pathsep.join([str(Path(aot.__file__).resolve().parents[1]), *_importable()])}
+        places = [str(Path(aot.__file__).resolve().parents[1]), *importable()]
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed with the worker
         self._scratch = contextlib.ExitStack()
         # locked for as long as this process lives; making one removes those of builders that were killed
@@ -60,7 +60,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=directory,
-            env=allowed | _FIXED | importable | dict(variables or {}),
+            env=allowed | _FIXED | {"PYTHONPATH": os.pathsep.join(places)} | dict(variables or {}),
             start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
         )
 
@@ -111,7 +111,7 @@ class Worker:
         return AotError(f"build: a worker ended during {task!r} with status {code}: {told}")
 
 
-def _importable() -> list[str]:
+def importable() -> list[str]:
     """The directories from which the caller imports beside its own, absolute; none is where the process stands."""
     return [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
