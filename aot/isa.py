@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aot import cpuid
 from aot.errors import InputError
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -59,7 +58,13 @@ def machine() -> Machine:
         found = flags(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
     except OSError:  # hidden in some containers and services
         found = frozenset()
-    return Machine(platform.machine(), found or cpuid.features())
+    return Machine(platform.machine(), found or _asked())
+
+
+def _asked() -> frozenset[str]:
+    from aot import cpuid
+
+    return cpuid.features()
 
 
 def cpuinfo_is_hidden() -> bool:
