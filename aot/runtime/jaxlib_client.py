@@ -39,7 +39,7 @@ def count() -> int:
 class Client:
     """The CPU of this process, or one of its virtual devices. Raises UnknownError where jaxlib is not as we know it."""
 
-    def __init__(self, backend: Any, id: int) -> None:
+    def __init__(self, backend: Any = None, id: int = 0) -> None:
         try:
             self._start(backend, id)
             self._try()
@@ -77,7 +77,7 @@ class Client:
     def _start(self, backend: Any, id: int) -> None:
         if "jax" not in sys.modules:  # which has set it already
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("jax_enable_x64", False))
-        self._client = backend
+        self._client = backend or _backend(None, os.getpid())
         self._devices = self._client.devices()[id : id + 1]
         self._list = xla_client.DeviceList(tuple(self._devices))
         self._sharding = _sharding(self._devices[0], self._list)
