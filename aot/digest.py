@@ -46,9 +46,12 @@ def canonical_json(value: Any) -> bytes:
 
     Raises ValueError for NaN and infinities, TypeError for names that are not strings and for other types.
     """
-    return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return canonical_text(value).encode()
+
+
+def canonical_text(value: Any) -> str:
+    """The same as text, in which names of files may not be UTF-8."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

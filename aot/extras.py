@@ -1,4 +1,4 @@
-"""The wheels that compile for each platform beside jaxlib, and the extra of this distribution that brings them."""
+"""What this distribution needs of others: wheels that compile for each platform, and which extra has a module."""
 
 import functools
 from importlib import metadata
@@ -8,6 +8,16 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cuda": ("cuda13", ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm")),
     "tpu": ("tpu", ("libtpu",)),
 }
+
+_MODULES = {
+    "build": ("capstone", "elftools", "flax", "orbax", "pydantic", "tensorstore", "yaml"),
+    "sign": ("OpenSSL", "model_signing"),
+    "": (
+        "PIL", "click", "flatbuffers", "jax", "jaxlib", "jinja2", "ml_dtypes", "msgpack", "numpy", "rich",
+        "safetensors", "tokenizers",
+    ),
+}  # fmt: skip
+"""What each extra brings to be imported; that of no name is what is always needed."""
 
 
 def wheels(platform: str) -> tuple[str, ...]:
@@ -39,4 +49,18 @@ def missing(platform: str) -> str | None:
 
 def requirement(platform: str) -> str:
     """What to give pip for a platform."""
-    return f"'jax-aot[{_EXTRAS[platform][0]}]'"
+    return _named(_EXTRAS[platform][0])
+
+
+def explain(error: ImportError) -> str:
+    """What an import that failed says to a user: what to install, or that something installed does not work."""
+    module = error.name or ""
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{module or 'import'}: is installed and cannot be imported ({error}); install what fits this Python"
+    top = module.partition(".")[0]
+    found = next((_named(extra) for extra, modules in _MODULES.items() if top in modules), top)
+    return f"{module or error}: is not installed; install it with: pip install {found}"
+
+
+def _named(extra: str) -> str:
+    return f"'jax-aot[{extra}]'" if extra else "jax-aot"

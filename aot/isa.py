@@ -32,7 +32,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine's architecture and the features that its kernel reports: none on a system that reports none."""
+    """A machine's architecture and the features that its kernel or its CPU reports: none where neither does."""
 
     machine: str
     features: frozenset[str]
@@ -55,10 +55,30 @@ def baseline(name: str) -> Baseline:
 def machine() -> Machine:
     """What this process runs on, read once."""
     try:
-        text = _CPUINFO.read_text()
-    except OSError:  # no such file on macOS and Windows
-        text = ""
-    return Machine(platform.machine(), flags(text))
+        found = flags(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # hidden in some containers and services
+        found = frozenset()
+    return Machine(platform.machine(), found or _asked())
+
+
+def _asked() -> frozenset[str]:
+    from aot import cpuid
+
+    return cpuid.features()
+
+
+def cpuinfo_is_hidden() -> bool:
+    """Whether the system keeps from this process what it knows of the CPU; XLA's kernels look there too."""
+    return not _CPUINFO.exists()
+
+
+def processor() -> str:
+    """The name of the processor, by which kernels are picked beside its features."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def flags(cpuinfo: str) -> frozenset[str]:

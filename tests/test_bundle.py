@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -212,7 +213,7 @@ def test_anything_else_at_the_destination_is_an_error_and_stays(tmp_path: Path, 
 
 @pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_replacing_swaps_whatever_is_there_and_follows_no_link(
+def test_replacing_swaps_whatever_is_there_or_what_a_link_to_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, exchange: bool
 ):
     make(tmp_path / "b", kind)
@@ -222,10 +223,10 @@ def test_replacing_swaps_whatever_is_there_and_follows_no_link(
     name = synthetic.write(tmp_path / "b", replace=True)
 
     assert store.open(tmp_path / "b").digest == name
-    assert not (tmp_path / "b").is_symlink()
+    assert (tmp_path / "b").is_symlink() == (kind == "link")
     assert sorted(os.listdir(tmp_path)) == (["b", "target"] if kind == "link" else ["b"])
     if kind == "link":
-        assert (tmp_path / "target" / "mine").read_text() == "mine"
+        assert sorted(os.listdir(tmp_path / "target")) == ["blobs", "index.json", "oci-layout"]
 
 
 def refuse(*_: object) -> None:
@@ -296,6 +297,93 @@ def test_a_build_leaves_the_staging_of_a_living_build_and_that_of_another_name_a
         end_build(living, signal.SIGKILL)
 
     assert left == [".b", ".other"]
+
+
+def left_by(tmp_path: Path, owner: str, age: float = 0) -> Path:
+    """The staging directory of another builder of `b`."""
+    path = tmp_path / f".b.{owner}-01234567.partial"
+    (path / "blobs" / "sha256").mkdir(parents=True)
+    for place in (path / "blobs" / "sha256", path / "blobs", path):
+        os.utime(place, (time.time() - age, time.time() - age))
+    return path
+
+
+GONE = 4_194_305  # above what Linux counts to
+
+
+def test_what_a_builder_left_whose_end_nobody_has_asked_for_is_removed(tmp_path: Path) -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    host, namespace, _ = staging._owner().split("-")
+    left = left_by(tmp_path, f"{host}-{namespace}-{process.pid}")
+
+    synthetic.write(tmp_path / "b")
+
+    assert not left.exists()
+    process.wait()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.parametrize(
+    ("owner", "age", "stays"),
+    [
+        ("{host}-{namespace}-{here}", 0, True),  # where locks of another machine are not seen, or none are known
+        ("{host}-{namespace}-{gone}", 0, False),
+        ("{host}-1-{here}", 0, None),  # of a container: a lock decides, and without one only age
+        ("01234567-{namespace}-{gone}", 0, True),
+        ("01234567-{namespace}-{gone}", 90_000, False),
+    ],
+)
+def test_what_another_machine_or_a_living_process_builds_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, age: float, stays: bool | None, locks: bool
+) -> None:
+    host, namespace, here = staging._owner().split("-")
+    left = left_by(tmp_path, owner.format(host=host, namespace=namespace, here=here, gone=GONE), age)
+    if not locks:
+        monkeypatch.setattr(staging.fcntl, "flock", refuse_locks)
+
+    synthetic.write(tmp_path / "b")
+
+    assert left.exists() == (not locks if stays is None else stays)
+
+
+def refuse_locks(*_: object) -> None:
+    raise OSError(37, "No locks available")
+
+
+def refuse_sync(*_: object) -> None:
+    raise OSError(22, "Invalid argument")
+
+
+def test_a_file_system_without_locks_and_syncing_is_a_line_each_and_no_end_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    staging._remark.cache_clear()
+    monkeypatch.setattr(staging.fcntl, "flock", refuse_locks)
+    monkeypatch.setattr(staging.os, "fsync", refuse_sync)
+
+    assert synthetic.write(tmp_path / "b") == store.verify(tmp_path / "b").digest
+    assert caplog.messages == [
+        "the file system locks no files (no locks available); going on without",
+        "the file system does not say when data are on the disk (invalid argument); going on without",
+    ]
+
+
+def test_a_disk_that_fails_to_sync_is_still_the_end_of_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(staging.os, "fsync", fail)
+
+    with pytest.raises(AotError, match="b: input/output error; nothing was written"):
+        synthetic.write(tmp_path / "b")
+
+
+def test_a_mount_point_is_refused_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "b"))
+
+    with pytest.raises(InputError, match="b: is a mount point, which cannot be renamed; name a directory below it"):
+        build_until(ZeroDivisionError, tmp_path / "b")
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path):

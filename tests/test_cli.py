@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 import toy
-from conftest import aot
+from conftest import aot, small_manifest
 
 from aot import errors
-from aot.builder import releases
+from aot import plan as plans
+from aot.builder import messages, releases
 from aot.cli import main, output
 from aot.runtime import client, expiry
 
@@ -349,3 +350,70 @@ def test_a_document_is_json_whatever_its_numbers_are(capsys):
 
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found == {"a": None, "b": [1.5, [None, {"c": None}]], "d": "NaN", "e": True}
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "aot", "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout == aot("--version").out
+
+
+@pytest.mark.parametrize("name", ["q[/o1]", ":smile: [bold]x", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize("command", ["inspect", "check", "verify"])
+def test_names_that_look_like_markup_or_are_not_utf_8_are_shown_as_they_are(
+    tiny_bundle: Path, tmp_path: Path, name: str, command: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tiny_bundle)
+    done = aot(command, tmp_path / name, PYTHONUTF8="0", LC_ALL="C")
+
+    assert done.code == 0, done.err
+    assert command != "inspect" or name.encode(errors="backslashreplace").decode() in done.out
+
+
+@pytest.mark.parametrize("name", ["q[/o1]", os.fsdecode(b"caf\xe9")])
+def test_a_build_takes_such_names_for_its_bundle(tmp_path: Path, name: str) -> None:
+    done = aot("build", toy.manifest(tmp_path / "toy"), "-o", tmp_path / name, "--json")
+
+    assert done.code == 0, done.err
+    assert aot("verify", tmp_path / name).code == 0
+
+
+def test_a_plan_whose_checkpoint_has_such_a_name_comes_through_to_a_worker_and_back(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    plan = plans.resolve(plans.read(small_manifest(tmp_path / os.fsdecode(b"caf\xe9"))))
+    message = messages.packed({"plan": plan.to_json()})
+
+    assert plans.Plan.from_json(next(messages.received(io.BytesIO(message)))["plan"]) == plan
+
+
+@pytest.mark.parametrize(("kind", "place"), [("tmpfs", "/dev"), ("proc -o subset=pid", "/proc")])
+@pytest.mark.parametrize("policy", ["strict", "compile"])
+def test_a_system_that_hides_what_xla_needs_is_a_line(tiny_bundle: Path, kind: str, place: str, policy: str) -> None:
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    script = f'mount -t {kind} none {place} || exit 99; exec "$@"'
+    command = ["run", tiny_bundle, "--prompt-ids", "1,2,3", "--max-new-tokens", "4", "--policy", policy]
+    shell = [*unshare, "sh", "-c", script, "sh", sys.executable, "-m", "aot", *map(str, command)]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    if done.returncode in (1, 99) and "aot" not in done.stderr and "Traceback" not in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 4), done.stderr
+    if done.returncode:
+        assert re.search("^(devices|entry [0-9a-f]+… prefill): XLA fails (on this machine|here): ", done.stderr, re.M)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "utf-8"])
+def test_a_document_is_json_in_every_encoding_of_the_terminal(tiny_bundle: Path, encoding: str) -> None:
+    ask = ("run", tiny_bundle, "--prompt", "na\u00efve \U0001f600", "--max-new-tokens", "4")
+    done = aot(*ask, "--json", PYTHONIOENCODING=encoding)
+    printed = subprocess.run(
+        [sys.executable, "-m", "aot", *map(str, ask)],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+
+    assert done.document["results"][0]["completed"].startswith("na\u00efve \U0001f600")
+    assert (printed.returncode, printed.stderr) == (0, b"")
+    assert printed.stdout.decode(encoding).startswith("na")

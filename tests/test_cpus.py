@@ -202,3 +202,15 @@ def test_without_the_emulator_an_audit_says_what_to_install(one_combo: tuple[Pat
 
     assert (done.code, done.out) == (2, "")
     assert "apt-get install qemu-user" in done.err
+
+
+def test_a_machine_of_one_core_is_refused_before_the_work_and_the_process_stays_held_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[object] = []
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(cpu.os, "sched_setaffinity", lambda _, cores: held.append(cores))
+
+    with pytest.raises(MachineError, match="lets a process use one core, and code is made for two; build elsewhere"):
+        cpu.check(FAST["cpu"])
+    assert held[-1] == {0}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aot import directories
+from aot.builder import cache, canonical
 from aot.errors import AotError
 
 KINDS = {"cache": ".cache", "state": ".local/state"}
@@ -62,6 +63,20 @@ def test_without_the_variable_the_home_is_that_of_the_users_entry(monkeypatch: p
 def test_a_user_without_a_home_is_told_which_variable_names_a_place(homeless: None, kind: str) -> None:
     with pytest.raises(AotError, match=f"^{kind}: this user has no home directory; name one with AOT_{kind.upper()}_"):
         directories.of(kind)
+
+
+def test_without_a_home_there_is_no_cache_and_a_line_says_so(homeless: None, caplog: pytest.LogCaptureFixture) -> None:
+    cache.warn.cache_clear()
+
+    assert cache.own() is None
+    assert caplog.messages == [
+        "cache: this user has no home directory; name one with AOT_CACHE_DIR; what is built is not kept for the next "
+        "build"
+    ]
+
+
+def test_without_a_home_what_is_built_is_held_against_the_other_directories_of_the_machine(homeless: None) -> None:
+    assert os.getcwd() in canonical.machine_paths()
 
 
 def test_a_command_that_needs_the_cache_says_so_in_a_line(homeless: None, refused: Callable[..., str]) -> None:

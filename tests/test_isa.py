@@ -4,9 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import synthetic
 
-from aot import isa
+from aot import cpuid, isa
 from aot.errors import InputError
+from aot.runtime import fit
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 
@@ -63,12 +65,38 @@ def test_a_machine_has_the_flags_that_all_of_its_processors_have():
     assert isa.flags(TWO_PROCESSORS) == {"fpu", "sse", "sse2", "avx"}
 
 
-def test_a_machine_without_cpuinfo_has_no_features(monkeypatch, tmp_path):
+@pytest.fixture
+def hidden(monkeypatch, tmp_path):
+    """A system that hides /proc/cpuinfo, as systemd's ProcSubset=pid does."""
     monkeypatch.setattr(isa, "_CPUINFO", tmp_path / "none")
 
-    machine = isa.machine.__wrapped__()
 
-    assert machine == isa.Machine(platform.machine(), frozenset())
+@pytest.mark.skipif(not cpuid.features(), reason="needs glibc 2.33 on x86-64")
+def test_where_cpuinfo_is_hidden_the_cpu_itself_is_asked_and_says_the_same(hidden):
+    known = {name for name in isa.names() if not isa.missing(needs(name), isa.machine())}
+    asked = isa.machine.__wrapped__()
+
+    assert known == {name for name in isa.names() if not isa.missing(needs(name), asked)}
+    assert asked.features <= isa.machine().features
+    assert asked.features >= isa.machine().features & {*isa.baseline("avx512").kernel, "avx_ne_convert"}
+
+
+def test_a_machine_that_nobody_can_ask_has_no_features_and_lacks_none_by_name(hidden, monkeypatch):
+    monkeypatch.setattr(cpuid, "features", frozenset)
+    monkeypatch.setattr(isa, "machine", isa.machine.__wrapped__)
+    executable = synthetic.index().programs[0].executables[0]
+
+    assert isa.machine() == isa.Machine(platform.machine(), frozenset())
+    if platform.machine() == "x86_64":
+        assert fit.cause(executable) == (
+            "built for cpu avx2, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
+        )
+
+
+def test_that_cpuinfo_is_hidden_is_remarked_for_what_runs(hidden):
+    executable = synthetic.index().programs[0].executables[0]
+
+    assert "/proc/cpuinfo is hidden, without which XLA's kernels may fail" in fit.remark(executable)
 
 
 def test_missing_names_each_feature_that_the_machine_lacks():

@@ -132,3 +132,12 @@ def test_a_bundle_of_a_mesh_alone_is_replayed_and_measured_there(mesh_bundle):
 
     assert {entry["verdict"] for entry in replayed} == {"reproduced"}
     assert figures["compilations"]["median"] == 0
+
+
+@pytest.mark.parametrize("platforms", ["tpu,cpu", "cuda", "cpu"])
+def test_platforms_that_this_machine_lacks_do_not_keep_a_mesh_from_the_cpu(mesh_bundle, platforms):
+    given = ("run", mesh_bundle, "--prompt-ids", "1,2,3", "--max-new-tokens", "4", "--json")
+    done = aot(*given, JAX_PLATFORMS=platforms)
+
+    assert done.code == 0, done.err
+    assert done.document["results"][0]["token_ids"] == aot(*given).document["results"][0]["token_ids"]

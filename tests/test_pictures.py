@@ -184,6 +184,12 @@ def test_wide_and_float_pixels_are_refused(given, mode):
     assert refusal(given).startswith(f"has pixels of Pillow's mode {mode!r}, known are 1, L, ")
 
 
+def test_of_16_bits_of_a_colour_the_upper_ones_are_taken():
+    rows = bytes([0, *(200, 17, 100, 255, 3, 0)])
+
+    assert np.asarray(pictures.opened(png(1, 1, 16, rows=rows), PLACE)).tolist() == [[[200, 100, 3]]]
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_several_frames_are_counted_and_refused(kind):
     frames = [picture(mode="L").point(lambda value, turn=turn: value ^ turn) for turn in (0, 64, 128)]

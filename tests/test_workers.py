@@ -9,7 +9,7 @@ import faulty_models
 import pytest
 
 from aot import plan as plans
-from aot.builder import compile
+from aot.builder import compile, workers
 from aot.builder.workers import Worker
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -64,6 +64,46 @@ def test_the_cause_of_a_death_is_found_behind_what_llvm_says(tmp_path: Path) -> 
         worker._process.wait()
         with pytest.raises(AotError, match=r"ended during 'count' with status -15: LLVM ERROR: the cause$"):
             worker.request("count", plan="{}")
+
+
+CRASH = """\
+F1129 23:34:40.271594    5477 pjrt_client.cc:12] Check failed: cores > 0 (0 vs. 0) no cores
+*** Check failure stack trace: ***
+    @     0x7f2a1c0d3f1a  absl::lts_20260107::log_internal::LogMessage::Fail()
+    @     0x7f2a1c0d3e85  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (CRASH, CRASH.splitlines()[0]),
+        ("first\n#0 0x1 main a.cc:1\n#1 0x2 start\n", "first"),
+        ("Fatal Python error: Segmentation fault\n\nThread 0x7f (most recent call first):\n  File 'a'\n", "Fatal Pyth"),
+        ("Traceback (most recent call last):\n  File 'a', line 1\nValueError: the cause\n", "ValueError: the cause"),
+        ("    @     0x7f2a1c0d3f1a  main", "@     0x7f2a1c0d3f1a  main"),
+        ("", "no message"),
+    ],
+)
+def test_the_cause_of_a_crash_is_what_was_fatal_and_no_frame_of_its_stack(log: str, cause: str) -> None:
+    assert workers.cause([line for line in log.splitlines() if line.strip()]).startswith(cause)
+
+
+def test_a_worker_imports_from_the_directories_of_pythonpath_wherever_they_are_named_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer" / "of_a_layer.py").write_text("WORD = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:layer:")
+    with Worker() as worker:
+        worker.request("count", plan=plan(tmp_path, "\nimport of_a_layer\nassert of_a_layer.WORD == 3\n"))
+
+
+def test_names_that_are_not_utf_8_come_through_to_a_worker_and_back(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    with Worker() as worker, pytest.raises(AotError, match=f"{odd}/blobs/sha256/0+: No such file or directory"):
+        compiled(worker, f"sha256:{'0' * 64}", Writer.join(tmp_path / odd))
 
 
 def test_the_log_of_a_worker_does_not_grow_from_task_to_task(tmp_path: Path) -> None:

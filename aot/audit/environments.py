@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aot
-from aot.builder import emulation
+from aot.builder import emulation, workers
 
 T = TypeVar("T")
 
@@ -59,7 +59,11 @@ class Environment:
         for name in ("home", "scratch"):
             (home / name).mkdir()
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED) and name != "NPROC"}
-        places = {"HOME": str(home / "home"), "TMPDIR": str(home / "scratch"), "PYTHONPATH": str(source)}
+        places = {
+            "HOME": str(home / "home"),
+            "TMPDIR": str(home / "scratch"),
+            "PYTHONPATH": os.pathsep.join([str(source), *workers.importable()]),
+        }
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from aot import buckets, children, errors
+from aot import buckets, children, errors, isa
 from aot.bench import figures, process
 from aot.bench.process import Contestant
 from aot.bundle import store
@@ -19,6 +19,7 @@ from aot.bundle.records import GenerationRecord, Index
 from aot.bundle.store import BLOBS, Bundle
 from aot.errors import AotError, InputError
 from aot.precompile import Combo
+from aot.runtime import flags
 
 BUNDLE, BANDWIDTH = "bundle", "bandwidth"
 _SLACK = 1 << 29
@@ -46,6 +47,7 @@ def measure(path: Path, options: Options, report: Callable[[int, str], None] = l
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
     what a measured process raised of AotError, and AotError where every run failed for another reason.
     """
+    flags.settle()  # once for all processes that are measured
     bundle = store.open(path)
     request = _request(bundle, options)
     found = _found([contestant(bundle, request), bandwidth()], options.rounds, report)
@@ -104,10 +106,8 @@ def prompt(tokens: int, vocabulary: int, image: int | None = None) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """What figures depend on, for people."""
-    fields = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
-    names = {name.strip(): value.strip() for name, value in reversed(fields)}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cpu = names.get("model name", platform.processor())
+    cpu = isa.processor()
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": memory, "kernel": platform.release()}
 
 

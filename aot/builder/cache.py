@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from aot import digest, directories
+from aot.errors import AotError
 
 log = logging.getLogger("aot.cache")
 
@@ -38,8 +39,18 @@ class Kept:
 
 
 def location() -> Path:
-    """Where the user's cache is."""
+    """Where the user's cache is. Raises AotError for a user without a home."""
     return directories.of("cache")
+
+
+def own() -> "Cache | None":
+    """The user's cache; for a user without a home none, and a line says so."""
+    try:
+        root = location()
+    except AotError as error:
+        warn(f"{error}; what is built is not kept for the next build")
+        return None
+    return Cache(root)
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def machine_paths() -> tuple[str, ...]:
         sys.base_prefix,
         str(Path.cwd()),
         tempfile.gettempdir(),
-        str(Path.home()),
+        os.path.expanduser("~"),  # a user may have no home, and then this names none
         str(Path(__file__).parents[2]),
     ]
     return tuple(sorted({name for path in found for name in (path, os.path.realpath(path))}))

@@ -60,6 +60,11 @@ def way() -> Way:
 def check(options: Options) -> None:
     """Raises MachineError where this machine cannot compile for the target."""
     way().check(_baseline(options))
+    held_to = os.sched_getaffinity(0)
+    try:
+        _cores()
+    finally:
+        os.sched_setaffinity(0, held_to)
 
 
 def environment(options: Options) -> dict[str, str]:
@@ -105,11 +110,19 @@ def _show_two_cores() -> None:
     NPROC sets the threads that code is made for, but XLA's ParallelTaskAssignment also splits a kernel bound by memory
     into at most the square root, rounded up, of the cores that the process may use: two for two, three or four cores.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:  # a builder may have been held to one core of a machine that has more
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise MachineError("build: this machine lets a process use one core, and code is made for two; build elsewhere")
+    cores = _cores()
     first = 2 * int(os.environ.get(CORE, 0))
     os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in (0, 1)})
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use, which is let go where it was held to one of several.
+
+    Raises MachineError for one: XLA counts them itself, and nothing else tells it that they are two.
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise MachineError("build: this machine lets a process use one core, and code is made for two; build elsewhere")
+    return cores

@@ -11,7 +11,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -23,7 +22,6 @@ from aot.builder.layouts import Placed
 _PACKAGES = ("capstone", "flatbuffers", "flax", "jax", "jaxlib", "ml_dtypes", "numpy", "pyelftools")
 COMPILING = ("", "builder", "bundle")
 """Packages of ours, by name below `aot`, that decide what an executable is; all of them decide the rest."""
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Unknown(Exception):
@@ -55,7 +53,7 @@ def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
 
 def golden(entry: Mapping[str, Any]) -> Factors:
     """Of the golden outputs of an entry that is made of this, run on a processor like this one."""
-    cpu = {"cpu": _processor(), "features": sorted(isa.machine().features)}
+    cpu = {"cpu": isa.processor(), "features": sorted(isa.machine().features)}
     return {"kind": "golden", **entry, **cpu, **_tools(None)}
 
 
@@ -95,12 +93,3 @@ def _tools(packages: tuple[str, ...] | None) -> dict[str, Any]:
     wheels = {name: provenance.wheel(name) for name in _PACKAGES}
     sources = provenance.dir_hash(provenance.own(packages))
     return {"python": platform.python_version(), "machine": platform.machine(), "wheels": wheels, "sources": sources}
-
-
-def _processor() -> str:
-    """The name of the processor, by which kernels are picked beside its features."""
-    try:
-        lines = _CPUINFO.read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
+from aot.builder import messages
 from aot.builder.pace import Progress
 from aot.bundle import codec
 from aot.bundle.writer import Writer
@@ -35,10 +34,10 @@ def main() -> None:
     os.dup2(2, 1)
 
     def answer(kind: str, content: Any) -> None:
-        answers.write(msgpack.packb((kind, content)))
+        answers.write(messages.packed((kind, content)))
 
     logging.getLogger("aot.cache").addHandler(_Told(answer))
-    for request in msgpack.Unpacker(sys.stdin.buffer, use_list=False, read_size=1, max_buffer_size=0):
+    for request in messages.received(sys.stdin.buffer):
         if request["task"] in _APART:
             _apart(request, answer)
         else:

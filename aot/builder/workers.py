@@ -6,18 +6,17 @@ nothing of the caller's environment but the allow-list, and sets the rest itself
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgpack
+from typing import Any, BinaryIO, TypeVar, cast
 
 import aot
 from aot import errors
-from aot.builder import cache, deviceless, emulation, pin
+from aot.builder import cache, deviceless, emulation, messages, pin
 from aot.builder.pace import Progress
 from aot.bundle import codec, staging
 from aot.errors import AotError
@@ -39,6 +38,9 @@ _FIXED = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     **deviceless.ENVIRONMENT,
 }
+_FATAL = re.compile(r"^F\d{4} |Check failed: |LLVM ERROR|^Fatal Python error|terminate called|Assertion .* failed")
+_FRAME = re.compile(r"\s+@ |\*\*\* |#\d+ |PC: @|\s+File |\s+what\(\): *$|Stack dump|PLEASE submit|\[0x")
+"""How lines begin that tell where, and not why."""
 _LOG_END = 1 << 24  # bytes that are searched for a cause: LLVM may have said a hundred thousand lines after it
 
 
@@ -47,7 +49,7 @@ class Worker:
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
-        importable = {"PYTHONPATH": str(Path(aot.__file__).resolve().parents[1])}
+        places = [str(Path(aot.__file__).resolve().parents[1]), *importable()]
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed with the worker
         self._scratch = contextlib.ExitStack()
         # locked for as long as this process lives; making one removes those of builders that were killed
@@ -58,7 +60,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=directory,
-            env=allowed | _FIXED | importable | dict(variables or {}),
+            env=allowed | _FIXED | {"PYTHONPATH": os.pathsep.join(places)} | dict(variables or {}),
             start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
         )
 
@@ -83,11 +85,11 @@ class Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(msgpack.packb({"task": task, "arguments": arguments}))
+            self._process.stdin.write(messages.packed({"task": task, "arguments": arguments}))
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._death(task) from None
-        for kind, content in msgpack.Unpacker(self._process.stdout, use_list=False, read_size=1, max_buffer_size=0):
+        for kind, content in messages.received(cast(BinaryIO, self._process.stdout)):
             if kind == "result":
                 self._log.seek(0)  # the worker writes through the same position, so this empties its log
                 self._log.truncate()
@@ -105,8 +107,20 @@ class Worker:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_END))
         log = self._log.read().decode(errors="replace")
         lines = [line for line in log.splitlines() if line.strip() and not pin.is_noise(line)]
-        cause = "killed, perhaps for want of memory" if code == -9 else lines[-1] if lines else "no message"
-        return AotError(f"build: a worker ended during {task!r} with status {code}: {cause}")
+        told = "killed, perhaps for want of memory" if code == -9 else cause(lines)
+        return AotError(f"build: a worker ended during {task!r} with status {code}: {told}")
+
+
+def importable() -> list[str]:
+    """The directories from which the caller imports beside its own, absolute; none is where the process stands."""
+    return [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def cause(lines: Sequence[str]) -> str:
+    """The line of a log that says why its process died: what was fatal, else the last that is no frame of a stack."""
+    fatal = [line for line in lines if _FATAL.search(line)]
+    said = fatal[:1] or [line for line in lines if not _FRAME.match(line)][-1:] or lines[-1:]
+    return said[0].strip() if said else "no message"
 
 
 def raised(name: str, message: str) -> AotError:

@@ -38,6 +38,7 @@ _IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 _IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _KINDS = {media_type: kind for kind, media_type in ATTACHMENTS.items()}
 _NAME = re.compile(rb'"digest":"sha256:([0-9a-f]{64})"')
+_ROW = re.compile(rb'{"digest":"(sha256:[0-9a-f]{64})","mediaType":"([^"]*)","size":([0-9]{1,19})}')
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -73,6 +74,11 @@ class Manifest:
     def names(self) -> set[bytes]:
         """The hex of the layers' digests, with which the rest of them need not be read."""
         return set(_NAME.findall(self.rows))
+
+    def sizes(self, *kinds: str) -> dict[str, int]:
+        """The sizes of the layers of some kinds, by digest, with which the rest of them need not be read."""
+        wanted = {LAYERS[kind].encode() for kind in kinds}
+        return {name.decode(): int(size) for name, kind, size in _ROW.findall(self.rows) if kind in wanted}
 
     @cached_property
     def attachments(self) -> dict[str, Descriptor]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot import digest
+from aot import digest, extras
 from aot.bundle import attachments, oci, store, strict_json
 from aot.errors import AotError, BundleError, InputError
 
@@ -154,10 +154,7 @@ def _library() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise AotError(
-            f"signatures need {error.name or error}, which is not installed; "
-            "install it with: pip install 'jax-aot[sign]'"
-        ) from error
+        raise AotError(f"signatures: {extras.explain(error)}") from error
 
 
 @contextlib.contextmanager

@@ -4,26 +4,35 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
+import logging
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from aot import digest
 from aot.errors import AotError, InputError
+
+log = logging.getLogger("aot")
 
 _AT_FDCWD = -100
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2(2)
-_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 _MISNAMED = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EBUSY}
+
+_OLD = 86400.0  # seconds
 
 
 @contextlib.contextmanager
 def directory(destination: Path) -> Iterator[Path]:
     """A new, locked directory beside an absolute destination; what is left of it is removed at the end.
 
-    Leftovers of killed builds of the same destination, which nobody holds locked, are removed first.
+    Leftovers of killed builds of the same destination are removed first, those of other machines after a day.
     """
     with faults(destination):
         made = _make_parents(destination.parent)
@@ -80,6 +89,8 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        _warn("does not say when data are on the disk", error)
     finally:
         os.close(descriptor)
 
@@ -124,7 +135,7 @@ def _remove_empty(made: list[Path]) -> None:
 
 
 def _name_for(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    return destination.with_name(f".{destination.name}.{_owner()}-{secrets.token_hex(4)}.partial")
 
 
 def _create(destination: Path) -> tuple[Path, int]:
@@ -140,29 +151,106 @@ def _create(destination: Path) -> tuple[Path, int]:
 
 
 def _sweep(destination: Path) -> None:
-    leftover = re.compile(re.escape(f".{destination.name}.") + r"[0-9a-f]{8}\.partial")
+    leftover = re.compile(re.escape(f".{destination.name}.") + r"(?:([0-9a-f]{8}-[0-9]+-[0-9]+)-)?[0-9a-f]{8}\.partial")
     for name in os.listdir(destination.parent):
-        if leftover.fullmatch(name):
+        if found := leftover.fullmatch(name):
             with contextlib.suppress(OSError):
-                _remove_unlocked(destination.with_name(name))
+                _remove_left(destination.with_name(name), found[1] or "")
 
 
-def _remove_unlocked(path: Path) -> None:
+def _remove_left(path: Path, made_by: str) -> None:
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if locked(lock):
+        ours = _lock(lock)
+        if ours is not False and (_is_gone(made_by, ours is True) or _is_old(path)):
             remove(path)
     finally:
         os.close(lock)
 
 
+@functools.cache
+def _host() -> str:
+    """A name of this start of this machine, which no other has."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        start = platform.node()
+    return digest.hex_of(digest.of(start.encode(errors="replace")))[:8]
+
+
+@functools.cache
+def _namespace() -> int:
+    """Within a machine, processes of one namespace know each other by their numbers."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _owner() -> str:
+    """Names this process among those of all machines that see a directory: host, namespace and number."""
+    return f"{_host()}-{_namespace()}-{os.getpid()}"
+
+
+def _is_gone(made_by: str, unlocked: bool) -> bool:
+    """Whether a process has certainly ended, which has no lock on its directory any more where there are locks.
+
+    Locks hold within a machine; on a network file system they say nothing of another one.
+    """
+    host, _, rest = made_by.partition("-")
+    namespace, _, number = rest.partition("-")
+    if host != _host():
+        return False
+    return unlocked if namespace != str(_namespace()) else not _lives(int(number))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a system that does not say
+        return True
+    return status.rpartition(") ")[2][:1] not in ("Z", "X")  # ended, and nobody has asked how
+
+
+def _is_old(path: Path) -> bool:
+    """Whether nothing has been written to a staging directory for so long that nobody is at work on it."""
+    places = (path, path / "blobs", path / "blobs" / "sha256")
+    return time.time() - max(place.stat().st_mtime for place in places if place.exists()) > _OLD
+
+
 def locked(lock: int) -> bool:
-    """Whether the lock is ours now. It goes with the process, so a killed build holds none."""
+    """Whether nobody else has the lock now. It goes with the process, so a killed build holds none."""
+    return _lock(lock) is not False
+
+
+def _lock(lock: int) -> bool | None:
+    """Whether the lock is ours now; None where the file system knows no locks, and a line says so."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        _warn("locks no files", error)
+        return None
     return True
+
+
+@functools.cache
+def _remark(what: str) -> None:
+    log.warning("%s", what)
+
+
+def _warn(lacks: str, error: OSError) -> None:
+    """Says once what a file system does not do. Raises any other error."""
+    if error.errno not in _UNSUPPORTED | {errno.ENOLCK}:
+        raise error
+    _remark(f"the file system {lacks} ({(error.strerror or str(error)).lower()}); going on without")
 
 
 def _rename_with(source: Path, destination: Path, flags: int) -> None:

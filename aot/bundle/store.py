@@ -5,12 +5,13 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aot import digest
-from aot.bundle import codec, oci, weights
+from aot.bundle import codec, held, oci, weights
+from aot.bundle.held import Held
 from aot.bundle.records import Index
 from aot.errors import AotError, BundleError, InputError
 
@@ -44,6 +45,8 @@ class Bundle:
     manifest_digest: str
     hashed: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
     """The files that `verify` hashed, by digest, as they were when it began with them."""
+    held: Mapping[str, Held] = field(default_factory=dict, repr=False, compare=False)
+    """Files of blobs, by digest, that are read whatever becomes of the bundle's path."""
 
     @property
     def attachments(self) -> Mapping[str, oci.Descriptor]:
@@ -55,9 +58,17 @@ class Bundle:
         """The digests of all its blobs, the index and the image manifest among them."""
         return frozenset({self.digest, self.manifest_digest, *(layer.digest for layer in self.manifest.layers)})
 
+    def holding(self, files: Iterable[tuple[str, int]], most: int) -> "Bundle":
+        """The same, with more files held, by digest and size: at most so many of them open, the rest in memory."""
+        made = dict(self.held)
+        for number, (name, size) in enumerate(files):
+            with _blob(self.path, name, size) as descriptor, _faults(f"bundle {self.path}: blob {_short(name)}"):
+                made[name] = Held(descriptor, size, is_open=number < most)
+        return replace(self, held=made)
+
     def read(self, name: str, size: int) -> bytes:
         """The bytes of a blob, checked against its digest."""
-        return _read_blob(self.path, name, size)
+        return _read_blob(self.path, name, size, self.held.get(name))
 
     def attachment(self, kind: str) -> bytes | None:
         """The bytes of an attachment, checked against its digest; None where the bundle has none of this kind."""
@@ -236,10 +247,14 @@ def _limit(place: str, what: str, size: int, limit: int) -> None:
         raise BundleError(f"{place}: {what} of {size} bytes, at most {limit} are allowed; {_ADVICE}")
 
 
-def _read_blob(path: Path, name: str, size: int) -> bytes:
+def _read_blob(path: Path, name: str, size: int, file: Held | None = None) -> bytes:
     faults = _faults(f"bundle {path}: blob {_short(name)}")
-    with _blob(path, name, size) as descriptor, faults, os.fdopen(descriptor, "rb", closefd=False) as file:
-        data = file.read(size)
+    if file is not None:
+        with faults:
+            data = b"".join(file.pieces())
+    else:
+        with _blob(path, name, size) as descriptor, faults:
+            data = b"".join(held.pieces(descriptor, size))
     _match(path, name, digest.of(data))
     return data
 
@@ -305,6 +320,8 @@ def _faults(place: str) -> Iterator[None]:
     except PermissionError as error:
         raise AotError(f"{place}: no permission to read it; change its mode or its owner") from error
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise AotError(f"{place}: cannot be opened ({error.strerror}); raise `ulimit -n`, or close some") from error
         reason = "is missing" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
         raise BundleError(f"{place} {reason}; {_ADVICE}") from error
 

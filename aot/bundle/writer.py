@@ -68,9 +68,11 @@ class Writer:
 
         Raises InputError for a destination that cannot be one, AotError where the system refuses to write.
         """
-        absolute = Path(os.path.abspath(destination))
+        absolute = _followed(Path(os.path.abspath(destination)))
         if not absolute.name:
             raise InputError(f"{destination}: is no directory that could be made; name another")
+        if os.path.ismount(absolute):
+            raise InputError(f"{destination}: is a mount point, which cannot be renamed; name a directory below it")
         with staging.directory(absolute) as root:
             with staging.faults(destination):
                 (root / "blobs").mkdir(mode=0o755)
@@ -226,6 +228,11 @@ def occupied(destination: Path) -> InputError:
     return InputError(
         f"{destination}: exists already and is not this bundle; replace it with --replace or name another"
     )
+
+
+def _followed(path: Path) -> Path:
+    """What a symlink names, for that is what changes when it is replaced; other paths as they are."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) and os.path.exists(path) else path
 
 
 def _link(source: Path, destination: Path) -> None:

@@ -53,7 +53,7 @@ def command(
     with progress.waiting("") as say:
         found = bench.measure(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
-        plot.write_text(_drawn(bundle, found))
+        plot.write_text(_drawn(bundle, found), encoding="utf-8")
     if as_json:
         output.document(found)
     else:

@@ -50,7 +50,7 @@ def command(
     if not allow_expired:
         releases.check_in_time(release, ", or build with --allow-expired")
     where = destination or Path("dist", plan.name)
-    kept = None if no_cache else cache.Cache(cache.location())
+    kept = None if no_cache else cache.own()
     options = build.Options(where, replace, force, jobs, kept)
     options.place().keep(manifest, plan.model.checkpoint, plan.model.tokenizer, *map(tuning.path, plan.targets))
     remarks = (*plan.dropped, *releases.remarks(release))

@@ -123,9 +123,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'aot'}: {error.strerror or error}", 1, given)
     except ImportError as error:
-        return _fail(
-            f"{error.name or error}: is not installed; install it with: pip install 'jax-aot[build]'", 1, given
-        )
+        from aot import extras  # which takes a while to import
+
+        return _fail(extras.explain(error), 1, given)
 
 
 class _Ended(BaseException):

@@ -1,5 +1,6 @@
 """What commands print: results to stdout, steps to stderr."""
 
+import codecs
 import json
 import math
 import sys
@@ -15,6 +16,8 @@ from aot import precompile
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WIDE = 1000
+PLAIN: Mapping[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""For consoles that show texts as they are: names of files and models may look like rich's markup."""
 
 
 def as_json(command: F) -> F:
@@ -59,8 +62,9 @@ def examples(*lines: str) -> str:
 
 
 def document(value: Mapping[str, Any]) -> None:
-    """One JSON document on stdout; what is no number, and so nothing of JSON's, is null."""
-    click.echo(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+    """One JSON document on stdout, whatever the encoding of that has no letters for; what is no number is null."""
+    utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    click.echo(json.dumps(_finite(value), ensure_ascii=not utf_8, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -73,7 +77,7 @@ def _finite(value: Any) -> Any:
 
 def console() -> Console:
     """Stdout, as wide as the terminal; wide enough for any table where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    return Console(**PLAIN, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from aot import partition
 from aot.cli import output
 
@@ -33,7 +31,7 @@ def show(found: "Footprint") -> None:
             lies = ", ".join("·".join(partition.names(entry)) or "–" for entry in first.axes) or "–"
             shape = f"{first.dtype} {list(first.shape)}"
             cells = (name, shape, lies if any(first.axes) else "whole", first.rule or "", str(count))
-            table.add_row(*map(escape, cells))
+            table.add_row(*cells)
         console.print(table)
     place = "each device holds" if found.mesh else "one device holds"
     held = f"weights {output.size(found.weights)}, state and KV cache {output.size(found.state)}"

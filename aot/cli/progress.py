@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from aot.cli import output
+
 _PARTS = {"golden": "entries"}
 """What is counted in a step, where it is not programs."""
 _WIDTH = 24
@@ -29,7 +31,7 @@ def is_watched() -> bool:
 def waiting(text: str) -> Iterator[Callable[[str], None]]:
     """Says what goes on in work whose parts are not counted; what it gives changes the words."""
     if is_watched():
-        with Console(stderr=True, highlight=False).status(Text(text)) as status:
+        with Console(stderr=True, **output.PLAIN).status(Text(text)) as status:
             yield lambda words: status.update(Text(words))
         return
     said = [text]
@@ -92,7 +94,7 @@ class _Bars:
     def __init__(self) -> None:
         columns = (TextColumn("{task.description:8}", markup=False), Bar(), TimeElapsedColumn(), Remaining())
         detail = TextColumn("{task.fields[detail]}", markup=False)
-        self._progress = Progress(*columns, detail, console=Console(stderr=True, highlight=False))
+        self._progress = Progress(*columns, detail, console=Console(stderr=True, **output.PLAIN))
 
     def start(self) -> None:
         self._progress.start()

@@ -41,7 +41,7 @@ def command(
     """
     plan = None if manifest is None else plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
-    kept = None if no_cache else cache.Cache(cache.location())
+    kept = None if no_cache else cache.own()
     options = build.Options(destination, replace, force, jobs, kept)
     options.place().keep(manifest, None if destination.resolve() == bundle.resolve() else bundle)
     with Display() as display:

@@ -78,7 +78,7 @@ class Plan:
         plain["combos"] = [combo.dimensions() for combo in self.combos]
         if self.generation is not None:
             plain["generation"] = {**vars(self.generation), "sampling": dataclasses.asdict(self.generation.sampling)}
-        return digest.canonical_json(plain).decode()
+        return digest.canonical_text(plain)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":

@@ -80,6 +80,7 @@ def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Grou
     """
     _check_ids(ids)
     if place.mesh:
+        _heed_flags()
         from aot.runtime import mesh_client
 
         return mesh_client.Client(place.platform, place.mesh, ids, group)
@@ -92,6 +93,7 @@ def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]
     asked = os.environ.get(VARIABLE) or "jaxlib"
     if asked not in ("jaxlib", "jax"):
         raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
+    _heed_flags()
     if asked == "jaxlib" and platform == "cpu" and not compiling:
         from aot.runtime import jaxlib_client
 
@@ -111,6 +113,7 @@ def _check_ids(ids: Sequence[int]) -> None:
 
 def count(platform: str) -> int:
     """How many devices of a platform this process has."""
+    _heed_flags()
     if "jax" in sys.modules or platform != "cpu":
         from aot.runtime import jax_client
 
@@ -118,6 +121,13 @@ def count(platform: str) -> int:
     from aot.runtime import jaxlib_client
 
     return jaxlib_client.count()
+
+
+def _heed_flags() -> None:
+    if "XLA_FLAGS" in os.environ:
+        from aot.runtime import flags
+
+        flags.settle()
 
 
 def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRecord) -> Any:
@@ -176,6 +186,14 @@ def handler(aval: Any, sharding: Any) -> Any:
 def _checks(make: Any) -> bool:
     """Whether jaxlib checks results unless it is told to skip that: up to 0.11.1 it does, and says so."""
     return "_skip_checks" in str(make.__doc__)
+
+
+def collect() -> None:
+    """Has jaxlib let go of host arrays that no device uses any more; by itself it waits for its next occasion."""
+    from jaxlib import _jax
+
+    if hasattr(_jax, "collect_garbage"):  # a private name
+        _jax.collect_garbage()
 
 
 def dtype(name: str) -> "np.dtype[Any]":

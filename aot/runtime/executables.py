@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from aot.bundle.records import ProgramRecord
 from aot.bundle.store import Bundle
@@ -21,6 +22,7 @@ class Executables:
         self._bundle, self._client, self._policy = bundle, client, policy
         self._made: dict[str, Future[Executable]] = {}
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
         self._closed = False
 
     def of(self, program: ProgramRecord) -> Executable:
@@ -40,28 +42,50 @@ class Executables:
 
     def ahead(self, programs: Iterable[ProgramRecord]) -> None:
         """Loads what fits this machine, in a thread of its own; faults wait for whoever needs the program."""
-        threading.Thread(target=self._load, args=(programs,), name="aot-load").start()
+        self._begin(self._load, programs)
+
+    def rest(self, programs: Iterable[ProgramRecord]) -> None:
+        """The same for all that there are; no file is held open for them afterwards."""
+        self._begin(self._load_all, programs)
 
     def close(self) -> None:
-        """Ends loading ahead."""
+        """Ends loading ahead, and waits until it has ended."""
         self._closed = True
+        for thread in self._threads:
+            thread.join()
 
-    def _load(self, programs: Iterable[ProgramRecord]) -> None:
+    def _begin(self, target: Callable[[Iterable[ProgramRecord]], object], programs: Iterable[ProgramRecord]) -> None:
+        thread = threading.Thread(target=target, args=(programs,), name="aot-load")
+        with self._lock:
+            self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
+            thread.start()
+
+    def _load_all(self, programs: Iterable[ProgramRecord]) -> None:
+        if self._load(programs) and self._policy == "strict":  # which reads nothing else
+            self._bundle = replace(self._bundle, held={})
+
+    def _load(self, programs: Iterable[ProgramRecord]) -> bool:
+        """Whether all that fits this machine is loaded now."""
+        whole = True
         try:
             for program in programs:
                 # The interpreter waits for this thread when it ends, as the loader must not lose its client meanwhile.
                 if self._closed or not threading.main_thread().is_alive():
-                    return
-                if program.digest not in self._made and entries.fitting(program) is not None:
-                    self._load_one(program)
+                    return False
+                if entries.fitting(program) is not None:
+                    whole &= self._load_one(program)
         except AotError as error:  # the record of a program, or of a chain
             log.info("nothing more is loaded ahead: %s", error)
+            return False
+        return whole
 
-    def _load_one(self, program: ProgramRecord) -> None:
+    def _load_one(self, program: ProgramRecord) -> bool:
         try:
             self.of(program)
         except AotError as error:
             log.info("program %s was not loaded ahead: %s", program.name, error)
+            return False
+        return True
 
     def _make(self, program: ProgramRecord, future: "Future[Executable]") -> None:
         try:

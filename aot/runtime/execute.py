@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from aot import isa
 from aot.bundle.bounds import Axes
 from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
-from aot.errors import InputError
+from aot.errors import InputError, MachineError
 from aot.runtime import entries, placing
 from aot.runtime.client import Buffer, Client, Place, dtype
 from aot.runtime.client import open as open_client
@@ -70,12 +71,26 @@ class Executor:
     def run(
         self, entry: Entry, inputs: Inputs, state: State | None = None, source: State | None = None
     ) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, Buffer]]:
-        """Outputs by name, and the state's buffers by slot. Inputs have the entry's exact shapes."""
+        """Outputs by name, and the state's buffers by slot. Inputs have the entry's exact shapes.
+
+        Raises MachineError where XLA fails on this machine.
+        """
+        try:
+            return self._run(entry, inputs, state, source)
+        except RuntimeError as error:  # jaxlib's own are of this kind
+            cause = str(error).partition("\n")[0]
+            raise MachineError(
+                f"entry {entry.key[:12]}… {entry.phase}: XLA fails here: {cause}; {_advice()}"
+            ) from error
+
+    def _run(
+        self, entry: Entry, inputs: Inputs, state: State | None, source: State | None
+    ) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, Buffer]]:
         self.prepare(entry)
         prepared = self._of(entry)
         slots = self._start(prepared, inputs, state, source)
         if not prepared.gathered <= slots.keys():
-            slots |= self.run(self._gather(entry), {})[1]
+            slots |= self._run(self._gather(entry), {}, None, None)[1]
         for call in prepared.calls:
             results = self.executables.of(call.program)(call.arguments(slots))
             slots.update(zip(call.gives, results, strict=True))
@@ -127,6 +142,12 @@ class Executor:
         if donated or array.nbytes > _SMALL:
             return self.client.put(array, axes)
         return self._put_once(array.tobytes(), array.dtype, array.shape, axes)
+
+
+def _advice() -> str:
+    if isa.cpuinfo_is_hidden():
+        return "its kernels read /proc/cpuinfo, which is hidden here; show it to this process, or run it elsewhere"
+    return "run it elsewhere, or report it"
 
 
 def _once(client: Client) -> Callable[[bytes, "np.dtype[Any]", tuple[int, ...], Axes], Buffer]:

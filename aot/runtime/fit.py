@@ -22,10 +22,12 @@ def cause(executable: ExecutableRecord) -> str | None:
 
 
 def remark(executable: ExecutableRecord) -> str:
-    """What to know of one that runs: it may leave cores idle."""
+    """What to know of one that runs: it may leave cores idle, or miss what the system hides."""
     ((_, options),) = executable.target.items()
     threads, cores = options.get("threads"), os.cpu_count() or 1
-    return f"built for {threads} threads, this machine has {cores} cores" if threads and cores > threads else ""
+    idle = f"built for {threads} threads, this machine has {cores} cores" if threads and cores > threads else ""
+    hidden = "/proc/cpuinfo is hidden, without which XLA's kernels may fail" if isa.cpuinfo_is_hidden() else ""
+    return "; ".join(filter(None, (idle, hidden)))
 
 
 @cache
@@ -40,6 +42,8 @@ def _cpu(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> 
     here = isa.machine()
     if requires["machine"] != here.machine:
         return f"built for {requires['machine']}, this machine is {here.machine}"
+    if not here.features:
+        return f"built for cpu {options['isa']}, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
     if lacking := isa.missing(requires, here):
         rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         return f"built for cpu {options['isa']}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"

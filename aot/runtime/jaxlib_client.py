@@ -28,13 +28,13 @@ class UnknownError(Exception):
 
 def clients(ids: Sequence[int]) -> "Iterator[Client]":
     """A client for each of some virtual devices, of which there are as many as it takes. Raises UnknownError."""
-    backend = _backend(max(ids) + 1) if any(ids) or len(ids) > 1 else None
+    backend = _backend(max(ids) + 1 if any(ids) or len(ids) > 1 else None, os.getpid())
     return (Client(backend, id) for id in ids)
 
 
 def count() -> int:
     """How many virtual devices this process has unless more are asked for: XLA_FLAGS may say so."""
-    return len(xla_client.make_cpu_client().devices())
+    return len(_backend(None, os.getpid()).devices())
 
 
 class Client:
@@ -78,7 +78,7 @@ class Client:
     def _start(self, backend: Any, id: int) -> None:
         if "jax" not in sys.modules:  # which has set it already
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("jax_enable_x64", False))
-        self._client = backend or xla_client.make_cpu_client()
+        self._client = backend or _backend(None, os.getpid())
         self._devices = self._client.devices()[id : id + 1]
         self._list = xla_client.DeviceList(tuple(self._devices))
         self._sharding = _sharding(self._devices[0], self._list)
@@ -104,12 +104,16 @@ class Client:
 
 
 @cache
-def _backend(devices: int) -> Any:
-    """One for all bundles of a process, as its virtual devices share their threads."""
+def _backend(devices: int | None, process: int) -> Any:
+    """One for all bundles of a process, of so many devices, or as many as XLA_FLAGS say.
+
+    Its threads go with it, and it goes with Python's cycle collector alone, as jaxlib's clients and devices hold each
+    other. A child of a fork has none of its parent's threads, so it gets a client of its own.
+    """
     try:
-        return xla_client.make_cpu_client(num_devices=devices)
-    except TypeError as error:
-        raise UnknownError(f"jaxlib: {str(error).partition(chr(10))[0]}") from error
+        return xla_client.make_cpu_client(**({} if devices is None else {"num_devices": devices}))
+    except Exception as error:  # whatever calling a private name in a wrong way may raise
+        raise UnknownError(f"jaxlib: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 class _Aval:

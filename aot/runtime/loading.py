@@ -1,9 +1,10 @@
 """Loading a bundle: `aot.load`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from aot.bundle import store
+from aot.bundle import held, store
+from aot.bundle.records import BlobRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.runtime import entries, expiry, placing, verification
@@ -40,6 +41,7 @@ def load(
     was built for the largest takes them that they hold. `replicas` serves a bundle of one device on so many (`all`: on
     all of `devices`, or of this process), splitting the rows of a call over them. With `distributed` this process holds
     its part of a mesh that several processes share; each of them is to make the same calls in the same order.
+    A loaded bundle serves to its end whatever becomes of its directory: what may still be read is held open.
     Raises InputError, BundleError, MachineError, PeerError.
     """
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
@@ -51,11 +53,32 @@ def load(
     place = asked.place(bundle.index)
     found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
-    views = placing.maps(bundle)  # whose pages come while the clients start
-    checked = Verification(bundle, views, verify)
+    served = bundle.holding(_sizes(bundle.index.tokenizer.values()), held.room())
+    views = placing.maps(
+        bundle
+    )  # whose pages come while the clients start, and which stay whatever becomes of the files
+    checked = Verification(served, views, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
-    executors, group = asked.executors(bundle, policy, place, compiling, views)
-    return Model(bundle, found, executors, checked, group)
+    started = served.holding(_needed_at_first(bundle, found, policy), held.room())
+    executors, group = asked.executors(started, policy, place, compiling, views)
+    return Model(served, found, executors, checked, group)
+
+
+def _sizes(blobs: Iterable[BlobRecord]) -> Iterable[tuple[str, int]]:
+    return ((blob.digest, blob.bytes) for blob in blobs)
+
+
+def _needed_at_first(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Iterable[tuple[str, int]]:
+    """What is read until all is loaded that runs here: executables, and programs where these may be compiled.
+
+    Which ones run here takes looking at each program, so that is asked only where there are many files.
+    """
+    sizes = bundle.manifest.sizes("executable", *(["program"] if policy == "compile" else []))
+    if len(sizes) <= held.room():
+        return sizes.items()
+    chosen = ((program, entries.fitting(program)) for program in entries.programs(found))
+    needed = {program.digest if executable is None else executable.digest for program, executable in chosen}
+    return [(name, size) for name, size in sizes.items() if name in needed]
 
 
 def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:

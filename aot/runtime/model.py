@@ -1,5 +1,6 @@
 """A loaded bundle: what `aot.load` gives."""
 
+import os
 import random
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -12,7 +13,7 @@ from aot import buckets, digest, vision
 from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import call, entries, replicas, requests
+from aot.runtime import call, client, entries, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
@@ -47,6 +48,7 @@ class Model:
         self._phases = {name: call.Candidates(e for e in found if e.phase == name) for name in names}
         self._greedy: dict[int, Inputs] = {}
         self._settled = False
+        self._process = os.getpid()
 
     def __enter__(self) -> "Model":
         return self
@@ -54,13 +56,22 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise InputError(
+            f"bundle {self._bundle.path}: a loaded model cannot be copied or pickled; load its path where it is needed"
+        )
+
     def close(self) -> None:
         """Lets go of weights and executables; calls afterwards are InputErrors."""
-        for executor in self._executors:
-            executor.executables.close()
+        if os.getpid() != self._process:  # in a child of a fork they are its parent's
+            return
+        self._greedy.clear()
+        for executables in [executor.executables for executor in self._executors]:
+            executables.close()
         if self._executors and self._group is not None:
             self._group.close()
         self._executors = ()
+        client.collect()
 
     @property
     def bundle(self) -> Bundle:
@@ -98,7 +109,7 @@ class Model:
         if phase not in self._phases:
             known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
-        self._verification.refuse()
+        self._refuse()
         candidates, executors = self._phases[phase], self._running
         parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
         calls = [
@@ -173,12 +184,21 @@ class Model:
 
     def _verified(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
         """The steps, as long as nothing speaks against the weights; checking them begins after the first."""
-        self._verification.refuse()
+        self._refuse()
         for pieces in steps:
             self._verification.begin()
             yield pieces
-            self._verification.refuse()
+            self._refuse()
         self._settle()
+
+    def _refuse(self) -> None:
+        """Raises what speaks against running anything."""
+        if os.getpid() != self._process:
+            raise InputError(
+                f"bundle {self._bundle.path}: loaded before this process was forked, and the threads that run it are "
+                "its parent's; load it after the fork"
+            )
+        self._verification.refuse()
 
     def _settle(self) -> None:
         """Ends a call: no result is whole before the weights are. What it did not need is then loaded ahead."""
@@ -186,10 +206,11 @@ class Model:
         if self._executors and not self._settled:
             self._settled = True
             for executor in self._executors:
-                executor.executables.ahead(entries.programs(self._entries.values()))
+                executor.executables.rest(entries.programs(self._entries.values()))
 
     @property
     def _running(self) -> tuple[Executor, ...]:
+        self._refuse()
         if not self._executors:
             raise InputError(f"bundle {self._bundle.path}: the model was closed; load it again")
         return self._executors
