@@ -1,6 +1,5 @@
 """Files of a bundle that are read long after it was loaded, whatever has become of their names by then."""
 
-import hashlib
 import os
 import resource
 import weakref
@@ -25,14 +24,6 @@ class Held:
             yield self._data or b""
         else:
             yield from pieces(self._descriptor, self.size)
-
-    @property
-    def digest(self) -> str:
-        """That of its bytes."""
-        hasher = hashlib.sha256()
-        for piece in self.pieces():
-            hasher.update(piece)
-        return f"sha256:{hasher.hexdigest()}"
 
 
 def pieces(descriptor: int, size: int) -> Iterator[bytes]:
