@@ -96,6 +96,34 @@ def test_draws_agree_with_the_oracle(row, logits, data):
             np.testing.assert_allclose(logprobs[index], logprob, atol=1e-5)
 
 
+@settings(max_examples=50, deadline=None)
+@given(row=REQUESTS, logits=LOGITS, ids=st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=VOCAB - 1))
+def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row, logits, ids):
+    left = np.where(np.isin(np.arange(VOCAB), list(ids)), -np.inf, np.float32(logits))
+    arrays = [np.zeros((1, VOCAB), bool), np.zeros((1, VOCAB), np.int32), np.zeros(1, np.int32), options([row])]
+    token, logprob = sampling.sample(
+        jnp.asarray(np.float32([logits])), *map(jnp.asarray, arrays[:3]), arrays[3], (*ids,)
+    )
+    expected, _ = run([row], left)
+
+    assert token.tolist() == expected.tolist()
+    assert int(token[0]) not in ids
+    raw = np.float64(logits)
+    np.testing.assert_allclose(logprob, raw[token] - np.log(np.exp(raw).sum()), atol=1e-5)
+
+
+def test_many_suppressed_tokens_of_a_large_vocabulary_are_a_small_constant():
+    ids = tuple(range(3, 150_000, 2))
+
+    def mask():
+        return sampling._among(ids, 151_937)
+
+    module = export.export(jax.jit(mask))().mlir_module()
+
+    assert np.flatnonzero(np.asarray(mask())).tolist() == list(ids)
+    assert max(len(digits) // 2 for digits in re.findall(r'dense<"0x([0-9A-F]+)"', module)) < 20_000
+
+
 def test_no_value_recompiles():
     run([Row()], [0.0, 1.0])
     before = sample._cache_size()
@@ -118,6 +146,7 @@ def test_no_value_recompiles():
         (np.log([1, 4, 2, 1]), 0.76, {0, 1, 2}),
         (np.log([1, 4, 2, 1]), 0.88, {0, 1, 2, 3}),
         ([0.0, 0.0], 1e-30, {0}),
+        ([1.0, 3.0, 3.0], 0.0, {1}),
     ],
 )
 def test_top_p_keeps_the_fewest_that_reach_it_lowest_ids_first(logits, top_p, expected):

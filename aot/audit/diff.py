@@ -78,6 +78,12 @@ def _generation(factor: Factor, pair: _Pair) -> Iterator[Cause]:
         yield from _value(factor, pair)
 
 
+def _format(factor: Factor, pair: _Pair) -> Iterator[Cause]:
+    """It follows from what only a newer one can say."""
+    if not {"generation.sampling", "generation.suppressed"} & pair.changed:
+        yield from _value(factor, pair)
+
+
 def _validity(factor: Factor, pair: _Pair) -> Iterator[Cause]:
     if "jax" not in pair.changed:  # whose window it is
         yield from _value(factor, pair)
@@ -177,6 +183,7 @@ def _per_target(factor: Factor, pair: _Pair, field: str) -> Iterator[Cause]:
 _Compare = Callable[[Factor, _Pair], Iterator[Cause]]
 _COMPARE: Mapping[str, _Compare] = {
     **{factor.name: _generation for factor in factors.FACTORS if factor.name.startswith("generation.")},
+    "format": _format,
     "compiler": _compiler,
     "validity": _validity,
     "model config": _fields,
@@ -184,6 +191,7 @@ _COMPARE: Mapping[str, _Compare] = {
     "tokenizer": _tokenizer,
     "precompile config": _precompile,
     "generation.sampling": _fields,
+    "generation.suppressed": _fields,
     "partition rules": _partition,
     "targets": _targets,
     "tuning": _tuning,

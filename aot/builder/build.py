@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot.builder import compile, executables, golden, provenance, tokenizer, tuning
+from aot import devices, sampling
+from aot.builder import compile, executables, footprint, golden, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
 from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
@@ -75,6 +76,16 @@ def count(plan: "Plan") -> "Counted":
 
     with Worker() as worker:
         return decoded(Counted, worker.request("count", plan=plan.to_json()))
+
+
+def fullness(plan: "Plan") -> tuple[str, ...]:
+    """A line for each target whose devices weights and state nearly fill. Raises ManifestError where they do not fit.
+
+    Nothing is counted where no target says how much memory its devices have.
+    """
+    if all(devices.memory(target) is None for target in plan.targets):
+        return ()
+    return tuple(footprint.remarks(plan.targets, count(plan).footprints))
 
 
 def check_machine(targets: Iterable[Target]) -> None:
@@ -159,7 +170,7 @@ def indexed(
     from aot.plan import images
 
     return Index(
-        format=records.FORMAT,
+        format=_format(plan),
         valid_until=valid_until,
         origin=None,
         versions=lowered.versions,
@@ -192,4 +203,11 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     made = plan.generation
     if made is None:
         return None
-    return records.GenerationRecord(**{**vars(made), "sampling": vars(made.sampling)})
+    plain = {name: value for name, value in vars(made).items() if name != "restrictions"}
+    return records.GenerationRecord(**{**plain, "sampling": sampling.recorded(made.sampling, made.restrictions)})
+
+
+def _format(plan: "Plan") -> int:
+    """The oldest version of the format that can say what the index has to."""
+    restricted = plan.generation is not None and plan.generation.restrictions != sampling.Restrictions()
+    return records.FORMAT if restricted else 1

@@ -11,18 +11,23 @@ from collections.abc import Iterable, Iterator
 from aot import digest
 from aot.bundle.records import ArgumentRecord, ChainRecord, Index, ProgramRecord, stored
 from aot.chain import GIVES, TAKES
+from aot.sampling import FIELDS, RESTRICTIONS
 from aot.vision import FITS, ROTARY
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TAKES = set(TAKES)
 _GIVES = set(GIVES)
+_RESTRICTED = 2  # the format in which restrictions came
 
 
 def check(index: Index) -> None:
     """Raises ValueError with the path of the first fault and what is wrong there, programs and chains aside."""
     _raise_first(
         rule(index)
-        for rule in (_valid_until, _blobs, _combos, _phases, _bindings, _entries, _weights, _tokenizer, _images)
+        for rule in (
+            *(_valid_until, _blobs, _combos, _phases, _bindings, _entries, _weights, _tokenizer, _images),
+            _sampling,
+        )
     )
 
 
@@ -180,6 +185,24 @@ def _images(index: Index) -> Iterator[str]:
     fits = [step.get("fit") for step in images.recipe if step.get("step") == "resize"]
     if len(fits) != 1 or fits[0] not in FITS:
         yield f"images.recipe: must resize once, with a fit of {' or '.join(FITS)}, got {fits!r}"
+
+
+def _sampling(index: Index) -> Iterator[str]:
+    if index.generation is None:
+        return
+    for name, value in index.generation.sampling.items():
+        place = f"generation.sampling[{name!r}]"
+        if name in FIELDS:
+            if type(value) not in (int, float):
+                yield f"{place}: must be a number, got {value!r:.80}"
+        elif name not in RESTRICTIONS:
+            yield f"{place}: unknown name; known: {', '.join((*FIELDS, *RESTRICTIONS))}"
+        elif index.format < _RESTRICTED:
+            yield f"{place}: must not be there before format {_RESTRICTED}"
+        elif not (isinstance(value, tuple) and value and all(type(item) is RESTRICTIONS[name] for item in value)):
+            yield f"{place}: must be a list of {RESTRICTIONS[name].__name__} that is not empty, got {value!r:.80}"
+        elif name != "stop" and not all(0 <= token < index.generation.vocab_size for token in value):
+            yield f"{place}: must be tokens of the vocabulary, which ends at {index.generation.vocab_size - 1}"
 
 
 def _tokenizer(index: Index) -> Iterator[str]:

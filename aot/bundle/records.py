@@ -16,7 +16,8 @@ from aot.vision import Images
 
 # Format versions:
 # 1: the first.
-FORMAT = 1
+# 2: `generation.sampling` may have the names of `aot.sampling.RESTRICTIONS`.
+FORMAT = 2
 
 Axes = tuple[str | tuple[str, ...] | None, ...]
 """For each axis of an array the mesh axes that it is split over; None where every device has all of it."""
@@ -152,7 +153,8 @@ class GenerationRecord:
     eos_token_id: tuple[int, ...]
     pad_token_id: int
     bos_token_id: int | None
-    sampling: Mapping[str, float]
+    sampling: Mapping[str, Any]
+    """Numbers, and where a checkpoint restricts its texts lists, as `aot.sampling.recorded` gives them."""
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,16 @@ def command(
     very bundle is left as it is. A build that fails, or is interrupted, leaves nothing behind but what it has added to
     the build cache, where the next one goes on.
     """
-    plan = plans.resolve(plans.read(manifest))
+    given = plans.read(manifest)
+    plan = plans.resolve(given)
     release = releases.installed(jax_released)
     if not allow_expired:
         releases.check_in_time(release, ", or build with --allow-expired")
     where = destination or Path("dist", plan.name)
     if replace:
         _keep(where, manifest, plan)
-    for line in (*plan.dropped, *releases.remarks(release)):
+    planned = (*plan.dropped, *plans.endings(given, plan), *build.fullness(plan))
+    for line in (*planned, *releases.remarks(release)):
         click.echo(f"remark: {line}", err=True)
     kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:

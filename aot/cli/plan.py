@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build, releases
+from aot.builder import build, footprint, releases
 from aot.cli import output, placement, shapes
 from aot.plan import Plan
 
@@ -22,9 +22,11 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, which pictures would be much distorted, which combos of a product
-    can serve no request, and that programs have expired or soon will.
+    can serve no request, that the tokenizer names another EOS than the model's files, that weights and state nearly
+    fill the devices of a target, and that programs have expired or soon will. More than such devices have is an error.
     """
-    plan = plans.resolve(plans.read(manifest))
+    given = plans.read(manifest)
+    plan = plans.resolve(given)
     release = releases.installed(jax_released)
     late = releases.remarks(release)
     counted = build.count(plan)
@@ -39,8 +41,15 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
         for each in counted.footprints:
             placement.show(each)
         click.echo(f"valid until {release.valid_until}")
-    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    planned = (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
+    laid = [remark for each in counted.footprints for remark in placement.remarks(each)]
+    laid += footprint.remarks(plan.targets, counted.footprints)
+    planned = (
+        *plan.dropped,
+        *plans.waste(plan),
+        *plans.endings(given, plan),
+        *plans.uninstalled(plan),
+        *plans.untuned(plan),
+    )
     for remark in (*planned, *laid, *late):
         click.echo(f"remark: {remark}", err=as_json)
 

@@ -105,6 +105,8 @@ def _sequences(value: Any) -> Any:
         if value is table and not re.fullmatch("[0-9a-f]{64}", _hex(key)):
             raise Wrong((key, f"keys must be those of combos, 64 hex characters or as an integer, got {key!r}"))
     by_key = {_hex(key): number for key, number in table.items()}
+    if len(by_key) < len(table):
+        raise Wrong(("", "the same key is there twice, as an integer and in hex; remove one"))
     return by_key if value is table else value
 
 
@@ -127,12 +129,14 @@ def _sampling(value: Any) -> Any:
     wrong = [(key, text) for key, item in value.items() if (text := _option(key, item))]
     if wrong:
         raise Wrong(*wrong)
-    return sampling.SamplingParams(**value)
+    return sampling.SamplingParams(**{key: item for key, item in value.items() if item is not None})
 
 
 def _option(key: Any, value: Any) -> str | None:
     if key not in sampling.FIELDS:
         return dimensions.unknown_key(key, sampling.FIELDS)
+    if value is None:
+        return None
     try:
         sampling.SamplingParams(**{key: value})
     except InputError as error:

@@ -36,6 +36,10 @@ class Options:
     """none, last or all: what prefill and decode give beside tokens and logprobs."""
     eos_ids: int
     """Room for ids that end a row; unused places hold -1."""
+    suppress: tuple[int, ...] = ()
+    """Tokens that are never drawn."""
+    begin_suppress: tuple[int, ...] = ()
+    """Tokens that are not drawn first."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class Phases:
         state = {f"state/{path}": array for path, array in self._state(sizes).items() if path != "logits"}
         weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
         inputs = {"stop": Array((sizes.batch,), "bool"), **self._request(sizes)}
-        function = steps.Decode(self.decoder, self.options.streaming_chunks, self.options.logits, sizes.capacity)
+        options = self.options
+        function = steps.Decode(
+            self.decoder, options.streaming_chunks, options.logits, sizes.capacity, options.suppress
+        )
         carried = set(state) - {"state/prompted"}
         program = chain.program("decode", function, {**weights, **state, **_slots("input", inputs)}, carried)
         outputs: dict[str, Axes] = {"tokens": (*BATCH, None), "logprobs": (*BATCH, None), "steps": ()}
@@ -175,7 +182,8 @@ class Phases:
         state, request = self._state(sizes), self._request(sizes)
         taken = {name: state[name] for name in ("logits", "prompted", "lengths")}
         shown = self.options.logits == "last"
-        program = chain.program("first", steps.First(shown), {**taken, **request})
+        suppressed = tuple(sorted({*self.options.suppress, *self.options.begin_suppress}))
+        program = chain.program("first", steps.First(shown, suppressed), {**taken, **request})
         takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in request}}
         gives = {name: f"state/{name}" for name in steps.DRAWN} | {"first": "output/token", "logprob": "output/logprob"}
         return chain.call(program, takes, gives | ({"shown": "output/logits"} if shown else {}))
