@@ -5,13 +5,14 @@ import time
 import pytest
 from rich.progress import Progress
 
-from aot.cli.progress import Display, Remaining
+from aot.cli import progress
+from aot.cli.progress import Display, Patience, Remaining
 
 
 def remaining(left: float | None) -> str:
-    progress = Progress()
-    progress.add_task("compile", total=2, end=None if left is None else time.monotonic() + left)
-    return Remaining().render(progress.tasks[0]).plain
+    bar = Progress()
+    bar.add_task("compile", total=2, end=None if left is None else time.monotonic() + left)
+    return Remaining().render(bar.tasks[0]).plain
 
 
 @pytest.mark.parametrize(("left", "shown"), [(None, ""), (65.2, "1:05 left"), (0.2, "0:00 left"), (-9, "0:00 left")])
@@ -38,3 +39,17 @@ def test_where_no_terminal_is_a_step_is_a_line_that_says_what_came_from_the_cach
         "compile 3 programs",
         "golden 14 entries, 2 from the cache",
     ]
+
+
+def test_where_no_terminal_is_counting_says_how_far_it_is_once_it_takes_a_while(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Display() as display:
+        Patience(display, 3)("", 2.0, 3)
+        monkeypatch.setattr(progress, "_PATIENCE", -1.0)
+        slow = Patience(display, 3)
+        slow("", 20.0, 3)
+        slow("", 10.0, 3)
+    out, err = capfd.readouterr()
+
+    assert (out, err.splitlines()) == ("", ["count 1 of 3 combos, 20 s left", "count 2 of 3 combos, 10 s left"])

@@ -109,6 +109,7 @@ def test_what_is_recorded_is_read_again() -> None:
         (1, "stop", ("a",), "must not be there before format 2"),
         (2, "stop", (), "must be a list of str that is not empty"),
         (2, "stop", "a", "must be a list of str"),
+        (2, "stop", ("a", ""), "must be a list of str"),
         (2, "suppress", (1.5,), "must be a list of int"),
         (2, "suppress", (5,), "must be tokens of the vocabulary, which ends at 4"),
         (2, "begin_suppress", (-1,), "must be tokens of the vocabulary"),

@@ -1,3 +1,4 @@
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -96,20 +97,20 @@ def test_draws_agree_with_the_oracle(row, logits, data):
             np.testing.assert_allclose(logprobs[index], logprob, atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
-@given(row=REQUESTS, logits=LOGITS, ids=st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=VOCAB - 1))
-def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row, logits, ids):
-    left = np.where(np.isin(np.arange(VOCAB), list(ids)), -np.inf, np.float32(logits))
-    arrays = [np.zeros((1, VOCAB), bool), np.zeros((1, VOCAB), np.int32), np.zeros(1, np.int32), options([row])]
-    token, logprob = sampling.sample(
-        jnp.asarray(np.float32([logits])), *map(jnp.asarray, arrays[:3]), arrays[3], (*ids,)
-    )
-    expected, _ = run([row], left)
+@pytest.mark.parametrize("row", [Row(), EVERYTHING, Row(temperature=3.0, top_k=2)])
+def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row):
+    ids, logits = (1, 3, 15), np.float32([0.5, 3.0, -1.0, 3.0, *[0.25] * 12])
+    left = np.where(np.isin(np.arange(VOCAB), ids), -np.inf, logits)
+    suppressing = jax.jit(functools.partial(sampling.sample, suppressed=ids))
+    full = np.broadcast_to(logits, (ROWS, VOCAB))
+    nothing = np.zeros_like(full, bool), np.zeros_like(full, np.int32), np.arange(ROWS, dtype=np.int32)
+    token, logprob = suppressing(full, *nothing, options([row] * ROWS))
+    expected, _ = run([row] * ROWS, left, generated=np.arange(ROWS))
 
     assert token.tolist() == expected.tolist()
-    assert int(token[0]) not in ids
+    assert not {*token.tolist()} & {*ids}
     raw = np.float64(logits)
-    np.testing.assert_allclose(logprob, raw[token] - np.log(np.exp(raw).sum()), atol=1e-5)
+    np.testing.assert_allclose(logprob, raw[np.asarray(token)] - np.log(np.exp(raw).sum()), atol=1e-5)
 
 
 def test_many_suppressed_tokens_of_a_large_vocabulary_are_a_small_constant():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aot import devices, sampling
 from aot.builder import compile, executables, footprint, golden, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
+from aot.builder.pace import Progress
 from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
@@ -70,12 +71,15 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     return digest
 
 
-def count(plan: "Plan") -> "Counted":
-    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered."""
+def count(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
+    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered.
+
+    `progress` hears of each combo.
+    """
     from aot.builder.lower import Counted
 
     with Worker() as worker:
-        return decoded(Counted, worker.request("count", plan=plan.to_json()))
+        return decoded(Counted, worker.request("count", progress, plan=plan.to_json()))
 
 
 def fullness(plan: "Plan") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aot import devices, partition
@@ -96,8 +97,13 @@ def _gib(size: int) -> str:
 def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
     mesh = on.mesh
     by_combo: dict[int, dict[str, int]] = {}
+    known: dict[int, dict[str, int]] = {}
     for each in laid:
-        by_combo.setdefault(each.position, {}).update(_shares(each, mesh))
+        # on one device equal chains lie alike, and most combos share theirs with others
+        chain = id(each) if mesh else id(each.chain)
+        if chain not in known:
+            known[chain] = dict(_shares(each, mesh))
+        by_combo.setdefault(each.position, {}).update(known[chain])
     weights = {slot: size for sizes in by_combo.values() for slot, size in sizes.items() if slot.startswith(_STORED)}
     states = [sum(size for slot, size in sizes.items() if slot.startswith("state/")) for sizes in by_combo.values()]
     unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if f"weight/{p}" not in weights}
@@ -114,9 +120,10 @@ _STORED = ("weight/", "gathered/")
 
 
 def _shares(laid: Laid, mesh: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """The slot of each argument of a chain, and the bytes that one device has of it."""
+    """The slot of each weight and state that a chain takes, and the bytes that one device has of it."""
     for slot, array, axes in _arguments(laid):
-        yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
+        if slot.startswith((*_STORED, "state/")):
+            yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
 
 
 def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:
@@ -127,12 +134,15 @@ def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:
 
 
 def _placements(on: Layouts, laid: list[Laid]) -> Iterator[Placement]:
+    if not on.laid:
+        return
     dtypes = {(layouts.path(slot), array.shape): array.dtype for each in laid for slot, array, _ in _arguments(each)}
     for (path, shape, *_), layout in on.laid.items():
         dtype = dtypes.get((path, shape), "")
         yield Placement(path, dtype, shape, layout.axes, layout.rule, layout.whole)
 
 
+@cache
 def _bytes(array: Array) -> int:
     import jax.numpy as jnp
 

@@ -110,15 +110,16 @@ class Counted:
     """On each mesh."""
 
 
-def count(plan: "Plan") -> Counted:
+def count(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:
     """Counts the programs of a plan, and lays its arrays on its meshes; nothing is traced.
 
-    Raises ManifestError as layouts do, and for a target whose devices do not hold weights and state.
+    `progress` hears of each combo. Raises ManifestError as layouts do, and for a target whose devices do not hold
+    weights and state.
     """
     from aot.plan import meshes
 
     model = sources.model(plan)
-    laid, on = layouts.of(plan, model)
+    laid, on = layouts.of(plan, model, progress=progress)
     distinct = layouts.distinct(laid)
     wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)

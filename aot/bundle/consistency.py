@@ -199,7 +199,11 @@ def _sampling(index: Index) -> Iterator[str]:
             yield f"{place}: unknown name; known: {', '.join((*FIELDS, *RESTRICTIONS))}"
         elif index.format < _RESTRICTED:
             yield f"{place}: must not be there before format {_RESTRICTED}"
-        elif not (isinstance(value, tuple) and value and all(type(item) is RESTRICTIONS[name] for item in value)):
+        elif not (
+            isinstance(value, tuple)
+            and value
+            and all(type(item) is RESTRICTIONS[name] and item != "" for item in value)
+        ):
             yield f"{place}: must be a list of {RESTRICTIONS[name].__name__} that is not empty, got {value!r:.80}"
         elif name != "stop" and not all(0 <= token < index.generation.vocab_size for token in value):
             yield f"{place}: must be tokens of the vocabulary, which ends at {index.generation.vocab_size - 1}"

@@ -9,6 +9,7 @@ import click
 from aot import plan as plans
 from aot.builder import build, footprint, releases
 from aot.cli import output, placement, shapes
+from aot.cli.progress import Display, Patience
 from aot.plan import Plan
 
 
@@ -29,7 +30,8 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
     plan = plans.resolve(given)
     release = releases.installed(jax_released)
     late = releases.remarks(release)
-    counted = build.count(plan)
+    with Display() as display:
+        counted = build.count(plan, Patience(display, len(plan.combos)))
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
     if as_json:
         combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]

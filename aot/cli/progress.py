@@ -18,6 +18,8 @@ from rich.text import Text
 
 _PARTS = {"golden": "entries"}
 """What is counted in a step, where it is not programs."""
+_PATIENCE = 5.0
+"""Seconds without a word."""
 
 
 class Remaining(ProgressColumn):
@@ -31,6 +33,24 @@ class Remaining(ProgressColumn):
         return Text(f"{minutes}:{seconds:02d} left", style="progress.remaining")
 
 
+class Patience:
+    """Hears how the combos of a plan are counted: a bar where a person watches, else a word where it takes a while."""
+
+    def __init__(self, display: "Display", combos: int) -> None:
+        self._display, self._combos, self._done = display, combos, 0
+        self._next = time.monotonic() + _PATIENCE
+        if display.watched:
+            display.step("count", combos)
+
+    def __call__(self, detail: str, left: float | None = None, total: int | None = None) -> None:
+        """One more combo is counted; the rest takes `left` seconds."""
+        self._done += 1
+        self._display.advance(detail, left, total)
+        if not self._display.watched and time.monotonic() > self._next:
+            self._next = time.monotonic() + _PATIENCE
+            self._display.say(f"count {self._done} of {self._combos} combos, {left or 0:.0f} s left")
+
+
 class Display:
     """A `Report` of `aot.builder.build`. A context manager."""
 
@@ -39,6 +59,15 @@ class Display:
         columns = (SpinnerColumn(), TextColumn("{task.description:8}"), BarColumn(24), MofNCompleteColumn())
         detail = TextColumn("{task.fields[detail]}")
         self._progress = Progress(*columns, TimeElapsedColumn(), Remaining(), detail, console=self._console)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a person watches."""
+        return self._console.is_terminal
+
+    def say(self, line: str) -> None:
+        """Prints a line of its own."""
+        self._console.print(line, soft_wrap=True)
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal:

@@ -66,9 +66,7 @@ def endings(manifest: Manifest, plan: Plan) -> tuple[str, ...]:
     if own is None or own in ends:
         return ()
     found = ", ".join(map(str, ends)) or "none"
-    return (
-        f"generation.eos_token_id: {found} by the checkpoint's files, {own} by its tokenizer; say which end a text",
-    )
+    return (f"generation.eos_token_id: {found} by the checkpoint's files, {own} by its tokenizer; say which end texts",)
 
 
 def _named(tokenizer: Files, name: str) -> int | None:
