@@ -46,7 +46,7 @@ class Patience:
         """One more combo is counted; the rest takes `left` seconds."""
         self._done += 1
         self._display.advance(detail, left, total)
-        if not self._display.watched and time.monotonic() > self._next:
+        if not self._display.watched and self._done < self._combos and time.monotonic() > self._next:
             self._next = time.monotonic() + _PATIENCE
             self._display.say(f"count {self._done} of {self._combos} combos, {left or 0:.0f} s left")
 
