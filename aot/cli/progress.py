@@ -38,7 +38,7 @@ class Patience:
 
     def __init__(self, display: "Display", combos: int) -> None:
         self._display, self._combos, self._done = display, combos, 0
-        self._next = time.monotonic() + _PATIENCE
+        self._next: float | None = None
         if display.watched:
             display.step("count", combos)
 
@@ -46,8 +46,11 @@ class Patience:
         """One more combo is counted; the rest takes `left` seconds."""
         self._done += 1
         self._display.advance(detail, left, total)
-        if not self._display.watched and self._done < self._combos and time.monotonic() > self._next:
-            self._next = time.monotonic() + _PATIENCE
+        now = time.monotonic()
+        if self._next is None:  # what a worker takes to start does not grow with a plan
+            self._next = now + _PATIENCE
+        if not self._display.watched and self._done < self._combos and now > self._next:
+            self._next = now + _PATIENCE
             self._display.say(f"count {self._done} of {self._combos} combos, {left or 0:.0f} s left")
 
 
