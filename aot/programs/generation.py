@@ -84,7 +84,7 @@ class Phases:
     def decode(self, sizes: Sizes) -> Chain:
         """Up to `streaming_chunks` steps, fewer when all rows are done, in one program with the loop inside."""
         state = {f"state/{path}": array for path, array in self._state(sizes).items() if path != "logits"}
-        weights = {f"weight/{path}": array for path, array in self._weights.items()}
+        weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
         inputs = {"stop": Array((sizes.batch,), "bool"), **self._request(sizes)}
         options = self.options
         function = steps.Decode(
@@ -114,14 +114,10 @@ class Phases:
         return Chain((*calls, self._first(sizes)), {"rows": BATCH, **_axes(self._request(sizes))}, outputs)
 
     @cached_property
-    def _weights(self) -> Mapping[str, Array]:
-        return self.decoder.weights()
-
-    @cached_property
     def _layers(self) -> list[dict[str, Array]]:
         """The weights of each layer by their paths below it."""
         layers: list[dict[str, Array]] = [{} for _ in self.decoder.windows]
-        for path, array in self._weights.items():
+        for path, array in self.decoder.weights().items():
             kind, _, rest = path.partition("/")
             if kind == "layers":
                 number, _, name = rest.partition("/")
@@ -155,7 +151,7 @@ class Phases:
 
     def _embed(self, sizes: Sizes) -> Call:
         paths = self.decoder.embed_weights
-        weights = {path: self._weights[path] for path in paths}
+        weights = {path: self.decoder.weights()[path] for path in paths}
         tokens = Array((sizes.batch, sizes.width), "int32")
         program = chain.program("embed", steps.Embed(self.decoder), {**weights, "tokens": tokens})
         takes = {**{path: f"weight/{path}" for path in paths}, "tokens": "input/tokens"}
@@ -176,7 +172,7 @@ class Phases:
 
     def _head(self, sizes: Sizes) -> Call:
         paths, every = self.decoder.head_weights, self.options.logits == "all"
-        weights = {path: self._weights[path] for path in paths}
+        weights = {path: self.decoder.weights()[path] for path in paths}
         before = self._state(sizes)["logits"]
         arguments = {"x": self._x(sizes), "lengths": Array((sizes.batch,), "int32"), "before": before, **weights}
         program = chain.program("head", steps.Head(self.decoder, every), arguments, {"before"})
