@@ -181,6 +181,9 @@ def test_a_tied_head_is_taken_only_with_the_values_of_the_embedding(tmp_path: Pa
         InputError, match=r"array 'head/output' differs from 'embed/tokens', though tie_word_embeddings"
     ):
         loaded("other", {"tokens": table}, table + 1)
+    value = state()
+    del value["params"]["embed"]
+    assert "array 'embed/tokens' is missing" in fault(standard(tmp_path / "untied", value))
 
 
 def test_the_dtype_of_a_checkpoint_is_that_of_its_parameters(tmp_path: Path) -> None:

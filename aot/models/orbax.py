@@ -87,9 +87,9 @@ def _opened(tree: _Tree, subtree: str, parameters: Mapping[str, tuple[int, ...]]
     place = f"checkpoint {tree.directory}"
     leaves = _under(tree, subtree)
     wanted = dict(parameters)
-    if _EMBEDDING in parameters and _HEAD in leaves:
+    if _HEAD in leaves and _HEAD not in parameters and _EMBEDDING in parameters:
         leaves.setdefault(_EMBEDDING, leaves[_HEAD])
-        wanted[_HEAD] = parameters.get(_HEAD, parameters[_EMBEDDING])
+        wanted[_HEAD] = parameters[_EMBEDDING]
     opened = {path: _open(tree, leaves[path]) for path in wanted if path in leaves}
     surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in wanted}
     found = surplus | {path: tuple(store.shape) for path, store in opened.items()}
