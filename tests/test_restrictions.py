@@ -104,30 +104,37 @@ def test_what_is_recorded_is_read_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "name", "value", "message"),
+    ("format", "name", "value"),
     [
-        (1, "stop", ("a",), "must not be there before format 2"),
-        (2, "stop", (), "must be a list of str that is not empty"),
-        (2, "stop", "a", "must be a list of str"),
-        (2, "stop", ("a", ""), "must be a list of str"),
-        (2, "suppress", (1.5,), "must be a list of int"),
-        (2, "suppress", (5,), "must be tokens of the vocabulary, which ends at 4"),
-        (2, "begin_suppress", (-1,), "must be tokens of the vocabulary"),
-        (2, "temperature", "hot", "must be a number, got 'hot'"),
-        (2, "temprature", 1, "unknown name; known: temperature, "),
+        (1, "stop", ("a",)),
+        (2, "stop", ()),
+        (2, "stop", "a"),
+        (2, "stop", ("a", "")),
+        (2, "suppress", (1.5,)),
+        (2, "suppress", ("a",)),
+        (2, "suppress", (99,)),
+        (2, "begin_suppress", (-1,)),
+        (2, "temperature", "hot"),
+        (2, "temperature", (1,)),
+        (2, "temprature", 1),
     ],
 )
-def test_an_index_with_other_restrictions_is_refused_by_name(
-    format: int, name: str, value: object, message: str
-) -> None:
+def test_an_index_with_other_restrictions_is_refused_at_its_place(format: int, name: str, value: object) -> None:
     index = synthetic.index()
     assert index.generation is not None
     generation = replace(index.generation, sampling={**index.generation.sampling, name: value})
 
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(BundleError, match=r"^index: generation\.sampling"):
         codec.decode(codec.encode(replace(index, format=format, generation=generation)), "index")
 
-    assert str(caught.value).startswith(f"index: generation.sampling['{name}']: {message}")
+
+def test_an_index_with_restrictions_is_read_again() -> None:
+    index = synthetic.index()
+    assert index.generation is not None
+    given = recorded(SamplingParams(), Restrictions(("a", "b"), (3,), (1, 2)))
+    restricted = replace(index, format=2, generation=replace(index.generation, sampling=given))
+
+    assert codec.decode(codec.encode(restricted), "index") == restricted
 
 
 def test_a_token_that_is_never_drawn_is_no_better_than_the_recorded_one(restricted: Path) -> None:
