@@ -16,6 +16,7 @@ with that layer's weights.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aot.errors import InputError
@@ -48,6 +49,14 @@ class Program:
     function: Callable[..., Mapping[str, Any]]
     arguments: tuple[tuple[str, Array], ...]
     donated: frozenset[str] = frozenset()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: a plan looks its programs up a hundred thousand times."""
+        return hash((self.name, self.function, self.arguments, self.donated))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Tpu:
     """Device id of a chip on the PCI bus."""
     dimensions: int
     """Of its topologies."""
+    memory: int
+    """Bytes of a chip."""
 
 
 def gpus() -> tuple[str, ...]:
@@ -85,6 +87,14 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
     if len(parts) != found.dimensions:
         raise InputError(f"a topology of {version} has {found.dimensions} dimensions, got {text!r}")
     return found, tuple(map(int, parts))
+
+
+def memory(target: Mapping[str, Any]) -> int | None:
+    """Bytes of memory that one device of a target has; None for a CPU, of which a target does not say."""
+    ((platform, options),) = target.items()
+    if platform == "cuda":
+        return int(gpu(options["device"]).figures["device_memory_size"])
+    return topology(options["topology"])[0].memory if platform == "tpu" else None
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from aot import digest
 from aot.bundle import oci, weights
 from aot.bundle.records import (
-    FORMAT,
     ArgumentRecord,
     BindingRecord,
     BlobRecord,
@@ -58,7 +57,7 @@ def write(destination: Path, replace: bool = False, jaxlib: str = JAXLIB) -> str
 def index(stored: WeightsRecord | None = None, jaxlib: str = JAXLIB) -> Index:
     """Its index; without the record of stored weights, one that names a blob nobody wrote."""
     return Index(
-        format=FORMAT,
+        format=1,
         valid_until="2026-12-31",
         origin=None,
         versions={"jax": "0.10.2", "jaxlib": jaxlib},

@@ -180,6 +180,60 @@ def test_a_tied_head_is_accepted_only_with_the_bytes_of_the_embedding(tmp_path: 
         load(tmp_path)
 
 
+def test_a_tied_checkpoint_may_hold_the_head_alone(tmp_path: Path) -> None:
+    save("qwen2", tmp_path)
+    whole = load(tmp_path)
+    embedding = load_file(tmp_path / checkpoint.SINGLE)["model.embed_tokens.weight"]
+    rewrite(tmp_path, lm_head__weight=embedding.copy(), model__embed_tokens__weight=None)
+    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    headed = load(tmp_path)
+
+    assert list(headed) == list(whole)
+    np.testing.assert_array_equal(headed["embed/tokens"], embedding)
+    rewrite(tmp_path, lm_head__weight=embedding[:, 1:].copy())
+    assert "tensor 'lm_head.weight' has shape [96, 31], the configuration asks for [96, 32]" in fault(tmp_path)
+
+
+def test_without_ties_the_head_is_no_embedding(llama: Path) -> None:
+    rewrite(llama, model__embed_tokens__weight=None)
+
+    assert "tensor 'model.embed_tokens.weight' is missing" in fault(llama)
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"]
+)
+def test_an_adapter_is_refused_by_name_beside_weights_and_alone(llama: Path, name: str) -> None:
+    (llama / name).touch()
+    words = (
+        f"has {name}, an adapter .* merge it with peft \\(merge_and_unload, then save_pretrained\\), or move it away"
+    )
+    with pytest.raises(InputError, match=words):
+        checkpoint.kind(llama)
+
+    for file in list(llama.iterdir()):
+        if file.name != name:
+            file.unlink()
+    with pytest.raises(InputError, match=words):
+        checkpoint.kind(llama)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_dtype_of_a_checkpoint_is_that_of_most_of_its_weights(sharded: bool, tmp_path: Path) -> None:
+    save("plain", tmp_path, sharded)
+    found = [checkpoint.stored_dtype(tmp_path)]
+    for dtype in (ml_dtypes.bfloat16, np.float16, np.float64):
+        for file in tmp_path.glob("*.safetensors"):
+            norm = {name: array for name, array in load_file(file).items() if "norm" in name}
+            save_file({name: array.astype(dtype) for name, array in load_file(file).items()} | norm, file)
+        found.append(checkpoint.stored_dtype(tmp_path))
+
+    assert found == ["float32", "bfloat16", "float16", "float32"]
+    for file in [*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.index.json")]:
+        file.unlink()
+    assert checkpoint.stored_dtype(tmp_path) is None
+
+
 def test_a_checkpoint_without_weights_can_be_planned_but_not_loaded(llama: Path) -> None:
     (llama / checkpoint.SINGLE).unlink()
     (llama / "training_args.bin").touch()

@@ -142,7 +142,6 @@ def test_lists_may_be_tuples() -> None:
         ({"model_type": "mistral"}, "disagree"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not implemented"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: {'bits': 4} is not implemented"),
-        ({"pretraining_tp": 2}, "pretraining_tp: 2 is not implemented"),
         ({"is_causal": False}, "is_causal: False is not implemented"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5 is not implemented"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor: 0.5"),
@@ -151,6 +150,10 @@ def test_lists_may_be_tuples() -> None:
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type: 'longrope' is not implemented"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters: must be one flat mapping"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor: missing"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 0}},
+            "rope_scaling.factor: must be a number above 0, got 0",
+        ),
         ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor: must be above low_freq_factor, 1.0"),
         ({"rope_theta": 0}, "rope_theta: must be a number of at least 1, got 0"),
         ({"rope_theta": 10**400}, "rope_theta: must be a number"),
@@ -161,7 +164,6 @@ def test_lists_may_be_tuples() -> None:
         ({"num_key_value_heads": 3}, "num_key_value_heads: must divide num_attention_heads, 4, got 3"),
         ({"head_dim": 7}, "head_dim: must be even and positive, got 7"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: must be true or false, got 'no'"),
-        ({"sliding_window": 8}, "sliding_window: 8 is not implemented for llama"),
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types: ['sliding_attention', "),
         ({"layer_types": 3}, "layer_types: must be a list"),
         ({"layer_types": ["full_attention"]}, "layer_types: must have num_hidden_layers, 3, items, got 1"),
@@ -175,6 +177,25 @@ def test_what_is_not_implemented_is_a_named_error(fields: dict[str, Any], text: 
     assert text in str(caught.value)
     assert str(caught.value).startswith("config.json: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"pretraining_tp": 2}, {"sliding_window": 8}, {"sliding_window": 4096}])
+def test_fields_that_transformers_leaves_unused_are_left_unused(fields: dict[str, Any]) -> None:
+    # pretraining_tp splits products and adds their parts up, which is the same number
+    assert DecoderConfig.from_huggingface(config_of("llama", **fields)) == DecoderConfig.from_huggingface(
+        config_of("llama")
+    )
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 0.5}, LLAMA3 | {"factor": 0.5}])
+def test_a_factor_below_1_raises_the_frequencies_that_a_factor_above_lowers(scaling: dict[str, Any]) -> None:
+    plain, raised = (
+        np.array(DecoderConfig.from_huggingface(config_of("llama", **fields)).inverse_frequencies())
+        for fields in ({}, {"rope_scaling": scaling})
+    )
+
+    assert raised[-1] == 2 * plain[-1]
+    assert (raised >= plain).all()
 
 
 def test_a_window_for_layers_without_one_is_an_error() -> None:

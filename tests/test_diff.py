@@ -57,6 +57,16 @@ def test_a_changed_jax_explains_the_programs_and_is_said_once() -> None:
     assert cause.detail == "explains 1 of 1 programs that differ"
 
 
+def test_suppressed_tokens_explain_the_programs_and_the_format_that_can_say_so() -> None:
+    assert A.generation is not None
+    generation = replace(A.generation, sampling={**A.generation.sampling, "suppress": (3,)})
+
+    assert causes(A, replace(with_program(A, digest=OTHER), format=2, generation=generation)) == [
+        "generation.suppressed"
+    ]
+    assert causes(A, replace(A, format=2)) == ["format"]
+
+
 def test_a_compiler_that_is_the_jaxlib_that_lowered_is_said_once() -> None:
     b = replace(
         with_executable(A, compiler={"jaxlib": "0.11.0"}, digest=OTHER), versions={**A.versions, "jaxlib": "0.11.0"}

@@ -148,6 +148,7 @@ CASES: Mapping[str, tuple[str, Mutation]] = {
     "generation.pad_token_id": ("decoder", in_decoder(pad_token_id=7)),
     "generation.bos_token_id": ("decoder", in_decoder(bos_token_id=8)),
     "generation.sampling": ("decoder", in_decoder(sampling=plans.plan.SamplingParams(temperature=0.5))),
+    "generation.suppressed": ("decoder", in_decoder(restrictions=plans.plan.Restrictions(begin_suppress=(3,)))),
     "platforms": ("layer", in_manifest("platforms: [cpu]", "platforms: [cpu, cuda]")),
     "partition rules": ("layer", in_manifest("platforms", "partition: {rules: [[weight, []]]}\nplatforms")),
     "custom calls": ("layer", in_manifest("platforms", "allow_custom_calls: [mine]\nplatforms")),
@@ -301,7 +302,10 @@ def parts(hint: Any) -> Iterator[Any]:
             yield from parts(argument)
 
 
-OPEN = {"versions": {"versions.jax", "versions.jaxlib"}}
+OPEN = {
+    "versions": {"versions.jax", "versions.jaxlib"},
+    "generation.sampling": {"generation.sampling.suppress", "generation.sampling.begin_suppress"},
+}
 """Fields whose names are in factors one by one."""
 
 

@@ -1,15 +1,16 @@
-"""The estimate of activations: the most that is alive at a time in any program of a plan."""
+"""What a plan asks of each device, by dimensions alone, and whether the devices of a target have it."""
 
+import json
+import math
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import pytest
+from conftest import aot
 
-from aot import plan as plans
-from aot.builder import build, footprint
+from aot.builder import footprint
+from aot.builder.footprint import Footprint
 
-SOURCE = """
+UNTRACEABLE = """
 from aot import chain
 from aot.chain import Array
 
@@ -22,59 +23,99 @@ class Model:
         raise NotImplementedError
 
     def chains(self, combo, platform, mesh):
-        few, many = Array((300,), "float32"), Array((1000,), "float32")
-        weights = self.abstract_weights()
-        return {
-            "square": chain.single("square", square, weights, {"x": (few, (None,))}, {"y": ()}),
-            "copy": chain.single("copy", copy, weights, {"x": (many, (None,))}, {"y": (None,)}),
-        }
+        inputs = {"x": (Array((300,), "float32"), (None,))}
+        return {"f": chain.single("f", untraceable, self.abstract_weights(), inputs, {"y": ()})}
 
 
-def square(weights, x):
-    return {"y": (x[:, None] * x[None]).sum() * weights["weight"][0]}
-
-
-def copy(weights, x):
-    return {"y": x * weights["weight"][0]}
+def untraceable(weights, x):
+    raise AssertionError("it was traced")
+"""
+QWEN2_72B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "torch_dtype": "bfloat16",
+}
+MANIFEST = """\
+name: large
+model: {{checkpoint: large}}
+precompile: {{batch_size: 1, prefill_length: 1024}}
+partition: {{mesh: {{model: {devices}}}, axes: {{head: model, kv_head: model, mlp: model, vocab: model}}}}
+platforms: [tpu]
+targets: [{{tpu: {{topology: "v5e:{topology}"}}}}]
 """
 
 
-def test_the_largest_activations_count_wherever_they_are(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(SOURCE)
-    manifest = tmp_path / "a.yaml"
-    manifest.write_text('name: a\nmodel: {factory: "model:Model"}\nprecompile: {batch_size: 1}\nplatforms: [cpu]\n')
-
-    (found,) = build.count(plans.resolve(plans.read(manifest))).footprints
-
-    assert 300 * 300 * 4 <= found.activations < 2 * 300 * 300 * 4
+def manifest(directory: Path, devices: int, topology: str) -> Path:
+    (directory / "large").mkdir(exist_ok=True)
+    (directory / "large/config.json").write_text(json.dumps(QWEN2_72B))
+    (directory / "large.yaml").write_text(MANIFEST.format(devices=devices, topology=topology))
+    return directory / "large.yaml"
 
 
-def peak(function, *arguments) -> int:
-    return footprint._peak(jax.make_jaxpr(function)(*arguments).jaxpr)
+def test_a_plan_is_counted_without_tracing(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(UNTRACEABLE)
+    path = tmp_path / "a.yaml"
+    path.write_text('name: a\nmodel: {factory: "model:Model"}\nprecompile: {batch_size: 1}\nplatforms: [cpu]\n')
+
+    done = aot("plan", path, "--json")
+
+    assert done.code == 0, done.err
+    assert done.document["programs"] == 1
+    assert done.document["meshes"][0]["bytes_per_device"] == {"weights": 16, "state": 0}
 
 
-def test_what_a_loop_carries_and_a_barrier_hands_on_is_no_second_array() -> None:
-    x, token = np.zeros(1000, np.float32), np.zeros((), np.int32)
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_weights_and_state_beyond_a_devices_memory_are_refused_before_anything_else(
+    tmp_path: Path, command: str
+) -> None:
+    done = aot(command, manifest(tmp_path, 8, "2x4"), cwd=tmp_path)
 
-    def barred(x, token):
-        return jax.lax.optimization_barrier((x, token))
-
-    def written(x, token):
-        return jax.lax.fori_loop(0, 3, lambda i, x: x.at[i].set(1.0), x), token
-
-    assert peak(barred, x, token) == 0
-    assert peak(written, x, token) < x.nbytes
-    assert peak(lambda x, token: jnp.tanh(x), x, token) == x.nbytes
+    fault = (
+        "manifest 'large': targets[0]: tpu: each device would hold weights of 16.9 GiB and state of 0.0 GiB, and has "
+        "16.0 GiB; give a mesh of more devices"
+    )
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(fault)
+    assert done.err.count("\n") == 1
 
 
-def test_of_a_scan_what_it_stacks_counts_and_what_it_carries_does_not() -> None:
-    start, steps = np.zeros(1000, np.float32), np.zeros(5, np.float32)
+TARGETS = (
+    {"cpu": {"isa": "avx2", "threads": 32}},
+    {"tpu": {"topology": "v5e:2x2", "mesh": {"model": 4}}},
+    {"cuda": {"device": "l4", "devices": 4, "mesh": {"model": 4}}},
+)
 
-    def carried(start, steps):
-        return jax.lax.scan(lambda sums, step: (jax.lax.optimization_barrier(sums), None), start, steps)
 
-    def stacked(start, steps):
-        return jax.lax.scan(lambda sums, step: (jax.lax.optimization_barrier(sums), sums), start, steps)
+def held(weights: int, state: int) -> tuple[Footprint, ...]:
+    return Footprint({}, (), (), 1 << 50, 0), Footprint({"model": 4}, (), (), weights, state)
 
-    assert peak(carried, start, steps) == 0
-    assert peak(stacked, start, steps) == 5 * start.nbytes
+
+@pytest.mark.parametrize(
+    ("share", "remarked", "refused"),
+    [(0.89, [], []), (0.9, [1], []), (1.0, [1], []), (1.01, [1], [1]), (1.3, [1], [1])],
+)
+def test_a_target_is_remarked_on_from_90_percent_and_refused_beyond_its_memory(
+    share: float, remarked: list[int], refused: list[int]
+) -> None:
+    memory = 16 << 30  # of a v5e; an l4 has 22.5 GiB
+    found = held(memory // 2, math.ceil(share * memory) - memory // 2)
+
+    remarks, faults = list(footprint.remarks(TARGETS, found)), list(footprint.faults(TARGETS, found))
+
+    assert [line.partition(":")[0] for line in remarks if "tpu" in line] == [f"targets[{n}]" for n in remarked]
+    assert [line.partition(":")[0] for line in faults] == [f"targets[{n}]" for n in refused]
+
+
+def test_a_remark_names_the_shares() -> None:
+    (remark,) = footprint.remarks(TARGETS[1:2], held(14 << 30, 1 << 30))
+
+    assert remark == (
+        "targets[0]: tpu: each device would hold weights of 14.0 GiB and state of 1.0 GiB of the 16.0 GiB that it has, "
+        "94 %, and programs take memory of their own beside them"
+    )

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import orbax.checkpoint._src.serialization.tensorstore_utils as tensorstore_utils
 import pytest
 from flax import nnx
 
@@ -83,6 +85,11 @@ def step(directory: Path, value: Any) -> Path:
     return directory / "5"
 
 
+def module(values: dict[Any, Any]) -> Any:
+    fields = {key: module(value) if isinstance(value, dict) else nnx.Param(value) for key, value in values.items()}
+    return nnx.Dict({str(key): value for key, value in fields.items()})
+
+
 def load(directory: Path, subtree: str = "params", dtype: str = "float32") -> dict[str, np.ndarray[Any, Any]]:
     return dict(orbax.tensors(directory, subtree, PARAMETERS, dtype))
 
@@ -116,14 +123,73 @@ def test_layers_may_have_numbers_for_keys(tmp_path: Path) -> None:
 
 
 def test_the_state_of_an_nnx_model_is_read_as_a_pure_dict(tmp_path: Path) -> None:
-    def module(values: dict[Any, Any]) -> Any:
-        fields = {key: module(value) if isinstance(value, dict) else nnx.Param(value) for key, value in values.items()}
-        return nnx.Dict({str(key): value for key, value in fields.items()})
-
     pure = nnx.to_pure_dict(nnx.state(module(tree())))
     directory = standard(tmp_path / "saved", {"model": {"params": pure}})
 
     np.testing.assert_array_equal(load(directory, "model/params")["embed/tokens"], VALUES["embed/tokens"])
+
+
+@pytest.mark.parametrize("ocdbt", [False, True])
+def test_the_state_of_an_nnx_model_is_read_as_it_is(ocdbt: bool, tmp_path: Path) -> None:
+    saved = {"params": nnx.state(module(tree()))}
+    with ocp.PyTreeCheckpointer(use_ocdbt=ocdbt) as checkpointer:
+        checkpointer.save(tmp_path / "saved", saved)
+    loaded = load(tmp_path / "saved")
+
+    assert any(key.endswith("/value") for key in orbax._tree(tmp_path / "saved").leaves)
+    for path, value in VALUES.items():
+        np.testing.assert_array_equal(loaded[path], value)
+
+
+@pytest.mark.parametrize("ocdbt", [False, True])
+@pytest.mark.parametrize("said", [False, None])
+def test_chunks_of_zeros_that_were_not_stored_are_zeros_where_the_checkpoint_says_so(
+    ocdbt: bool, said: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = state()
+    value["params"]["head"]["norm"] = jnp.zeros(8)
+    with monkeypatch.context() as patch, ocp.PyTreeCheckpointer(use_zarr3=True, use_ocdbt=ocdbt) as checkpointer:
+        patch.setattr(tensorstore_utils, "STORE_ARRAY_DATA_EQUAL_TO_FILL_VALUE", False)  # as before release 0.11
+        checkpointer.save(tmp_path / "saved", value)
+    file = tmp_path / "saved" / "_METADATA"
+    metadata = json.loads(file.read_text())
+    assert metadata.pop("store_array_data_equal_to_fill_value") is False
+    file.write_text(json.dumps(metadata | ({} if said is None else {"store_array_data_equal_to_fill_value": said})))
+    loaded = load(tmp_path / "saved")
+
+    np.testing.assert_array_equal(loaded["head/norm"], np.zeros(8))
+    np.testing.assert_array_equal(loaded["embed/tokens"], VALUES["embed/tokens"])
+    file.write_text(json.dumps(metadata | {"store_array_data_equal_to_fill_value": True}))
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "saved")
+
+
+def test_a_tied_head_is_taken_only_with_the_values_of_the_embedding(tmp_path: Path) -> None:
+    tied = {path: shape for path, shape in PARAMETERS.items() if path != "head/output"}
+
+    def loaded(name: str, embed: Any, head: Any) -> dict[str, Any]:
+        value = state()
+        value["params"]["embed"], value["params"]["head"]["output"] = embed, head
+        return dict(orbax.tensors(standard(tmp_path / name, value), "params", tied, "float32"))
+
+    table = jnp.asarray(VALUES["embed/tokens"])
+    both, alone = loaded("both", {"tokens": table}, table), loaded("alone", {}, table)
+
+    assert list(both) == list(alone) == list(tied)
+    np.testing.assert_array_equal(alone["embed/tokens"], table)
+    with pytest.raises(
+        InputError, match=r"array 'head/output' differs from 'embed/tokens', though tie_word_embeddings"
+    ):
+        loaded("other", {"tokens": table}, table + 1)
+    value = state()
+    del value["params"]["embed"]
+    assert "array 'embed/tokens' is missing" in fault(standard(tmp_path / "untied", value))
+
+
+def test_the_dtype_of_a_checkpoint_is_that_of_its_parameters(tmp_path: Path) -> None:
+    directory = standard(tmp_path / "saved", state(dtype=jnp.bfloat16))  # beside float32 in the optimizer's
+
+    assert orbax.stored_dtype(directory, "params", PARAMETERS) == "bfloat16"
 
 
 def test_arrays_are_converted(tmp_path: Path) -> None:

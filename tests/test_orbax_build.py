@@ -54,6 +54,9 @@ def test_the_same_weights_give_the_same_bundle_from_orbax_as_from_safetensors(ho
 
     assert store.open(bundle).index == store.open(small_bundle).index
     assert store.open(bundle).digest == store.open(small_bundle).digest
+    statement = json.loads(store.open(bundle).attachment("provenance") or b"")
+    named = {item.get("name") for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert {"config/config.json", "config/generation_config.json", "checkpoint/_METADATA"} <= named
 
 
 def test_a_checkpoint_with_the_weights_elsewhere_is_refused_before_anything_is_built(home: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 
@@ -8,12 +9,41 @@ from safetensors import numpy
 
 from aot import plan
 from aot.errors import ManifestError
-from aot.plan import Plan, yaml
+from aot.models import family
+from aot.plan import Plan, generation_config, yaml
 from aot.precompile import Combo
+from aot.sampling import Restrictions, SamplingParams
 
 CASES = Path(__file__).parent / "cases"
 CONFIG = json.loads((CASES / "checkpoint/config.json").read_text())
 MINIMAL = "name: a\nmodel: {checkpoint: tiny}\nprecompile: {prefill_length: 64}\n"
+
+BESIDE = "a.yaml:4: generation.sampling: tiny/generation_config.json"
+REFUSED = [
+    {"num_beams": 4},
+    {"min_new_tokens": 3},
+    {"min_length": 20},
+    {"forced_eos_token_id": 2},
+    {"forced_bos_token_id": 1},
+    {"sequence_bias": [[[3], 2.0]]},
+    {"guidance_scale": 1.5},
+    {"no_repeat_ngram_size": 3},
+    {"exponential_decay_length_penalty": [5, 1.1]},
+    {"typical_p": 0.9},
+    {"max_time": 2.5},
+]
+INERT = {
+    "guidance_scale": 1,
+    "min_length": 0,
+    "num_beams": 1,
+    "sequence_bias": {},
+    "max_new_tokens": 5,
+    "use_cache": True,
+    "cache_implementation": "hybrid",
+    "_from_model_config": True,
+    "suppress_tokens": [],
+    "bad_words_ids": None,
+}
 
 
 @pytest.fixture
@@ -42,7 +72,7 @@ def refused(directory: Path, text: str) -> str:
 def shown(made: Plan) -> str:
     """What a plan says, as a text that differs where the plan does."""
     plain = json.loads(made.to_json())
-    for name in ("checkpoint", "directory", "config", "preprocessor"):
+    for name in ("checkpoint", "directory", "config", "preprocessor", "sources"):
         del plain["model"][name]
     combos = [
         " ".join([combo.key, *(f"{k}={v}" for k, v in combo.dimensions().items() if v not in (None, False))])
@@ -183,8 +213,21 @@ def test_sampling_of_a_checkpoint_is_read_as_transformers_reads_it(tiny, config,
     ("config", "message"),
     [
         (None, "a.yaml:4: generation.sampling: there is no tiny/generation_config.json; write the options"),
-        ({"num_beams": 4}, "a.yaml:4: generation.sampling: tiny/generation_config.json: num_beams: 4 is not supported"),
-        ({"do_sample": True, "top_p": 7}, "a.yaml:4: generation.sampling: sampling.top_p: must be above 0"),
+        *(
+            (given, f"a.yaml:4: generation.sampling: tiny/generation_config.json: {name}: {value!r} is not supported")
+            for given in REFUSED
+            for name, value in given.items()
+        ),
+        ({"unheard_of": 1}, "a.yaml:4: generation.sampling: tiny/generation_config.json: unheard_of: 1 is not known"),
+        (
+            {"bad_words_ids": [[3], [4, 5]]},
+            f"{BESIDE}: bad_words_ids: [4, 5] has several tokens, which is not supported",
+        ),
+        ({"bad_words_ids": [3]}, f"{BESIDE}: bad_words_ids: must be a list of lists of token ids, got [3]"),
+        ({"suppress_tokens": ["a"]}, f"{BESIDE}: suppress_tokens: must be a token id or a list of them, got 'a'"),
+        ({"stop_strings": ["", "a"]}, f"{BESIDE}: stop_strings: must be texts that are not empty"),
+        ({"stop_strings": "a"}, f"{BESIDE}: stop_strings: need a tokenizer, and the checkpoint has none"),
+        ({"do_sample": True, "top_p": 7}, "a.yaml:4: generation.sampling: sampling.top_p: must be between 0 and 1"),
     ],
 )
 def test_sampling_of_a_checkpoint_that_cannot_be_followed_is_refused(tiny, config, message):
@@ -192,6 +235,125 @@ def test_sampling_of_a_checkpoint_that_cannot_be_followed_is_refused(tiny, confi
         write(tiny / "tiny/generation_config.json", config)
 
     assert refused(tiny, MINIMAL + "generation: {sampling: checkpoint}\n").startswith(message)
+
+
+def test_restrictions_of_a_checkpoint_are_read_as_transformers_reads_them(tiny):
+    given = {
+        "suppress_tokens": [9, 5, 5, -1, 999],
+        "begin_suppress_tokens": [7],
+        "bad_words_ids": [[3], [2]],  # 2 ends texts
+        "stop_strings": ["b", "a", "b"],
+        "eos_token_id": 2,
+    }
+    write(tiny / "tiny/generation_config.json", given)
+    write(tiny / "tiny/tokenizer.json", {})
+
+    followed = resolved(tiny, MINIMAL + "generation: {sampling: checkpoint}\n")
+    greedy = resolved(tiny, MINIMAL)
+
+    assert followed.generation.restrictions == Restrictions(("b", "a"), (3, 5, 9), (7,))
+    assert greedy.generation.restrictions == Restrictions()
+    assert Plan.from_json(followed.to_json()) == followed
+
+
+def test_options_without_a_say_in_what_is_drawn_are_passed_over(tiny):
+    write(tiny / "tiny/generation_config.json", dict.fromkeys(generation_config._OFF) | INERT)
+
+    made = resolved(tiny, MINIMAL + "generation: {sampling: checkpoint}\n").generation
+
+    assert (made.sampling, made.restrictions) == (SamplingParams(), Restrictions())
+
+
+@pytest.mark.parametrize(
+    ("model", "id"),
+    [({"vocab": {"a": 3, "<end>": 21}}, 21), ({"vocab": [["a", 0.0], ["<end>", -1.0]]}, 1), ({"vocab": None}, None)],
+)
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_eos_may_be_named_in_either_file_of_a_tokenizer_and_stand_in_its_vocabulary(tiny, file, model, id):
+    write(tiny / "tiny/config.json", {name: v for name, v in CONFIG.items() if not name.endswith("token_id")})
+    write(tiny / f"tiny/{file}", {"eos_token": {"content": "<end>"}})
+    write(tiny / "tiny/tokenizer.json", {"added_tokens": [{"id": 4, "content": "<other>"}], "model": model})
+
+    assert resolved(tiny, MINIMAL).generation.eos_token_id == (() if id is None else (id,))
+
+
+def test_eos_may_be_added_by_the_configuration_of_a_tokenizer(tiny):
+    write(tiny / "tiny/config.json", {name: v for name, v in CONFIG.items() if not name.endswith("token_id")})
+    write(tiny / "tiny/tokenizer_config.json", {"added_tokens_decoder": {"30": {"content": "<end>"}}})
+    write(tiny / "tiny/special_tokens_map.json", {"eos_token": "<end>"})
+    write(tiny / "tiny/tokenizer.json", {})
+
+    assert resolved(tiny, MINIMAL).generation.eos_token_id == (30,)
+
+
+@pytest.mark.parametrize(
+    ("eos", "given", "remarks"),
+    [
+        (5, "", ("generation.eos_token_id: 5 by the checkpoint's files, 17 by its tokenizer; say which end texts",)),
+        (
+            [5, 9],
+            "",
+            ("generation.eos_token_id: 5, 9 by the checkpoint's files, 17 by its tokenizer; say which end texts",),
+        ),
+        ([5, 17], "", ()),
+        (None, "", ()),
+        (5, "generation: {eos_token_id: 5}\n", ()),
+        (5, "generation: {eos_token_id: -1}\n", ()),
+    ],
+)
+def test_a_tokenizer_with_another_eos_is_remarked_on_unless_the_manifest_decides(tiny, eos, given, remarks):
+    write(tiny / "tiny/config.json", CONFIG | {"eos_token_id": eos})
+    write(tiny / "tiny/special_tokens_map.json", {"eos_token": "</s>"})
+    write(tiny / "tiny/tokenizer.json", {"added_tokens": [{"id": 17, "content": "</s>"}]})
+    made = resolved(tiny, MINIMAL + given)
+
+    assert plan.endings(plan.read(tiny / "a.yaml"), made) == remarks
+
+
+def test_numbers_that_json_does_not_have_are_kept_as_transformers_spells_them(tiny):
+    odd = {"time_step_limit": [0.0, math.inf], "cap": -math.inf, "nested": {"value": math.nan}}
+    write(tiny / "tiny/config.json", CONFIG | odd)
+
+    made = resolved(tiny, MINIMAL)
+
+    assert made.model.config == CONFIG | {
+        "time_step_limit": [0.0, {"__float__": "Infinity"}],
+        "cap": {"__float__": "-Infinity"},
+        "nested": {"value": {"__float__": "NaN"}},
+    }
+    assert Plan.from_json(made.to_json()) == made
+    write(tiny / "tiny/config.json", CONFIG | {"rms_norm_eps": math.inf})
+    assert "rms_norm_eps: must be a number above 0" in refused(tiny, MINIMAL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL + "generatoin: null\n",
+        MINIMAL.replace("tiny}", "tiny, dtyp: null}"),
+        MINIMAL.replace("64}", "64, batchsize: ~}"),
+        MINIMAL + "targets: [{cpu: {isa: avx2, thread:}}]\n",
+        MINIMAL + "targets: [{cpu: {}, gpu: null}]\n",
+        MINIMAL + "partition: {mash: null}\n",
+        MINIMAL + "generation: {sampling: {temprature: null}}\n",
+    ],
+)
+def test_an_unknown_key_is_refused_where_it_is_null_too(tiny, text):
+    assert "unknown key" in refused(tiny, text)
+
+
+def test_a_key_is_there_once_whatever_its_value_and_its_spelling(tiny):
+    key = Combo(prefill_length=64, max_length=128).key
+    twice = f"generation: {{num_return_sequences: {{{key}: 3, {int(key, 16)}: 2}}}}\n"
+
+    assert "key 'name' is there twice" in refused(tiny, MINIMAL + "name: null\n")
+    assert "the same key is there twice" in refused(tiny, MINIMAL + twice)
+
+
+def test_null_is_the_same_as_leaving_an_option_of_sampling_out(tiny):
+    made = resolved(tiny, MINIMAL + "generation: {sampling: {temperature: null, top_k: 5}}\n")
+
+    assert made.generation.sampling == SamplingParams(top_k=5)
 
 
 def test_tokenizer_defaults_to_that_of_the_checkpoint(tiny):
@@ -202,12 +364,17 @@ def test_tokenizer_defaults_to_that_of_the_checkpoint(tiny):
     assert resolved(tiny, MINIMAL).model.tokenizer == (tiny / "tiny").resolve()
 
 
-def test_dtype_defaults_to_that_of_the_checkpoint_and_then_to_float32(tiny):
+def test_dtype_defaults_to_that_of_the_configuration_then_of_the_weights_and_then_to_float32(tiny):
     first = resolved(tiny, MINIMAL).model.dtype
-    write(tiny / "tiny/config.json", {name: value for name, value in CONFIG.items() if name != "torch_dtype"})
+    config = {name: value for name, value in CONFIG.items() if name != "torch_dtype"}
+    write(tiny / "tiny/config.json", config)
+    without = resolved(tiny, MINIMAL).model.dtype
+    shapes = family.read(config).stored()
+    numpy.save_file({name: np.zeros(s, np.float16) for name, s in shapes.items()}, tiny / "tiny/model.safetensors")
 
-    assert first == "bfloat16"
-    assert resolved(tiny, MINIMAL).model.dtype == "float32"
+    assert (first, without) == ("bfloat16", "float32")
+    assert resolved(tiny, MINIMAL).model.dtype == "float16"
+    assert resolved(tiny, MINIMAL.replace("tiny}", "tiny, dtype: float32}")).model.dtype == "float32"
 
 
 def test_number_of_sequences_is_given_for_the_key_of_every_combo(tiny):

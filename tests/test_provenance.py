@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import seeing
 import signing
 import synthetic
 import toy
@@ -90,6 +91,29 @@ def test_every_file_of_the_checkpoint_that_is_read_is_named_with_the_digest_of_i
     }
     for name, value in files.items():
         assert value == hashlib.sha256((TINY.parent / "tiny" / name.partition("/")[2]).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"preprocessor_config.json": {"size": 1}, "processor_config.json": {}}, {"preprocessor_config.json"}),
+        ({"processor_config.json": {"image_processor": {"size": 1}}}, {"processor_config.json"}),
+        ({"preprocessor_config.json": {"size": 1}, "generation_config.json": {}}, None),
+    ],
+)
+def test_configuration_files_are_named_where_they_were_read(tmp_path, given, read):
+    seeing.write(tmp_path)
+    (tmp_path / "sees/preprocessor_config.json").unlink()
+    for name, fields in given.items():
+        (tmp_path / "sees" / name).write_text(json.dumps(fields))
+    (tmp_path / "a.yaml").write_text("name: a\nmodel: {checkpoint: sees}\nprecompile: {prefill_length: 64}\n")
+
+    found = resources(statement(tmp_path / "a.yaml"))
+
+    files = {name.removeprefix("checkpoint/"): item["digest"]["sha256"] for name, item in found.items() if "/" in name}
+    assert set(files) == {"config.json"} | (set(given) if read is None else read)
+    for name, value in files.items():
+        assert value == hashlib.sha256((tmp_path / "sees" / name).read_bytes()).hexdigest()
 
 
 def test_the_wheels_that_matter_are_named_with_their_versions_and_transformers_only_where_it_was_used():

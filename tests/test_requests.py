@@ -8,6 +8,7 @@ from serving import padded, prompts
 
 import aot
 from aot.errors import AotError, InputError, NoEntryError
+from aot.runtime import requests
 
 NAN, LISTS = float("nan"), [[1], [2, 3]]
 
@@ -56,13 +57,13 @@ def test_a_bad_prompt_is_named(model, prompt, words):
         ("seed", ([1, 2], []), "seeds for 1 prompts; give one for all, or one for each"),
         ("eos_token_id", (-2, 2**31, "5", [1.0], LISTS, True), "eos_token_id must be a token id or a list"),
         ("eos_token_id", ([1, 2],), "2 eos_token_id, this bundle has room for 1"),
-        ("stop", (5, {"a"}, None), "stop must be a text or a list of texts"),
+        ("stop", (5, {"a"}), "stop must be a text or a list of texts"),
         ("stop", ("text", ["text"]), "stop strings need a tokenizer"),
         ("truncate", ("yes", 1), "truncate must be True or False"),
         ("props", ({1}, 5, {"a": {1}}, {1: 2}, {"a": NAN}), "props must be a mapping of names to JSON values"),
         ("temperature", (-1, NAN, float("inf"), "hot", True, 1e300), "sampling.temperature: "),
-        ("top_k", (-1, 1.5, 2**31), "sampling.top_k: "),
-        ("top_p", (0, 1.1), "sampling.top_p: must be above 0 and at most 1"),
+        ("top_k", (-2, 1.5, 2**31), "sampling.top_k: "),
+        ("top_p", (-0.1, 1.1), "sampling.top_p: must be between 0 and 1"),
         ("min_p", (-0.1, 1.1), "sampling.min_p: must be between 0 and 1"),
         ("repetition_penalty", (0, -1, 1e-60, 1e60), "sampling.repetition_penalty: "),
         ("presence_penalty", (NAN, 1e60, "a"), "sampling.presence_penalty: "),
@@ -84,6 +85,28 @@ def test_numpys_integers_are_integers(model, value):
     plain = model.generate([5, 6], max_new_tokens=3, seed=3, eos_token_id=3, temperature=1.0)
     assert result == plain
     assert json.dumps(result.to_dict()) == json.dumps(plain.to_dict())
+
+
+def test_what_clients_send_for_all_tokens_for_one_and_for_no_stop_strings_is_taken(model):
+    plain = model.generate([5, 6], max_new_tokens=8, seed=3, temperature=1.0)
+    best = model.generate([5, 6], max_new_tokens=8)
+
+    assert model.generate([5, 6], max_new_tokens=8, seed=3, temperature=1.0, top_k=-1, stop=None) == plain
+    assert plain.token_ids != best.token_ids
+    assert model.generate([5, 6], max_new_tokens=8, temperature=9.0, top_p=0).token_ids == best.token_ids
+
+
+def test_a_drawn_seed_survives_readers_that_take_numbers_for_doubles():
+    asked = []
+
+    def draw(bits):
+        asked.append(bits)
+        return (1 << bits) - 1
+
+    (seed,) = requests.Options().seeds(1, draw)
+
+    assert asked == [53]
+    assert int(float(seed)) == seed
 
 
 def test_props_that_no_entry_has_are_no_entry(model):

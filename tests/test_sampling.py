@@ -1,3 +1,4 @@
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -96,6 +97,34 @@ def test_draws_agree_with_the_oracle(row, logits, data):
             np.testing.assert_allclose(logprobs[index], logprob, atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [Row(), EVERYTHING, Row(temperature=3.0, top_k=2)])
+def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row):
+    ids, logits = (1, 3, 15), np.float32([0.5, 3.0, -1.0, 3.0, *[0.25] * 12])
+    left = np.where(np.isin(np.arange(VOCAB), ids), -np.inf, logits)
+    suppressing = jax.jit(functools.partial(sampling.sample, suppressed=ids))
+    full = np.broadcast_to(logits, (ROWS, VOCAB))
+    nothing = np.zeros_like(full, bool), np.zeros_like(full, np.int32), np.arange(ROWS, dtype=np.int32)
+    token, logprob = suppressing(full, *nothing, options([row] * ROWS))
+    expected, _ = run([row] * ROWS, left, generated=np.arange(ROWS))
+
+    assert token.tolist() == expected.tolist()
+    assert not {*token.tolist()} & {*ids}
+    raw = np.float64(logits)
+    np.testing.assert_allclose(logprob, raw[np.asarray(token)] - np.log(np.exp(raw).sum()), atol=1e-5)
+
+
+def test_many_suppressed_tokens_of_a_large_vocabulary_are_a_small_constant():
+    ids = tuple(range(3, 150_000, 2))
+
+    def mask():
+        return sampling._among(ids, 151_937)
+
+    module = export.export(jax.jit(mask))().mlir_module()
+
+    assert np.flatnonzero(np.asarray(mask())).tolist() == list(ids)
+    assert max(len(digits) // 2 for digits in re.findall(r'dense<"0x([0-9A-F]+)"', module)) < 20_000
+
+
 def test_no_value_recompiles():
     run([Row()], [0.0, 1.0])
     before = sample._cache_size()
@@ -118,6 +147,7 @@ def test_no_value_recompiles():
         (np.log([1, 4, 2, 1]), 0.76, {0, 1, 2}),
         (np.log([1, 4, 2, 1]), 0.88, {0, 1, 2, 3}),
         ([0.0, 0.0], 1e-30, {0}),
+        ([1.0, 3.0, 3.0], 0.0, {1}),
     ],
 )
 def test_top_p_keeps_the_fewest_that_reach_it_lowest_ids_first(logits, top_p, expected):

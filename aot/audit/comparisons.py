@@ -76,6 +76,12 @@ def _generation(factor: Factor, pair: Pair) -> Iterator[Cause]:
         yield from _value(factor, pair)
 
 
+def _format(factor: Factor, pair: Pair) -> Iterator[Cause]:
+    """It follows from what only a newer one can say."""
+    if not {"generation.sampling", "generation.suppressed"} & pair.changed:
+        yield from _value(factor, pair)
+
+
 def _validity(factor: Factor, pair: Pair) -> Iterator[Cause]:
     if "jax" not in pair.changed:  # whose window it is
         yield from _value(factor, pair)
@@ -180,12 +186,14 @@ def _per_target(factor: Factor, pair: Pair, field: str) -> Iterator[Cause]:
 _Compare = Callable[[Factor, Pair], Iterator[Cause]]
 _COMPARE: Mapping[str, _Compare] = {
     **{factor.name: _generation for factor in factors.FACTORS if factor.name.startswith("generation.")},
+    "format": _format,
     "compiler": _compiler,
     "validity": _validity,
     "weights": _weights,
     "tokenizer": _tokenizer,
     "precompile config": _precompile,
     "generation.sampling": _fields,
+    "generation.suppressed": _fields,
     "partition rules": _partition,
     "targets": _targets,
     "tuning": _tuning,

@@ -81,6 +81,12 @@ FACTORS = (
     Factor("generation.pad_token_id", "value", _BUNDLE, ("generation.pad_token_id",)),
     Factor("generation.bos_token_id", "value", _BUNDLE, ("generation.bos_token_id",)),
     Factor("generation.sampling", "value", _BUNDLE, ("generation.sampling",)),
+    Factor(
+        "generation.suppressed",
+        "table",
+        _PROGRAM,
+        ("generation.sampling.suppress", "generation.sampling.begin_suppress"),
+    ),
     Factor("platforms", "values", ("program", "bundle"), ("programs.platform", "entries.chains.platform")),
     Factor("partition rules", "table", _BUNDLE, ("rules", "partitions", "programs.mesh", "entries.chains.mesh")),
     Factor("custom calls", "value", ("program", "bundle"), ("waivers",)),

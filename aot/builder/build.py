@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot import digest
-from aot.builder import compile, executables, golden, provenance, tokenizer, tuning
+from aot import devices, digest, sampling
+from aot.builder import compile, executables, footprint, golden, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
 from aot.builder.destination import Destination
+from aot.builder.pace import Progress
 from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
 from aot.bundle import codec, records, store, verified
@@ -81,12 +82,25 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     return name
 
 
-def count(plan: "Plan") -> "Counted":
-    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered."""
+def count(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
+    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered.
+
+    `progress` hears of each combo.
+    """
     from aot.builder.lower import Counted
 
     with Worker() as worker:
-        return decoded(Counted, worker.request("count", plan=plan.to_json()))
+        return decoded(Counted, worker.request("count", progress, plan=plan.to_json()))
+
+
+def fullness(plan: "Plan") -> tuple[str, ...]:
+    """A line for each target whose devices weights and state nearly fill. Raises ManifestError where they do not fit.
+
+    Nothing is counted where no target says how much memory its devices have.
+    """
+    if all(devices.memory(target) is None for target in plan.targets):
+        return ()
+    return tuple(footprint.remarks(plan.targets, count(plan).footprints))
 
 
 def check_machine(targets: Iterable[Target]) -> None:
@@ -166,7 +180,7 @@ def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
 
     files = tokenizer.files(plan.model.tokenizer)
     return {
-        "format": records.FORMAT,
+        "format": _format(plan),
         "valid_until": valid_until,
         "origin": None,
         "model": _model(plan),
@@ -191,4 +205,11 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     made = plan.generation
     if made is None:
         return None
-    return records.GenerationRecord(**{**vars(made), "sampling": vars(made.sampling)})
+    plain = {name: value for name, value in vars(made).items() if name != "restrictions"}
+    return records.GenerationRecord(**{**plain, "sampling": sampling.recorded(made.sampling, made.restrictions)})
+
+
+def _format(plan: "Plan") -> int:
+    """The oldest version of the format that can say what the index has to."""
+    restricted = plan.generation is not None and plan.generation.restrictions != sampling.Restrictions()
+    return records.FORMAT if restricted else 1

@@ -3,16 +3,23 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aot import partition
+from aot import devices, partition
 from aot.builder import layouts
-from aot.builder.layouts import Laid, Placed
-from aot.chain import Array, Call
+from aot.builder.layouts import Laid
+from aot.chain import Array
 from aot.partition import Axes, Layouts
 
 if TYPE_CHECKING:
     from aot.models.protocol import Model
+
+
+Target = Mapping[str, Any]
+
+_NEARLY = 0.9
+"""Of a device's memory: what weights and state take from here on leaves programs little of their own."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,6 @@ class Footprint:
     """Bytes that one device holds, gathered weights included."""
     state: int
     """The same of one generation's state, its KV cache included, for the combo that has most."""
-    activations: int
-    """An estimate: the most that is alive at a time in a program before XLA fuses, in equal shares."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,55 @@ def of(laid: Iterable[Laid], meshes: Iterable[Layouts], model: "Model") -> tuple
     return tuple(_on(on, [each for each in laid if each.mesh == on.mesh], model) for on in meshes)
 
 
+def faults(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
+    """A line for each target whose devices do not hold the weights and one generation's state."""
+    for place, held, memory in _compared(targets, footprints):
+        if sum(held) > memory:
+            yield (
+                f"{place}: each device would hold {_spelled(held)}, and has {_gib(memory)}; give a mesh of more "
+                "devices, devices with more memory, a narrower dtype, or fewer rows and shorter caches in precompile"
+            )
+
+
+def remarks(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
+    """A line for each target whose devices weights and state nearly fill."""
+    for place, held, memory in _compared(targets, footprints):
+        if sum(held) >= _NEARLY * memory:
+            yield (
+                f"{place}: each device would hold {_spelled(held)} of the {_gib(memory)} that it has, "
+                f"{100 * sum(held) / memory:.0f} %, and programs take memory of their own beside them"
+            )
+
+
+def _compared(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[tuple[str, tuple[int, int], int]]:
+    """Each target whose memory is known: its place, what its devices hold of weights and state, and what they have."""
+    from aot.plan import meshes
+
+    by_mesh = {tuple(found.mesh.items()): found for found in footprints}
+    for number, target in enumerate(targets):
+        found, memory = by_mesh[tuple(meshes.of(target).items())], devices.memory(target)
+        if memory is not None:
+            yield f"targets[{number}]: {next(iter(target))}", (found.weights, found.state), memory
+
+
+def _spelled(held: tuple[int, int]) -> str:
+    return f"weights of {_gib(held[0])} and state of {_gib(held[1])}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
 def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
     mesh = on.mesh
     by_combo: dict[int, dict[str, int]] = {}
+    known: dict[int, dict[str, int]] = {}
     for each in laid:
-        by_combo.setdefault(each.position, {}).update(_shares(each, mesh))
+        # on one device equal chains lie alike, and most combos share theirs with others
+        chain = id(each) if mesh else id(each.chain)
+        if chain not in known:
+            known[chain] = dict(_shares(each, mesh))
+        by_combo.setdefault(each.position, {}).update(known[chain])
     weights = {slot: size for sizes in by_combo.values() for slot, size in sizes.items() if slot.startswith(_STORED)}
     states = [sum(size for slot, size in sizes.items() if slot.startswith("state/")) for sizes in by_combo.values()]
     unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if f"weight/{p}" not in weights}
@@ -64,7 +113,6 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
         arrays=tuple(_placements(on, laid)),
         weights=sum(weights.values()) + sum(unused.values()),
         state=max(states, default=0),
-        activations=max(map(_alive, _largest(laid)), default=0) // math.prod(mesh.values()),
     )
 
 
@@ -72,9 +120,10 @@ _STORED = ("weight/", "gathered/")
 
 
 def _shares(laid: Laid, mesh: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """The slot of each argument of a chain, and the bytes that one device has of it."""
+    """The slot of each weight and state that a chain takes, and the bytes that one device has of it."""
     for slot, array, axes in _arguments(laid):
-        yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
+        if slot.startswith((*_STORED, "state/")):
+            yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
 
 
 def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:
@@ -85,71 +134,15 @@ def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:
 
 
 def _placements(on: Layouts, laid: list[Laid]) -> Iterator[Placement]:
+    if not on.laid:
+        return
     dtypes = {(layouts.path(slot), array.shape): array.dtype for each in laid for slot, array, _ in _arguments(each)}
     for (path, shape, *_), layout in on.laid.items():
         dtype = dtypes.get((path, shape), "")
         yield Placement(path, dtype, shape, layout.axes, layout.rule, layout.whole)
 
 
-def _largest(laid: list[Laid]) -> list[Placed]:
-    """Of the programs of each name the one with the most places in what it is handed, but for weights and state."""
-
-    def places(pair: tuple[Call, Placed]) -> int:
-        call, _ = pair
-        slots = dict(call.takes)
-        own = (a for n, a in call.program.arguments if slots[n].startswith(("value/", "input/")))
-        return sum(math.prod(array.shape) for array in own)
-
-    by_name: dict[str, list[tuple[Call, Placed]]] = {}
-    for each in laid:
-        for call, placed in zip(each.chain.calls, each.programs, strict=True):
-            by_name.setdefault(call.program.name, []).append((call, placed))
-    return [max(alike, key=places)[1] for alike in by_name.values()]
-
-
-def _alive(placed: Placed) -> int:
-    """The most bytes alive at a time in a program as traced, its arguments left out."""
-    import jax
-
-    arguments = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in placed.program.arguments}
-    return _peak(jax.make_jaxpr(lambda given: dict(placed.program.function(**given)))(arguments).jaxpr)
-
-
-_IN_PLACE = ("dynamic_update_slice", "optimization_barrier", "scatter", "while")
-"""Operations that give arrays back where they took them from: weights, a cache, what a loop carries."""
-
-
-def _peak(jaxpr: Any) -> int:
-    last = {id(v): n for n, equation in enumerate(jaxpr.eqns) for v in equation.invars}
-    last |= {id(v): len(jaxpr.eqns) for v in jaxpr.outvars}
-    alive: dict[int, int] = {}
-    peak = 0
-    for number, equation in enumerate(jaxpr.eqns):
-        inner = max((_peak(getattr(each, "jaxpr", each)) for each in _inner(equation.params)), default=0)
-        alive |= {id(v): math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in _made(equation)}
-        peak = max(peak, sum(alive.values()) + inner)
-        alive = {v: size for v, size in alive.items() if last.get(v, -1) > number}
-    return peak
-
-
-def _made(equation: Any) -> Any:
-    """The results of an operation that are arrays of their own."""
-    if equation.primitive.name in _IN_PLACE:
-        return ()
-    if equation.primitive.name != "scan":
-        return equation.outvars
-    step = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"]).outvars
-    # of a scan's results only those stacked have one axis more than a step gives; the others are what it carries
-    return [v for v, each in zip(equation.outvars, step, strict=True) if v.aval.ndim > each.aval.ndim]
-
-
-def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for each in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(getattr(each, "jaxpr", each), "eqns"):
-                yield each
-
-
+@cache
 def _bytes(array: Array) -> int:
     import jax.numpy as jnp
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from aot.builder import gather, sources
+from aot.builder.pace import Pace, Progress
 from aot.chain import Call, Chain, Program
 from aot.errors import ManifestError
 from aot.partition import Axes, Dimensions, Layout, Layouts, Mesh
@@ -44,15 +46,18 @@ class Laid:
     programs: tuple[Placed, ...]
 
 
-def of(plan: "Plan", model: "Model", key: str | None = None) -> tuple[list[Laid], list[Layouts]]:
+def of(
+    plan: "Plan", model: "Model", key: str | None = None, progress: Progress = lambda *_: None
+) -> tuple[list[Laid], list[Layouts]]:
     """Every chain of a plan, or of one of its combos, and the layouts on each mesh there is.
 
-    Raises ManifestError, a line for each fault of the rules.
+    `progress` hears of each combo. Raises ManifestError, a line for each fault of the rules.
     """
     from aot.plan import meshes
 
     rules, made = meshes.rules(plan), dict[tuple[tuple[str, int], ...], Layouts]()
     laid: list[Laid] = []
+    clock = Pace(len(plan.combos))
     for position, combo in enumerate(plan.combos):
         if key not in (None, combo.key):
             continue
@@ -60,6 +65,7 @@ def of(plan: "Plan", model: "Model", key: str | None = None) -> tuple[list[Laid]
             for mesh in meshes.on(plan, platform):
                 layouts = made.setdefault(tuple(mesh.items()), Layouts(mesh, rules))
                 laid += _combo(position, combo, platform, layouts, model)
+        progress("", clock.left(1), len(plan.combos))
     place = f"manifest {plan.name!r}: partition"
     if faults := [f"{place}: {text}" for mesh, layouts in made.items() if mesh for text in layouts.wrong()]:
         raise ManifestError(*dict.fromkeys(faults))
@@ -78,7 +84,7 @@ def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model
         weights = {slot: shape for chain in chains.values() for slot, shape in _taken(chain) if _is_weight(slot)}
         split = {slot for slot, shape in weights.items() if layouts.of(path(slot), shape, "", dimensions).split}
         chains = gather.gathered(chains, split)
-    shapes = {slot: shape for chain in chains.values() for slot, shape in _taken(chain)}
+    shapes = dict(pair for chain in chains.values() for pair in _taken(chain)) if layouts.mesh else {}
     for phase, chain in chains.items():
         placed = (_placed(call, platform, phase, shapes, layouts, dimensions) for call in chain.calls)
         yield Laid(position, combo, platform, layouts.mesh, phase, chain, tuple(placed))
@@ -94,7 +100,7 @@ def _taken(chain: Chain) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _placed(call: Call, platform: str, phase: str, shapes: Shapes, layouts: Layouts, dimensions: Dimensions) -> Placed:
     """What a call gives back to the caller, every device has whole, so that any process can read it."""
     if not layouts.mesh:
-        return Placed(call.program, platform, (), (), ())
+        return _alone(call.program, platform)
 
     def layout(slot: str, shape: tuple[int, ...]) -> Layout:
         if slot.startswith("gathered/"):
@@ -105,6 +111,11 @@ def _placed(call: Call, platform: str, phase: str, shapes: Shapes, layouts: Layo
     arguments = [(name, layout(takes[name], array.shape).axes) for name, array in call.program.arguments]
     results = [(name, layout(slot, shapes[slot]).axes if slot in shapes else ()) for name, slot in call.gives]
     return Placed(call.program, platform, tuple(layouts.mesh.items()), tuple(arguments), tuple(results))
+
+
+@cache
+def _alone(program: Program, platform: str) -> Placed:
+    return Placed(program, platform, (), (), ())
 
 
 def _is_weight(slot: str) -> bool:

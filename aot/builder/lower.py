@@ -20,7 +20,7 @@ from aot.bundle.records import (
     ProgramRecord,
 )
 from aot.bundle.writer import Writer
-from aot.errors import InputError
+from aot.errors import InputError, ManifestError
 from aot.partition import Axes, Layouts
 
 if TYPE_CHECKING:
@@ -110,16 +110,23 @@ class Counted:
     """On each mesh."""
 
 
-def count(plan: "Plan") -> Counted:
-    """Counts the programs of a plan, and lays its arrays on its meshes. Raises ManifestError as layouts do."""
+def count(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:
+    """Counts the programs of a plan, and lays its arrays on its meshes; nothing is traced.
+
+    `progress` hears of each combo. Raises ManifestError as layouts do, and for a target whose devices do not hold
+    weights and state.
+    """
     from aot.plan import meshes
 
     model = sources.model(plan)
-    laid, on = layouts.of(plan, model)
+    laid, on = layouts.of(plan, model, progress=progress)
     distinct = layouts.distinct(laid)
     wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
-    return Counted(len(distinct), compiles, footprint.of(laid, on, model))
+    footprints = footprint.of(laid, on, model)
+    if faults := [f"manifest {plan.name!r}: {text}" for text in footprint.faults(plan.targets, footprints)]:
+        raise ManifestError(*faults)
+    return Counted(len(distinct), compiles, footprints)
 
 
 def _lowered(placed: Placed, plan: "Plan", writer: Writer) -> ProgramRecord:

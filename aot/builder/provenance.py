@@ -33,8 +33,8 @@ WHERE_USED = ("transformers",)
 
 _LOCAL = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_cache.json"}
 """What installers write of their own."""
-_PATHS = ("checkpoint", "tokenizer", "directory")
-_CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+_ELSEWHERE = ("checkpoint", "tokenizer", "directory", "sources")
+"""What of a plan's model are paths, or is among the dependencies."""
 
 Resource = dict[str, Any]
 
@@ -122,7 +122,7 @@ def _is_shared(path: str) -> bool:
 def _manifest(plan: "Plan") -> dict[str, Any]:
     """The plan as canonical JSON has it, without the places where its files lie."""
     plain = json.loads(plan.to_json())
-    model = {name: value for name, value in plain["model"].items() if name not in _PATHS}
+    model = {name: value for name, value in plain["model"].items() if name not in _ELSEWHERE}
     return {**plain, "model": model, "targets": list(map(tuning.without, plain["targets"]))}
 
 
@@ -142,9 +142,10 @@ def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
     yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels, *compilers})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
-    for place, files in (("checkpoint", _checkpoint(plan)), ("tokenizer", _tokenizer(plan))):
-        for name, path in files:
-            yield {"name": f"{place}/{name}", "digest": {"sha256": digest.hex_of(digest.of_file(path))}}
+    files = {**plan.model.sources, **{f"checkpoint/{name}": digest.of_file(path) for name, path in _weights(plan)}}
+    tokenizers = {f"tokenizer/{name}": digest.of_file(path) for name, path in _tokenizer(plan)}
+    for name, of in (*sorted(files.items()), *tokenizers.items()):
+        yield {"name": name, "digest": {"sha256": digest.hex_of(of)}}
 
 
 def _tunings(index: Index) -> Iterator[Resource]:
@@ -165,8 +166,8 @@ def own(packages: Iterable[str] | None = None) -> dict[str, str]:
     return {path.relative_to(root.parent).as_posix(): digest.of_file(path) for path in files}
 
 
-def _checkpoint(plan: "Plan") -> Iterable[tuple[str, Path]]:
-    """The files that a checkpoint consists of; what else lies beside them is not read."""
+def _weights(plan: "Plan") -> Iterable[tuple[str, Path]]:
+    """The files that a checkpoint's weights lie in; what else lies beside them is not read."""
     from aot.models import checkpoint
 
     directory = plan.model.checkpoint
@@ -175,9 +176,8 @@ def _checkpoint(plan: "Plan") -> Iterable[tuple[str, Path]]:
     if checkpoint.kind(directory) == "orbax":
         found = (Path(folder, name) for folder, _, names in os.walk(directory, followlinks=True) for name in names)
     else:
-        weights = checkpoint.files(directory)
-        found = (directory / name for name in (*_CONFIGS, *weights))
-    yield from sorted((path.relative_to(directory).as_posix(), path) for path in found if path.is_file())
+        found = (directory / name for name in checkpoint.files(directory))
+    yield from ((path.relative_to(directory).as_posix(), path) for path in found if path.is_file())
 
 
 def _tokenizer(plan: "Plan") -> Iterable[tuple[str, Path]]:

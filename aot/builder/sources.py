@@ -45,7 +45,10 @@ def _from_checkpoint(plan: "Plan") -> "Model":
     assert generation is not None, plan
     config, directory = family.read(source.config, source.preprocessor), source.checkpoint
     dtype = source.dtype if source.quantization is None else "float32"  # what is quantized is rounded once
-    options = Options(generation.streaming_chunks, generation.logits, max(1, len(generation.eos_token_id)))
+    restrictions, room = generation.restrictions, max(1, len(generation.eos_token_id))
+    options = Options(
+        generation.streaming_chunks, generation.logits, room, restrictions.suppress, restrictions.begin_suppress
+    )
 
     def tensors():  # type: ignore[no-untyped-def]
         if checkpoint.kind(directory) == "orbax":

@@ -145,7 +145,7 @@ def _measure(progress: Progress, plan: str) -> Any:
 def _count(progress: Progress, plan: str) -> Any:
     from aot.builder import lower
 
-    return lower.count(_plan(plan))
+    return lower.count(_plan(plan), progress)
 
 
 def _imported(progress: Progress, plan: str) -> Any:

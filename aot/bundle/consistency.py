@@ -6,6 +6,7 @@ What serves a bundle then needs no check of its own: each position, slot, axis a
 import datetime
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from aot import sampling
 from aot.bundle import chains, contracts
@@ -14,6 +15,7 @@ from aot.bundle.records import ComboRecord, GenerationRecord, Index, stored
 from aot.chain import GIVES, TAKES
 from aot.errors import AotError
 from aot.precompile import Combo
+from aot.sampling import FIELDS, RESTRICTIONS
 from aot.vision import FITS, ROTARY
 
 _TAKES = frozenset(TAKES)
@@ -21,6 +23,7 @@ _GIVES = frozenset(GIVES)
 _LOGITS = ("none", "last", "all")
 _DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
 _PIXELS = 1 << 16
+_RESTRICTED = 2  # the format in which restrictions came
 
 
 def check(index: Index) -> None:
@@ -136,7 +139,7 @@ def _generation(index: Index) -> Iterator[str]:
     if record.logits not in _LOGITS:
         yield f"generation.logits: must be {' or '.join(_LOGITS)}, got {record.logits!r}"
     yield from _sequences(index, record)
-    yield from _sampling(record)
+    yield from _sampling(index, record)
     yield from _language(index)
     yield from _vocabulary(index, record.vocab_size)
 
@@ -152,11 +155,24 @@ def _sequences(index: Index, record: GenerationRecord) -> Iterator[str]:
             yield f"generation.num_return_sequences{place}: {number} sequences, built are {limit} rows"
 
 
-def _sampling(record: GenerationRecord) -> Iterator[str]:
+def _sampling(index: Index, record: GenerationRecord) -> Iterator[str]:
+    numbers: dict[str, Any] = {name: value for name, value in record.sampling.items() if name in FIELDS}
     try:
-        sampling.SamplingParams(**record.sampling)  # type: ignore[arg-type]  # which it checks itself
-    except (AotError, TypeError) as error:
+        sampling.SamplingParams(**numbers)
+    except AotError as error:
         yield f"generation.sampling: {error}"
+    for name, value in record.sampling.items():
+        place = f"generation.sampling[{name!r}]"
+        if name in FIELDS:
+            continue
+        if name not in RESTRICTIONS:
+            yield f"{place}: unknown name; known: {', '.join((*FIELDS, *RESTRICTIONS))}"
+        elif index.format < _RESTRICTED:
+            yield f"{place}: must not be there before format {_RESTRICTED}"
+        elif not (isinstance(value, tuple) and value and all(type(v) is RESTRICTIONS[name] and v != "" for v in value)):
+            yield f"{place}: must be a list of {RESTRICTIONS[name].__name__} that is not empty, got {value!r:.80}"
+        elif name != "stop" and any(token not in range(record.vocab_size) for token in value):
+            yield f"{place}: must be tokens of the vocabulary, which ends at {record.vocab_size - 1}"
 
 
 def _language(index: Index) -> Iterator[str]:

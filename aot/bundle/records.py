@@ -36,7 +36,8 @@ from aot.vision import Images
 
 # Format versions:
 # 1: the first.
-FORMAT = 1
+# 2: `generation.sampling` may have the names of `aot.sampling.RESTRICTIONS`.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ class GenerationRecord:
     eos_token_id: Ids
     pad_token_id: Index32
     bos_token_id: Index32 | None
-    sampling: Mapping[Name, Number]
+    sampling: Mapping[Name, Number | tuple[int | Text, ...]]
+    """Numbers, and where a checkpoint restricts its texts lists, as `aot.sampling.recorded` gives them."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def command(
     or is interrupted, leaves nothing behind but what it has added to the build cache, where the next one goes on.
     """
     begin = time.perf_counter()
-    plan = plans.resolve(plans.read(manifest))
+    given = plans.read(manifest)
+    plan = plans.resolve(given)
     release = releases.installed(jax_released)
     if not allow_expired:
         releases.check_in_time(release, ", or build with --allow-expired")
@@ -53,7 +54,8 @@ def command(
     kept = None if no_cache else cache.own()
     options = build.Options(where, replace, force, jobs, kept)
     options.place().keep(manifest, plan.model.checkpoint, plan.model.tokenizer, *map(tuning.path, plan.targets))
-    remarks = (*plan.dropped, *releases.remarks(release))
+    planned = (*plan.dropped, *plans.endings(given, plan), *build.fullness(plan))
+    remarks = (*planned, *releases.remarks(release))
     for line in remarks:
         click.echo(f"remark: {line}", err=True)
     with Display() as display:

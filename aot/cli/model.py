@@ -5,7 +5,7 @@ from typing import Any
 from aot import plan as plans
 from aot.builder import tokenizer
 from aot.plan import Plan
-from aot.plan.tokens import read_json
+from aot.plan.files import Files
 from aot.runtime import chat
 
 
@@ -44,4 +44,4 @@ def _has_template(plan: Plan) -> bool:
         return False
     jinja = tokenizer.files(directory).get("chat_template.jinja")
     text = None if jinja is None else jinja.decode("utf-8", errors="replace")
-    return chat.find(text, read_json(directory / "tokenizer_config.json")) is not None
+    return chat.find(text, Files(directory).json("tokenizer_config.json")) is not None

@@ -17,7 +17,7 @@ def document(found: "Footprint") -> dict[str, Any]:
         | ({"whole": list(a.whole)} if a.whole else {})
         for a in found.arrays
     ]
-    held = {"weights": found.weights, "state": found.state, "activations_estimate": found.activations}
+    held = {"weights": found.weights, "state": found.state}
     rules = [{"pattern": pattern, "matches": count} for pattern, count in found.rules]
     return {"mesh": dict(found.mesh), "bytes_per_device": held, "rules": rules, "arrays": arrays}
 
@@ -35,7 +35,7 @@ def show(found: "Footprint") -> None:
         console.print(table)
     place = "each device holds" if found.mesh else "one device holds"
     held = f"weights {output.size(found.weights)}, state and KV cache {output.size(found.state)}"
-    console.print(f"{place} {held}; activations, an estimate: {output.size(found.activations)}", soft_wrap=True)
+    console.print(f"{place} {held}", soft_wrap=True)
 
 
 def remarks(found: "Footprint") -> Iterator[str]:

@@ -1,16 +1,22 @@
 """`aot plan`."""
 
 import datetime
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aot import plan as plans
-from aot.builder import build, releases
-from aot.cli import model, output, placement, shapes
-from aot.plan import Plan
+from aot.builder import build, footprint, releases
+from aot.builder.pace import Progress
+from aot.cli import model, output, placement, progress, shapes
+from aot.plan import Manifest, Plan
+
+if TYPE_CHECKING:
+    from aot.builder.lower import Counted
 
 
 @click.command("plan", epilog=output.examples("aot plan manifests/tiny.yaml"))
@@ -24,17 +30,18 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, which pictures would be much distorted, which combos of a product
-    can serve no request, and that programs have expired or soon will.
+    can serve no request, that the tokenizer names another EOS than the model's files, that weights and state nearly
+    fill the devices of a target, and that programs have expired or soon will. More than such devices have is an error.
     """
     begin = time.perf_counter()
-    plan = plans.resolve(plans.read(manifest))
+    given = plans.read(manifest)
+    plan = plans.resolve(given)
     release = releases.installed(jax_released)
     late = releases.remarks(release)
-    counted = build.count(plan)
+    with progress.waiting("counting programs") as say:
+        counted = build.count(plan, _told(say, len(plan.combos)))
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
-    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    planned = (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
-    remarks = (*planned, *laid, *late)
+    remarks = (*_remarks(given, plan, counted), *late)
     if as_json:
         combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]
         meshes = [placement.document(each) for each in counted.footprints]
@@ -51,6 +58,23 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
         click.echo(model.line(plan))
     for remark in remarks:
         click.echo(f"remark: {remark}", err=as_json)
+
+
+def _told(say: Callable[[str], None], combos: int) -> Progress:
+    """Says how many combos are counted."""
+    done = itertools.count(1)
+
+    def hear(detail: str, left: float | None = None, total: int | None = None) -> None:
+        say(f"counted {next(done)} of {combos} combos" + ("" if left is None else f", {left:.0f} s left"))
+
+    return hear
+
+
+def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]:
+    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
+    full = footprint.remarks(plan.targets, counted.footprints)
+    planned = (*plan.dropped, *plans.waste(plan), *plans.endings(given, plan))
+    return (*planned, *plans.uninstalled(plan), *plans.untuned(plan), *laid, *full)
 
 
 def _print(plan: Plan, counted: Mapping[str, int]) -> None:

@@ -16,8 +16,8 @@ from aot.cli import output, prompting
 
 _SAMPLING = {
     "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
-    "--top-p": (float, "Draw among the most probable tokens that make up this mass."),
-    "--top-k": (int, "Draw among this many most probable tokens; 0 is all."),
+    "--top-p": (float, "Draw among the most probable tokens that make up this mass; 0 is one."),
+    "--top-k": (int, "Draw among this many most probable tokens; 0 and -1 are all."),
     "--min-p": (float, "Draw among tokens at least this probable relative to the best."),
     "--repetition-penalty": (float, "Above 1 makes tokens of the prompt and the answer less probable."),
     "--presence-penalty": (float, "Subtracted from logits of tokens generated before."),
@@ -112,7 +112,7 @@ def command(
     if images and len(given) > 1:
         raise click.UsageError(f"--image belongs to one prompt, got {len(given)}")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
-    chosen = {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
     how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}

@@ -3,7 +3,8 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def header(file: Path) -> dict[str, Stored]:
         for name, entry in entries.items()
         if name != "__metadata__"
     }
+
+
+def prevailing(stored: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
+    """The dtype for weights that most elements are stored in, by (kind, shape) of each array; float32 for float64."""
+    elements: Counter[str] = Counter()
+    for kind, shape in stored:
+        if kind in DTYPES:
+            elements[DTYPES[kind].name] += math.prod(shape)
+    name = max(elements, key=lambda name: elements[name], default=None)
+    return "float32" if name == "float64" else name
 
 
 def read(stored: Stored, dtype: str) -> np.ndarray[Any, Any]:

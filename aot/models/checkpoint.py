@@ -20,6 +20,7 @@ SHARDED = "model.safetensors.index.json"
 _ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _NOT_WEIGHTS = ("training_args.bin",)
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 _HEAD = "lm_head.weight"
 _EMBEDDING = names.huggingface("embed/tokens")
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
@@ -31,6 +32,11 @@ def kind(directory: Path) -> str:
     entries = _listing(directory)
     if any(name in entries for name in _ORBAX):
         return "orbax"
+    if adapter := next((name for name in _ADAPTERS if name in entries), None):
+        raise InputError(
+            f"checkpoint {directory}: has {adapter}, an adapter (LoRA and the like), which is not applied; merge it "
+            "with peft (merge_and_unload, then save_pretrained), or move it away to build the weights without it"
+        )
     if "config.json" in entries or any(name.endswith(".safetensors") for name in entries) or _pickles(directory):
         return "huggingface"
     if any(os.path.exists(directory / entry / name) for entry in entries for name in _ORBAX):
@@ -70,6 +76,11 @@ def tensors(
     return _stream(stored, model, dtype)
 
 
+def stored_dtype(directory: Path) -> str | None:
+    """The dtype that most elements of the weights have, of those that weights can have; None without weight files."""
+    return arrays.prevailing((tensor.kind, tensor.shape) for tensor in _stored(directory).values())
+
+
 def files(directory: Path) -> tuple[str, ...]:
     """The names of the weight files, the list of shards among them. Raises InputError where they do not open."""
     found = {tensor.file.name for tensor in _stored(directory).values()}
@@ -77,7 +88,7 @@ def files(directory: Path) -> tuple[str, ...]:
 
 
 def _stream(stored: dict[str, Stored], model: ModelConfig, dtype: str) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    if model.decoder.tie_embeddings and _HEAD in stored:
+    if model.decoder.tie_embeddings and _HEAD in stored and stored[_HEAD] is not stored[_EMBEDDING]:
         _check_tied(stored[_EMBEDDING], stored[_HEAD])
     for path, shape in model.parameters().items():
         # A convolution's kernel is stored with all its axes, and taken as the matrix that it is.
@@ -119,9 +130,17 @@ def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> No
 
 
 def _named(stored: dict[str, Stored], model: ModelConfig) -> dict[str, Stored]:
-    """The tensors by the names that the model knows; InputError where two become one."""
-    if model.encoder is None:
-        return stored
+    """The tensors by the names that the model knows; InputError where two become one.
+
+    Where embeddings are tied and the head alone is there, it is the embedding as well.
+    """
+    named = dict(stored) if model.encoder is None else _canonical(stored)
+    if model.decoder.tie_embeddings and _HEAD in named:
+        named.setdefault(_EMBEDDING, named[_HEAD])
+    return named
+
+
+def _canonical(stored: dict[str, Stored]) -> dict[str, Stored]:
     named: dict[str, Stored] = {}
     for name, tensor in stored.items():
         if (other := named.setdefault(family.canonical(name), tensor)) is not tensor:

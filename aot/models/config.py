@@ -37,7 +37,6 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 # Fields that change the computation in a way that is not implemented, unless they have one of these values.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
-    "pretraining_tp": (1, None),
     "quantization_config": (None,),
     "is_causal": (True, None),
     "per_layer_config": (None,),
@@ -164,9 +163,7 @@ def _windows(fields: Fields, family: str, layers: int) -> tuple[int | None, ...]
 def _window(fields: Fields, family: str) -> int | None:
     if family == "mistral" or (family != "llama" and fields.flag("use_sliding_window", False)):
         return fields.optional_size("sliding_window", _WINDOW)
-    if family == "llama" and (value := fields.config.get("sliding_window")) is not None:
-        fields.fault("sliding_window", f"{value!r} is not implemented for llama, only null is")
-    return None
+    return None  # llama has no use for the field
 
 
 def _layer_types(fields: Fields, family: str, default: list[str], window: int | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,12 @@ class LanguageModel:
         seen = config.encoder.images if config.encoder is not None and combo.vision_included else None
         phases = Phases(decoder, self.options, None if seen is None else seen.token)
         sizes = _sizes(combo)
+        resting = Sizes(sizes.batch, 0, sizes.capacity)
         forks = {
-            f"fork/{rows}": phases.fork(Sizes(rows, sizes.width, sizes.capacity), sizes)
+            f"fork/{rows}": _fork(phases, Sizes(rows, 0, sizes.capacity), resting)
             for rows in sorted(self._sources(combo))
         }
-        generation = {"prefill": phases.prefill(sizes), "decode": phases.decode(sizes), **forks}
+        generation = {"prefill": phases.prefill(sizes), "decode": _decode(phases, resting), **forks}
         return self._encode(combo, platform) | generation
 
     def _encode(self, combo: Combo, platform: str) -> dict[str, Chain]:
@@ -66,6 +68,18 @@ class LanguageModel:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""
         alike = (c for c in self.combos if (c.max_length, c.required_props) == (combo.max_length, combo.required_props))
         return {c.batch_size for c in alike if c.batch_size <= combo.batch_size}
+
+
+@cache
+def _decode(phases: Phases, sizes: Sizes) -> Chain:
+    """Made once for all combos that differ in the width of a prefill alone."""
+    return phases.decode(sizes)
+
+
+@cache
+def _fork(phases: Phases, source: Sizes, sizes: Sizes) -> Chain:
+    """The same of a fork, of which a plan may have thousands."""
+    return phases.fork(source, sizes)
 
 
 def _sizes(combo: Combo) -> Sizes:

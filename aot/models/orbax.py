@@ -21,6 +21,8 @@ from aot.models import arrays, names
 _METADATA = "_METADATA"
 _ITEM = "default"
 _EMPTY = ("None", "Dict", "List", "Tuple")  # value types of leaves that hold nothing
+_VARIABLE = "/value"  # below the path of each variable, where an nnx.State was saved as it is
+_EMBEDDING, _HEAD = "embed/tokens", "head/output"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class _Tree:
     directory: Path
     ocdbt: bool
     zarr3: bool
+    hollow: bool
+    """Whether chunks that hold nothing but zeros were left out."""
     leaves: Mapping[str, str]
 
 
@@ -52,17 +56,44 @@ def tensors(
     wanted = arrays.resolve(dtype)
     tree = _tree(directory)
     opened = _opened(tree, subtree, parameters)
-    return ((path, _read(tree.directory, path, opened[path], wanted)) for path in parameters)
+    return _stream(tree.directory, opened, parameters, wanted)
+
+
+def stored_dtype(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The dtype that most elements of the parameters have, of those that weights can have; None without any."""
+    tree = _tree(directory)
+    leaves = _under(tree, subtree)
+    opened = (_open(tree, leaves[path]) for path in parameters if path in leaves)
+    kinds = {dtype: kind for kind, dtype in arrays.DTYPES.items()}
+    return arrays.prevailing((kinds.get(store.dtype.numpy_dtype, ""), tuple(store.shape)) for store in opened)
+
+
+def _stream(
+    directory: Path, opened: Mapping[str, Any], parameters: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    if _HEAD in opened and _HEAD not in parameters:
+        head, embedding = (_read(directory, path, opened[path], dtype) for path in (_HEAD, _EMBEDDING))
+        if head.tobytes() != embedding.tobytes():
+            raise InputError(
+                f"checkpoint {directory}: array {_HEAD!r} differs from {_EMBEDDING!r}, though tie_word_embeddings is "
+                f"true; set it to false, or remove {_HEAD!r}"
+            )
+    for path in parameters:
+        yield path, _read(directory, path, opened[path], dtype)
 
 
 def _opened(tree: _Tree, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """An open tensorstore for each parameter."""
+    """An open tensorstore for each parameter, and for the head that is the embedding once more."""
     place = f"checkpoint {tree.directory}"
     leaves = _under(tree, subtree)
-    opened = {path: _open(tree, leaves[path]) for path in parameters if path in leaves}
-    surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in parameters}
+    wanted = dict(parameters)
+    if _HEAD in leaves and _HEAD not in parameters and _EMBEDDING in parameters:
+        leaves.setdefault(_EMBEDDING, leaves[_HEAD])
+        wanted[_HEAD] = parameters[_EMBEDDING]
+    opened = {path: _open(tree, leaves[path]) for path in wanted if path in leaves}
+    surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in wanted}
     found = surplus | {path: tuple(store.shape) for path, store in opened.items()}
-    lines = names.faults(parameters, found, place, "array")
+    lines = names.faults(wanted, found, place, "array")
     lines += names.cut(
         [
             f"{place}: array {path!r} is stored as {store.dtype.name}, which is not one of {_kinds()}"
@@ -83,7 +114,8 @@ def _kinds() -> str:
 def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     """The leaves below `subtree`, by the rest of their paths."""
     prefix = "".join(f"{key}/" for key in subtree.split("/") if key)
-    found = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
+    below = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
+    found = {path.removesuffix(_VARIABLE): name for path, name in below.items()}
     if not found:
         tops = sorted({path.rpartition("/")[0] for path in tree.leaves} | {path.split("/")[0] for path in tree.leaves})
         hint = closest.hint(subtree, tops, "it has")
@@ -98,8 +130,8 @@ def _open(tree: _Tree, name: str) -> Any:
     store = {"driver": "ocdbt", "base": file, "path": f"{name}/"}
     if not tree.ocdbt:
         store = {"driver": "file", "path": f"{tree.directory.absolute()}/{name}/"}
-    # Orbax stores every chunk, so one that is not there was lost; by default it would read as zeros.
-    spec = {"driver": "zarr3" if tree.zarr3 else "zarr", "kvstore": store, "fill_missing_data_reads": False}
+    # Where Orbax stores every chunk, one that is not there was lost; by default it would read as zeros.
+    spec = {"driver": "zarr3" if tree.zarr3 else "zarr", "kvstore": store, "fill_missing_data_reads": tree.hollow}
     try:
         return tensorstore.open(spec, open=True, read=True).result()
     except ValueError as error:
@@ -124,7 +156,10 @@ def _tree(directory: Path) -> _Tree:
     try:
         metadata = json.loads(file.read_bytes())
         leaves = dict(_leaves(metadata["tree_metadata"]))
-        return _Tree(file.parent, bool(metadata.get("use_ocdbt", True)), bool(metadata.get("use_zarr3", False)), leaves)
+        zarr3 = bool(metadata.get("use_zarr3", False))
+        # Only zarr3 has a value to leave out. Releases before 0.11 did not store it, and do not say that they did.
+        hollow = zarr3 and not metadata.get("store_array_data_equal_to_fill_value", False)
+        return _Tree(file.parent, bool(metadata.get("use_ocdbt", True)), zarr3, hollow, leaves)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; give the directory of one Orbax checkpoint") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

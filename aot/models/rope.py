@@ -52,7 +52,7 @@ def read(fields: Fields) -> tuple[float, RopeScaling | None]:
 def _scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
     kind = rope.config.get("rope_type", rope.config.get("type", "default"))
     if kind == "linear":
-        return RopeScaling(kind, rope.number("factor", least=1))
+        return RopeScaling(kind, rope.number("factor"))
     if kind == "llama3":
         return _llama3(fields, rope)
     if kind != "default":
@@ -68,7 +68,7 @@ def _llama3(fields: Fields, rope: Fields) -> RopeScaling:
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if {"low_freq_factor", "high_freq_factor"} <= set(rope.config) and high <= low:
         rope.fault("high_freq_factor", f"must be above low_freq_factor, {low!r}, got {high!r}")
-    return RopeScaling("llama3", rope.number("factor", least=1), low, high, positions)
+    return RopeScaling("llama3", rope.number("factor"), low, high, positions)
 
 
 def _scaled(frequency: float, scaling: RopeScaling | None) -> float:

@@ -5,6 +5,7 @@ from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve
 from aot.plan.support import uninstalled, untuned
+from aot.plan.tokens import endings
 from aot.plan.weights import family, has_weights, stored
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ModelPlan",
     "GenerationPlan",
     "waste",
+    "endings",
     "uninstalled",
     "untuned",
     "stored",

@@ -9,7 +9,7 @@ from typing import Any
 
 from aot import digest
 from aot.precompile import Combo
-from aot.sampling import SamplingParams
+from aot.sampling import Restrictions, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class ModelPlan:
     """The Hugging Face configuration; None for a factory."""
     preprocessor: Mapping[str, Any] | None
     """How images are prepared for the model; None for one that takes none."""
+    sources: Mapping[str, str]
+    """The digest of each file that configurations were read from, by kind and name."""
     dtype: str | None
     quantization: str | None
     tokenizer: Path | None
@@ -49,6 +51,7 @@ class GenerationPlan:
     pad_token_id: int
     bos_token_id: int | None
     sampling: SamplingParams
+    restrictions: Restrictions
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Plan:
         plain["partition"] = None if self.partition is None else _spelled(self.partition)
         plain["combos"] = [combo.dimensions() for combo in self.combos]
         if self.generation is not None:
-            plain["generation"] = {**vars(self.generation), "sampling": dataclasses.asdict(self.generation.sampling)}
+            plain["generation"] = dataclasses.asdict(self.generation)
         return digest.canonical_text(plain)
 
     @classmethod
@@ -118,5 +121,6 @@ def _model(plain: dict[str, Any]) -> ModelPlan:
 def _generation(plain: dict[str, Any] | None) -> GenerationPlan | None:
     if plain is None:
         return None
+    restrictions = Restrictions(**{name: tuple(value) for name, value in plain["restrictions"].items()})
     eos, sampling = tuple(plain["eos_token_id"]), SamplingParams(**plain["sampling"])
-    return GenerationPlan(**{**plain, "eos_token_id": eos, "sampling": sampling})
+    return GenerationPlan(**{**plain, "eos_token_id": eos, "sampling": sampling, "restrictions": restrictions})

@@ -1,5 +1,6 @@
 """From a Manifest to a Plan: what it names is looked up, defaults are filled in, the combos are made."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 from aot import closest, tuning
 from aot.errors import InputError, ManifestError
 from aot.plan import combos, meshes, source
+from aot.plan.files import Files
 from aot.plan.manifest import Manifest
 from aot.plan.plan import GenerationPlan, Plan
 from aot.plan.tokens import Sources
 from aot.precompile import Combo
-from aot.sampling import SamplingParams
+from aot.sampling import Restrictions, SamplingParams
 
 
 def resolve(manifest: Manifest) -> Plan:
@@ -24,9 +26,10 @@ def resolve(manifest: Manifest) -> Plan:
     if faults:
         raise ManifestError(*dict.fromkeys(faults))
     content = manifest.content
+    digests = {} if found.files is None else found.files.digests
     return Plan(
         name=content.name,
-        model=found.plan,
+        model=dataclasses.replace(found.plan, sources=digests),
         combos=expanded,
         dropped=dropped,
         generation=generation,
@@ -84,8 +87,10 @@ def _generation(
         return None
     if found.description is None or found.files is None:
         return None
-    files = Sources(found.files, found.plan.config or {}, found.plan.tokenizer, found.description.vocab_size)
+    tokenizer = None if found.plan.tokenizer is None else Files(found.plan.tokenizer)
+    files = Sources(found.files, found.plan.config or {}, tokenizer, found.description.vocab_size)
     special = _special(manifest, files, faults)
+    sampling, restrictions = _sampling(manifest, files, special["eos_token_id"], faults)
     return GenerationPlan(
         **special,
         vocab_size=files.vocab_size,
@@ -93,7 +98,8 @@ def _generation(
         num_return_sequences=_sequences(manifest, expanded, faults),
         streaming_chunks=given.streaming_chunks,
         logits=given.logits,
-        sampling=_sampling(manifest, files, faults),
+        sampling=sampling,
+        restrictions=restrictions,
     )
 
 
@@ -116,13 +122,15 @@ def _special(manifest: Manifest, files: Sources, faults: list[str]) -> dict[str,
     return {"eos_token_id": ids["eos"], "pad_token_id": pad, "bos_token_id": next(iter(ids["bos"]), None)}
 
 
-def _sampling(manifest: Manifest, files: Sources, faults: list[str]) -> SamplingParams:
+def _sampling(
+    manifest: Manifest, files: Sources, eos: tuple[int, ...], faults: list[str]
+) -> tuple[SamplingParams, Restrictions]:
     given = manifest.content.generation.sampling
     if isinstance(given, SamplingParams):
-        return given
+        return given, Restrictions()
     with manifest.collecting(faults, "generation", "sampling"):
-        return files.sampling()
-    return SamplingParams()
+        return files.sampling(eos)
+    return SamplingParams(), Restrictions()
 
 
 def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: list[str]) -> int | Mapping[str, int]:

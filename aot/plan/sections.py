@@ -107,6 +107,8 @@ def _sequences(value: Any) -> Any:
                 (key, f"keys must be those of combos, in hex, the first digits of it, or as an integer, got {key!r}")
             )
     by_key = {_hex(key): number for key, number in table.items()}
+    if len(by_key) < len(table):
+        raise Wrong(("", "the same key is there twice, as an integer and in hex; remove one"))
     return by_key if value is table else value
 
 
@@ -129,12 +131,14 @@ def _sampling(value: Any) -> Any:
     wrong = [(key, text) for key, item in value.items() if (text := _option(key, item))]
     if wrong:
         raise Wrong(*wrong)
-    return sampling.SamplingParams(**value)
+    return sampling.SamplingParams(**{key: item for key, item in value.items() if item is not None})
 
 
 def _option(key: Any, value: Any) -> str | None:
     if key not in sampling.FIELDS:
         return dimensions.unknown_key(key, sampling.FIELDS)
+    if value is None:
+        return None
     try:
         sampling.SamplingParams(**{key: value})
     except InputError as error:

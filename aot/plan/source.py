@@ -1,6 +1,7 @@
 """The model that a manifest names: where it lies, its configuration, and whether its weight files fit."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from aot import digest
 from aot.errors import InputError
+from aot.plan.files import Files
 from aot.plan.manifest import Manifest
 from aot.plan.plan import ModelPlan
-from aot.plan.tokens import read_json
 
 if TYPE_CHECKING:
     from aot.models.family import ModelConfig
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 _CONFIG = "config.json"
 _PREPROCESSOR = "preprocessor_config.json"
+_ODD = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A ModelPlan, what is known of a checkpoint's model, and the directory of its generation_config.json."""
+    """A ModelPlan, what is known of a checkpoint's model, and the files beside its configuration."""
 
     plan: ModelPlan
     description: "Description | None" = None
-    files: Path | None = None
+    files: Files | None = None
 
 
 def of(manifest: Manifest, faults: list[str]) -> Source:
@@ -40,6 +42,7 @@ def of(manifest: Manifest, faults: list[str]) -> Source:
         checkpoint=None,
         config=None,
         preprocessor=None,
+        sources={},
         dtype=model.dtype,
         quantization=model.quantization,
         tokenizer=tokenizer,
@@ -74,8 +77,9 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
     if model.encoder is None:
         preprocessor = None
     description = registry.describe(model, config, place)
-    dtype = plan.dtype or description.dtype or "float32"  # as transformers reads a config that does not say
+    dtype = plan.dtype or description.dtype
     with manifest.collecting(faults, "model", "checkpoint"):
+        dtype = dtype or _stored_dtype(directory, kind, plan.subtree, model)
         _check(directory, kind, plan.subtree, model, dtype)
     tokenizer = plan.tokenizer
     if tokenizer is None and manifest.content.model.tokenizer is None and (directory / "tokenizer.json").is_file():
@@ -91,35 +95,38 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
     return Source(made, description, files)
 
 
-def _configuration(manifest: Manifest, directory: Path, kind: str) -> tuple[dict[str, Any], str, Path]:
-    """The configuration, what messages call it, and where the files beside it lie."""
+def _configuration(manifest: Manifest, directory: Path, kind: str) -> tuple[dict[str, Any], str, Files]:
+    """The configuration, what messages call it, and the files beside it."""
     from aot.models import checkpoint
 
     given = manifest.content.model.config
     if kind == "huggingface":
         if given is not None:
             raise InputError(f"{directory} has a {_CONFIG} of its own; remove model.config, which is for Orbax")
-        return _plain(checkpoint.read_config(directory), _CONFIG), str(directory / _CONFIG), directory
+        files = Files(directory)
+        config = files.json(_CONFIG) or checkpoint.read_config(directory)  # which says what is wrong without one
+        return _plain(config, _CONFIG), str(directory / _CONFIG), files
     if given is None:
         raise InputError(f"is missing, and the Orbax checkpoint {directory} has none; give a {_CONFIG}")
     if isinstance(given, dict):
-        return _plain(given, "config"), "config", directory
+        return _plain(given, "config"), "config", Files(directory)
     file = manifest.directory / given
     file = file / _CONFIG if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"{file} is no file; give a {_CONFIG}, or its fields")
-    return _plain(read_json(file), file.name), str(file), file.parent
+    files = Files(file.parent, "config")
+    return _plain(files.json(file.name), file.name), str(file), files
 
 
-def _preprocessor(files: Path) -> dict[str, Any] | None:
+def _preprocessor(files: Files) -> dict[str, Any] | None:
     """The fields that say how images are prepared, in the file of their own or in that of a whole processor."""
-    found = read_json(files / _PREPROCESSOR) or read_json(files / "processor_config.json").get("image_processor")
+    found = files.json(_PREPROCESSOR) or files.json("processor_config.json").get("image_processor")
     return _plain(found, _PREPROCESSOR) if isinstance(found, dict) else None
 
 
 def _plain(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Without what transformers leaves of the machine that wrote the file: the path of the checkpoint before it."""
-    plain = _portable(fields)
+    plain: dict[str, Any] = _portable(fields)
     try:
         digest.canonical_json(plain)
     except (TypeError, ValueError) as error:
@@ -127,9 +134,26 @@ def _plain(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     return plain
 
 
-def _portable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in fields.items() if name != "_name_or_path"}
-    return {name: _portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
+def _portable(value: Any) -> Any:
+    """Without such paths, and numbers that JSON does not have as releases of transformers from the fifth write them."""
+    if isinstance(value, Mapping):
+        return {name: _portable(item) for name, item in value.items() if name != "_name_or_path"}
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": _ODD.get(value, "NaN")}
+    return value
+
+
+def _stored_dtype(directory: Path, kind: str, subtree: str, model: "ModelConfig") -> str:
+    """The dtype of a checkpoint whose configuration does not say: that of most of its weights, which may be absent."""
+    from aot.models import checkpoint, orbax
+
+    if kind == "huggingface":
+        found = checkpoint.stored_dtype(directory)
+    else:
+        found = orbax.stored_dtype(directory, subtree, model.parameters())
+    return found or "float32"
 
 
 def _check(directory: Path, kind: str, subtree: str, model: "ModelConfig", dtype: str) -> None:

@@ -1,38 +1,28 @@
 """Token ids and sampling that a checkpoint's files name: generation_config.json, config.json, the tokenizer's files."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from aot import nesting
 from aot.errors import InputError
-from aot.sampling import SamplingParams
+from aot.plan import generation_config
+from aot.plan.files import Files
+from aot.plan.manifest import Manifest
+from aot.plan.plan import Plan
+from aot.sampling import Restrictions, SamplingParams
 
-# What transformers samples with where do_sample is true and generation_config.json does not say.
-_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-# Options of transformers that draw or search in ways of their own, with the values that switch them off.
-_OFF: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "typical_p": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1.0,),
-    "penalty_alpha": (0.0,),
-    "top_h": (),
-    "watermarking_config": (),
-}
+_GENERATION = "generation_config.json"
+_NAMING = ("tokenizer_config.json", "special_tokens_map.json")
+"""Those of a tokenizer's files that name its special tokens, the first that does first."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where to look: the files' directory, the configuration, the tokenizer's directory, the size of the vocabulary."""
+    """Where to look: the files beside the configuration, its fields, the tokenizer's files, the vocabulary's size."""
 
-    directory: Path
+    files: Files
     config: Mapping[str, Any]
-    tokenizer: Path | None
+    tokenizer: Files | None
     vocab_size: int
 
     def ids(self, name: str) -> tuple[int, ...]:
@@ -41,57 +31,74 @@ class Sources:
 
     def _candidates(self, name: str) -> Iterator[tuple[int, ...]]:
         key = f"{name}_token_id"
-        yield self._valid(self.generation_config().get(key), f"{self.directory / 'generation_config.json'}: {key}")
-        yield self._valid(self.config.get(key), f"config: {key}")
+        yield self.valid(self.files.json(_GENERATION).get(key), f"{self.files.directory / _GENERATION}: {key}")
+        yield self.valid(self.config.get(key), f"config: {key}")
         if self.tokenizer is not None:
-            yield self._valid(self._of_tokenizer(self.tokenizer, f"{name}_token"), f"{self.tokenizer}: {key}")
+            yield self.valid(_named(self.tokenizer, f"{name}_token"), f"{self.tokenizer.directory}: {key}")
 
-    def _valid(self, value: Any, place: str) -> tuple[int, ...]:
+    def valid(self, value: Any, place: str) -> tuple[int, ...]:
+        """The ids in what a file has at a place, each once: one, a list or null. Raises InputError for others."""
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if wrong := [item for item in ids if type(item) is not int]:
             raise InputError(f"{place}: must be a token id or a list of them, got {wrong[0]!r}; correct the file")
         # Checkpoints write -1, or an id beyond the vocabulary, for a token that the model does not have.
         return tuple(dict.fromkeys(item for item in ids if 0 <= item < self.vocab_size))
 
-    def generation_config(self) -> dict[str, Any]:
-        """The fields of generation_config.json; none where there is no such file."""
-        return read_json(self.directory / "generation_config.json")
-
-    def sampling(self) -> SamplingParams:
-        """What generation_config.json says, read as transformers does: greedy unless do_sample is true."""
-        file = self.directory / "generation_config.json"
-        config = self.generation_config()
+    def sampling(self, eos: Collection[int]) -> tuple[SamplingParams, Restrictions]:
+        """What generation_config.json says of the drawing of tokens. Raises InputError for what is not followed."""
+        config, place = self.files.json(_GENERATION), str(self.files.directory / _GENERATION)
         if not config:
-            raise InputError(f"there is no {file}; write the options into the manifest")
-        given = {name: config[name] for name in _SAMPLING if config.get(name) is not None}
-        if wrong := [name for name, off in _OFF.items() if config.get(name) not in (None, *off)]:
-            raise InputError(f"{file}: {wrong[0]}: {config[wrong[0]]!r} is not supported; write the options here")
-        if config.get("do_sample") is not True:
-            return SamplingParams(repetition_penalty=given.get("repetition_penalty", 1.0))
-        return SamplingParams(**{**_SAMPLING, **given})
+            raise InputError(f"there is no {place}; write the options into the manifest")
+        params = generation_config.params(config, place)
+        restrictions = generation_config.restrictions(config, place, self.valid, eos)
+        if restrictions.stop and self.tokenizer is None:
+            raise InputError(
+                f"{place}: stop_strings: need a tokenizer, and the checkpoint has none; add tokenizer.json"
+            )
+        return params, restrictions
 
-    @staticmethod
-    def _of_tokenizer(directory: Path, name: str) -> int | None:
-        token = read_json(directory / "tokenizer_config.json").get(name)
+
+def endings(manifest: Manifest, plan: Plan) -> tuple[str, ...]:
+    """A line where the tokenizer names another EOS than the files do by which texts end."""
+    if plan.generation is None or plan.model.tokenizer is None or manifest.content.generation.eos_token_id is not None:
+        return ()
+    own, ends = _named(Files(plan.model.tokenizer), "eos_token"), plan.generation.eos_token_id
+    if own is None or own in ends:
+        return ()
+    found = ", ".join(map(str, ends)) or "none"
+    return (f"generation.eos_token_id: {found} by the checkpoint's files, {own} by its tokenizer; say which end texts",)
+
+
+def _named(tokenizer: Files, name: str) -> int | None:
+    """The id of the token that a tokenizer's files name as `eos_token` or the like; None where they do not."""
+    for file in _NAMING:
+        token = tokenizer.json(file).get(name)
         content = token.get("content") if isinstance(token, dict) else token
-        if not isinstance(content, str):
-            return None
-        added = read_json(directory / "tokenizer.json").get("added_tokens")
-        items = [item for item in added if isinstance(item, dict)] if isinstance(added, list) else []
-        return next((item.get("id") for item in items if item.get("content") == content), None)
+        if isinstance(content, str) and (found := _id(tokenizer, content)) is not None:
+            return found
+    return None
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The fields of a file; none where there is no file."""
-    try:
-        data = json.loads(file.read_bytes())
-        nesting.check(data)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; make it readable") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: must hold a JSON object, got {type(data).__name__}; fetch it again")
-    return data
+def _id(tokenizer: Files, content: str) -> int | None:
+    """The id of a token: one that was added, or one of the vocabulary."""
+    fields = tokenizer.json("tokenizer.json")
+    added = fields.get("added_tokens")
+    items = [item for item in added if isinstance(item, dict)] if isinstance(added, list) else []
+    for item in items:
+        if item.get("content") == content and type(item.get("id")) is int:
+            return int(item["id"])
+    decoder = tokenizer.json(_NAMING[0]).get("added_tokens_decoder")
+    for id, item in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(item, dict) and item.get("content") == content and id.isdecimal():
+            return int(id)
+    return _of_vocabulary(fields.get("model"), content)
+
+
+def _of_vocabulary(model: Any, content: str) -> int | None:
+    """The id of a token in the vocabulary of a model: ids by token, or pairs of token and score in their order."""
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):
+        pairs = (pair[0] if isinstance(pair, list) and pair else None for pair in vocabulary)
+        return next((id for id, token in enumerate(pairs) if token == content), None)
+    found = vocabulary.get(content) if isinstance(vocabulary, dict) else None
+    return found if type(found) is int else None

@@ -14,11 +14,13 @@ State of one generation, carried from phase to phase (`state/…`):
     logits                 [batch, vocab] float32  after the last token of the prompt
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 from aot import chain
-from aot.chain import Array, Axes, Call, Chain
+from aot.chain import Array, Axes, Call, Chain, Program
 from aot.programs import sampling, steps
 from aot.programs.decoder import Decoder
 
@@ -36,6 +38,10 @@ class Options:
     """none, last or all: what prefill and decode give beside tokens and logprobs."""
     eos_ids: int
     """Room for ids that end a row; unused places hold -1."""
+    suppress: tuple[int, ...] = ()
+    """Tokens that are never drawn."""
+    begin_suppress: tuple[int, ...] = ()
+    """Tokens that are not drawn first."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,10 @@ class Phases:
         state = {f"state/{path}": array for path, array in self._state(sizes).items() if path != "logits"}
         weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
         inputs = {"stop": Array((sizes.batch,), "bool"), **self._request(sizes)}
-        function = steps.Decode(self.decoder, self.options.streaming_chunks, self.options.logits, sizes.capacity)
+        options = self.options
+        function = steps.Decode(
+            self.decoder, options.streaming_chunks, options.logits, sizes.capacity, options.suppress
+        )
         carried = set(state) - {"state/prompted"}
         program = chain.program("decode", function, {**weights, **state, **_slots("input", inputs)}, carried)
         outputs: dict[str, Axes] = {"tokens": (*BATCH, None), "logprobs": (*BATCH, None), "steps": ()}
@@ -103,6 +112,17 @@ class Phases:
         if self.options.logits == "last":
             outputs["logits"] = (*BATCH, None)
         return Chain((*calls, self._first(sizes)), {"rows": BATCH, **_axes(self._request(sizes))}, outputs)
+
+    @cached_property
+    def _layers(self) -> list[dict[str, Array]]:
+        """The weights of each layer by their paths below it."""
+        layers: list[dict[str, Array]] = [{} for _ in self.decoder.windows]
+        for path, array in self.decoder.weights().items():
+            kind, _, rest = path.partition("/")
+            if kind == "layers":
+                number, _, name = rest.partition("/")
+                layers[int(number)][name] = array
+        return layers
 
     def _embedded(self, sizes: Sizes) -> tuple[Call, ...]:
         """Vectors of the tokens, and where the decoder wants them their rotary positions."""
@@ -138,16 +158,15 @@ class Phases:
         return chain.call(program, takes, {"x": "value/x"})
 
     def _block(self, sizes: Sizes, layer: int) -> Call:
-        prefix, cached = f"layers/{layer}/", self._cache(sizes)
-        weights = {p.removeprefix(prefix): a for p, a in self.decoder.weights().items() if p.startswith(prefix)}
+        cached, weights = self._cache(sizes), self._layers[layer]
         rows = Array((sizes.batch,), "int32")
         turns = {} if self.decoder.sections is None else {"positions": self._turns(sizes)}
         arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **_slots("cache", cached), **weights}
         function = steps.Block(self.decoder, self.decoder.windows[layer])
         caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in cached}
-        program = chain.program("block", function, arguments, {"x", *caches})
+        program = _program("block", function, tuple(arguments.items()), frozenset({"x", *caches}))
         takes = {"x": "value/x", "start": "state/lengths", "lengths": "input/lengths", **caches}
-        takes |= {path: f"weight/{prefix}{path}" for path in weights}
+        takes |= {path: f"weight/layers/{layer}/{path}" for path in weights}
         takes |= {name: f"value/{name}" if self.image is None else f"input/{name}" for name in turns}
         return chain.call(program, takes, {"x": "value/x", **caches})
 
@@ -175,14 +194,15 @@ class Phases:
         state, request = self._state(sizes), self._request(sizes)
         taken = {name: state[name] for name in ("logits", "prompted", "lengths")}
         shown = self.options.logits == "last"
-        program = chain.program("first", steps.First(shown), {**taken, **request})
+        suppressed = tuple(sorted({*self.options.suppress, *self.options.begin_suppress}))
+        program = chain.program("first", steps.First(shown, suppressed), {**taken, **request})
         takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in request}}
         gives = {name: f"state/{name}" for name in steps.DRAWN} | {"first": "output/token", "logprob": "output/logprob"}
         return chain.call(program, takes, gives | ({"shown": "output/logits"} if shown else {}))
 
     def _take(self, path: str, source: Array, into: Array) -> Call:
         arguments = {"source": source, "into": into, "rows": Array(into.shape[:1], "int32")}
-        program = chain.program("take", steps.take, arguments, {"into"})
+        program = _program("take", steps.take, tuple(arguments.items()), frozenset({"into"}))
         takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
         return chain.call(program, takes, {"result": f"state/{path}"})
 
@@ -212,6 +232,17 @@ class Phases:
         drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
         ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
         return {**drawing, **ending, "pad": Array((), "int32")}
+
+
+@cache
+def _program(
+    name: str,
+    function: Callable[..., Mapping[str, Any]],
+    arguments: tuple[tuple[str, Array], ...],
+    donated: frozenset[str],
+) -> Program:
+    """A program that many calls share: made once, it is found again by what it is and not by what it is made of."""
+    return chain.program(name, function, dict(arguments), donated)
 
 
 def _slots(kind: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 OPTIONS: Mapping[str, tuple[tuple[int, ...], str]] = {
@@ -30,15 +31,23 @@ _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def sample(
-    logits: Array, prompted: Array, counts: Array, generated: Array, options: Mapping[str, Array]
+    logits: Array,
+    prompted: Array,
+    counts: Array,
+    generated: Array,
+    options: Mapping[str, Array],
+    suppressed: tuple[int, ...] = (),
 ) -> tuple[Array, Array]:
     """The next token of each row, int32 [batch], and its log-softmax over the raw logits, float32 [batch].
 
     logits: float32 [batch, vocab]; -inf is never drawn while the row has a finite one, NaN and +inf are undefined.
     prompted: bool [batch, vocab], the token occurs in the prompt; counts: int32 [batch, vocab], times generated.
     generated: int32 [batch], the index of the token to draw, 0 for the first; options: the arrays of OPTIONS.
+    suppressed: tokens that are never drawn; a constant of the program.
     """
     penalised = _penalised(logits, prompted, counts, options)
+    if suppressed:
+        penalised = jnp.where(_among(suppressed, logits.shape[1])[None], -jnp.inf, penalised)
     best = _argmax(penalised)
     # a subnormal temperature is flushed to 0 on some devices, so it counts as 0 on all of them
     sampled = options["temperature"] >= jnp.float32(_TINY)
@@ -49,6 +58,14 @@ def sample(
     )
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1, mode="promise_in_bounds")[:, 0]
     return token, chosen - jax.nn.logsumexp(logits, axis=1)
+
+
+def _among(ids: tuple[int, ...], vocab: int) -> Array:
+    """Which tokens are among some, bool [vocab]. A program holds it as bits, for its constants are to stay small."""
+    named = np.isin(np.arange(-(-vocab // 32) * 32), ids)
+    words = jnp.asarray(np.packbits(named, bitorder="little").view("<u4"))
+    bits = lax.shift_right_logical(words[:, None], lax.broadcasted_iota(jnp.uint32, (len(words), 32), 1))
+    return (bits & jnp.uint32(1)).reshape(-1)[:vocab] == 1
 
 
 def _argmax(values: Array) -> Array:

@@ -129,11 +129,13 @@ class First:
 
     shown: bool
     """Whether the logits are an output too."""
+    suppressed: tuple[int, ...] = ()
+    """Tokens that are not drawn first."""
 
     def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> Arrays:
         none = jnp.zeros_like(lengths)
         counts = jnp.zeros(logits.shape, jnp.int32)
-        token, logprob = sampling.sample(logits, prompted, counts, none, request)
+        token, logprob = sampling.sample(logits, prompted, counts, none, request, self.suppressed)
         live = lengths > 0
         token = jnp.where(live, token, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
@@ -165,6 +167,8 @@ class Decode:
     chunk: int
     logits: str
     capacity: int
+    suppressed: tuple[int, ...] = ()
+    """Tokens that are not drawn."""
 
     def __call__(self, **arrays: jax.Array) -> Arrays:
         weights, state, request = (_under(arrays, kind) for kind in ("weight/", "state/", "input/"))
@@ -205,7 +209,9 @@ class Decode:
     def _step(self, weights: Arrays, state: Arrays, prompted: jax.Array, request: Arrays) -> tuple[Arrays, Arrays]:
         live = ~state["done"]
         logits, cache = self._forward(weights, state, live)
-        drawn, logprob = sampling.sample(logits, prompted, state["counts"], state["generated"], request)
+        drawn, logprob = sampling.sample(
+            logits, prompted, state["counts"], state["generated"], request, self.suppressed
+        )
         token = jnp.where(live, drawn, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
         generated, lengths = (state[name] + live.astype(jnp.int32) for name in ("generated", "lengths"))

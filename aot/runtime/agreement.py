@@ -15,6 +15,7 @@ from aot.runtime import expected
 from aot.runtime.entries import Entry
 from aot.runtime.exercise import Array, Arrays, Exercise
 from aot.runtime.expected import Expected, Output
+from aot.sampling import restrictions_of
 
 DRAWN = frozenset({"token", "tokens", "logprob", "logprobs"})
 """Outputs of a language model's phases that are kept whole, so that rows can be followed."""
@@ -107,12 +108,23 @@ def _tied(
         for row, step in places:
             given[row] = [int(first[1][row]), *map(int, recorded[row, :step])]
         logits = exercised.logits(entry, given)
+    logits = _drawable(logits, entry)
     for row, step in places:
         best, token = float(logits[row].max()), int(recorded[row, step])
         gap = best - float(logits[row, token]) if 0 <= token < logits.shape[1] else np.inf
         if not gap <= 2 * tolerance * max(1.0, abs(best)):
             return f"row {row}, token {step}: {token} was recorded, another is better here by {gap:.3g}"
     return ""
+
+
+def _drawable(logits: Array, entry: Entry) -> Array:
+    """Logits without those of tokens that the entry's programs never draw."""
+    assert entry.index.generation is not None, entry.phase
+    restrictions = restrictions_of(entry.index.generation.sampling)
+    begin = () if entry.phase == "decode" else restrictions.begin_suppress
+    made = np.array(logits)
+    made[:, [*restrictions.suppress, *begin]] = -np.inf
+    return made
 
 
 def _output(

@@ -136,6 +136,7 @@ class Model:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         beside, reader, sequences = options.beside(len(given), single), self._reader(options.props), []
         asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
+        stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
         for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
             if options.truncate:
@@ -143,9 +144,7 @@ class Model:
             length = len(prompt.ids)
             need = buckets.Need(1, length, length + limit, options.props, bool(prompt.images))
             for index in range(options.n or self._sequences_each(need)):
-                sequences.append(
-                    Row(position, index, prompt, seed, limit, frozenset(eos), self._text, options.stops, streamed)
-                )
+                sequences.append(Row(position, index, prompt, seed, limit, frozenset(eos), self._text, stops, streamed))
         parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
         runs = [
             Generation(executor, self._entries, self._combos, request).run(part)

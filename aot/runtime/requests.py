@@ -11,7 +11,7 @@ import numpy.typing as npt
 from aot import digest
 from aot.bundle.records import GenerationRecord
 from aot.errors import InputError
-from aot.sampling import SamplingParams
+from aot.sampling import SamplingParams, params_of, restrictions_of
 from aot.vision import Size
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Prepared:
 
 
 _SEED_LIMIT = 1 << 64
+_DRAWN_BITS = 53  # what a double holds: results go through JSON, whose numbers most readers take for doubles
 _WORD = 1 << 31  # programs take int32
 _LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
@@ -70,8 +71,8 @@ class Options:
     """Sequences for each prompt."""
     seed: int | Sequence[int] | None = None
     """One for every prompt alike, or one for each; None draws one for each prompt, which its results tell."""
-    stop: str | Sequence[str] = ()
-    """A sequence ends before the first of these texts."""
+    stop: str | Sequence[str] | None = None
+    """A sequence ends before the first of these texts; [] where none is to end it."""
     eos_token_id: int | Sequence[int] | None = None
     """Ids that end a sequence; no more of them than the bundle was built for, or one. [] or -1: none does."""
     truncate: bool = False
@@ -102,15 +103,16 @@ class Options:
             raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1 or a list, got {self.seed!r:.80}")
         if not all(_is_whole(id) and -1 <= id < _WORD for id in _listed(self.eos_token_id)):
             raise InputError(f"request: eos_token_id must be a token id or a list, got {self.eos_token_id!r:.80}")
-        if not isinstance(self.stop, str | list | tuple):
+        if not isinstance(self.stop, str | list | tuple | None):
             raise InputError(f"request: stop must be a text or a list of texts, got {self.stop!r:.80}")
         if type(self.truncate) is not bool:
             raise InputError(f"request: truncate must be True or False, got {self.truncate!r:.80}")
         _check_props(self.props)
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings as a tuple."""
+    def stops(self, defaults: GenerationRecord) -> tuple[str, ...]:
+        """The stop strings: those given, else those of the bundle."""
+        if self.stop is None:
+            return restrictions_of(defaults.sampling).stop
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
@@ -121,7 +123,7 @@ class Options:
     def seeds(self, prompts: int, draw: Callable[[int], int] = secrets.randbits) -> list[int]:
         """The seed of each prompt; `draw` gives so many random bits."""
         if self.seed is None:
-            return [draw(64) for _ in range(prompts)]
+            return [draw(_DRAWN_BITS) for _ in range(prompts)]
         seeds = [int(seed) for seed in _listed(self.seed)]
         if _is_whole(self.seed):
             return seeds * prompts
@@ -143,7 +145,7 @@ class Options:
 
     def params(self, defaults: GenerationRecord) -> SamplingParams:
         """How tokens are drawn. Raises InputError for a number that a program cannot take."""
-        params = replace(SamplingParams(**dict(defaults.sampling)), **self.sampling)  # type: ignore[arg-type]
+        params = replace(params_of(defaults.sampling), **self.sampling)  # type: ignore[arg-type]
         for name, value in vars(params).items():
             if abs(value) > (_WORD - 1 if name == "top_k" else _LARGEST):
                 raise InputError(f"sampling.{name}: is too large for a program, got {value!r}")
