@@ -52,6 +52,13 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Path(path_type=Path),
     help="A conversation to answer: a JSON list of messages with role and content; may be repeated.",
 )
+@click.option(
+    "--template-arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="What the chat template takes beside the conversation, as enable_thinking=false; may be repeated.",
+)
 @click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids; may be repeated.")
 @click.option(
     "--image",
@@ -83,9 +90,10 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--stream", is_flag=True, help="Print text as it comes; for one prompt and one sequence.")
 @output.as_json
 def command(
-    bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...], images: tuple[str, ...],
-    policy: str, key: Path | None, devices: int | None, replicas: str | None, coordinator: str | None,
-    processes: int | None, process: int | None, stream: bool, logprobs: bool, as_json: bool, **options: Any,
+    bundle: Path, prompts: tuple[str, ...], chats: tuple[Path, ...], arguments: tuple[str, ...],
+    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, key: Path | None, devices: int | None,
+    replicas: str | None, coordinator: str | None, processes: int | None, process: int | None, stream: bool,
+    logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Generate from BUNDLE: continue texts, answer conversations.
 
@@ -102,6 +110,8 @@ def command(
         raise click.UsageError(f"--image belongs to one prompt, got {len(given)}")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
     chosen = {name: value for name, value in options.items() if value is not None}
+    if arguments:
+        chosen["template"] = _template(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
     how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}
@@ -213,6 +223,22 @@ def _conversation(path: Path) -> Any:
     if not (isinstance(found, list) and found and all(isinstance(message, dict) for message in found)):
         raise InputError(f'--chat {path}: must be a list of messages as {{"role": "user", "content": "…"}}')
     return found
+
+
+def _template(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The values of --template-arg by name."""
+    made: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not (name and equals):
+            raise InputError(f"--template-arg: must be NAME=JSON, got {argument!r:.80}")
+        if name in made:
+            raise InputError(f"--template-arg: {name!r} is given twice; give it once")
+        try:
+            made[name] = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"--template-arg {name}: is not JSON ({error}); write false, 3 or '\"text\"'") from None
+    return made
 
 
 def _ids(text: str) -> list[int]:
