@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build, cache, releases, tuning
+from aot.builder import build, cache, releases, tokenizer, tuning
 from aot.cli import output
 from aot.cli.progress import Display
 from aot.errors import InputError
@@ -50,7 +50,7 @@ def command(
     where = destination or Path("dist", plan.name)
     if replace:
         _keep(where, manifest, plan)
-    for line in (*plan.dropped, *releases.remarks(release)):
+    for line in (*plan.dropped, *tokenizer.remarks(plan), *releases.remarks(release)):
         click.echo(f"remark: {line}", err=True)
     kept = None if no_cache else cache.Cache(cache.location())
     with Display() as display:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build, releases
+from aot.builder import build, releases, tokenizer
 from aot.cli import output, placement, shapes
 from aot.plan import Plan
 
@@ -22,11 +22,13 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, which pictures would be much distorted, which combos of a product
-    can serve no request, and that programs have expired or soon will.
+    can serve no request, what becomes of a tokenizer without tokenizer.json, and that programs have expired or soon
+    will.
     """
     plan = plans.resolve(plans.read(manifest))
     release = releases.installed(jax_released)
     late = releases.remarks(release)
+    converted = tokenizer.remarks(plan)
     counted = build.count(plan)
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
     if as_json:
@@ -40,7 +42,7 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
             placement.show(each)
         click.echo(f"valid until {release.valid_until}")
     laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    planned = (*plan.dropped, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
+    planned = (*plan.dropped, *converted, *plans.waste(plan), *plans.uninstalled(plan), *plans.untuned(plan))
     for remark in (*planned, *laid, *late):
         click.echo(f"remark: {remark}", err=as_json)
 
