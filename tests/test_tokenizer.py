@@ -163,4 +163,4 @@ def test_templates_of_processors_and_further_ones_are_carried_and_named(checkpoi
         {"tokenizer.json", "chat_template.default.jinja"},
     )
     named = [name for name, _ in provenance._tokenizer(planned(checkpoint))]
-    assert named == ["additional_chat_templates/default.jinja", "tokenizer.json"]
+    assert named == ["tokenizer.json", "additional_chat_templates/default.jinja"]

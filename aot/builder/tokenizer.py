@@ -49,7 +49,7 @@ def read(directory: Path | None) -> list[tuple[str, Path]]:
     if directory is None or not files(directory):
         return []
     found = _found(directory)
-    places = sorted({*found.values(), *(() if READY in found else tokenizer_files.found(directory))})
+    places = [*found.values(), *(() if READY in found else tokenizer_files.found(directory))]
     return [(place, directory / place) for place in places]
 
 
