@@ -636,6 +636,7 @@ def test_what_a_template_refuses_is_named(template, error, message):
         ({"tokenizer.json": files("llama2")["tokenizer.json"][:-9]}, "tokenizer.json is damaged"),
         ({"tokenizer.json": b"null"}, "tokenizer.json is damaged"),
         ({"tokenizer_config.json": b"{"}, "tokenizer_config.json is damaged"),
+        ({"tokenizer_config.json": b"[" * 100_000}, "tokenizer_config.json is damaged"),
         ({"tokenizer_config.json": b"[]"}, "tokenizer_config.json must hold an object, found list"),
         ({"special_tokens_map.json": b"\xff"}, "special_tokens_map.json is damaged"),
         ({"chat_template.jinja": b"\xff"}, "chat_template.jinja is damaged"),

@@ -88,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; make it readable") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{file}: must hold a JSON object, got {type(data).__name__}; fetch it again")

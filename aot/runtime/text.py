@@ -232,7 +232,7 @@ def _string(files: Mapping[str, bytes], name: str, where: str) -> str | None:
 def _mapping(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(_string(files, name, where) or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: {name} is damaged ({error}); fetch it again or rebuild") from error
     if not isinstance(value, dict):
         raise BundleError(f"{where}: {name} must hold an object, found {type(value).__name__}; rebuild")
