@@ -61,6 +61,8 @@ def test_a_bad_prompt_is_named(model, prompt, words):
         ("stop", ("text", ["text"]), "stop strings need a tokenizer"),
         ("truncate", ("yes", 1), "truncate must be True or False"),
         ("props", ({1}, 5, {"a": {1}}, {1: 2}, {"a": NAN}), "props must be a mapping of names to JSON values"),
+        ("template", (5, [1], "x"), "template must be a mapping of names to JSON values"),
+        ("template", ({"tools": []},), "template is for conversations, and no prompt is one"),
         ("temperature", (-1, NAN, float("inf"), "hot", True, 1e300), "sampling.temperature: "),
         ("top_k", (-2, 1.5, 2**31), "sampling.top_k: "),
         ("top_p", (-0.1, 1.1), "sampling.top_p: must be between 0 and 1"),

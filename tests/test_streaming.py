@@ -1,11 +1,16 @@
 """Text from the demo's bundle: streams, stop strings, conversations and special tokens."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from conftest import ROOT
 from serving import recorded
 from tokenizers import Tokenizer
 
 import aot
+from aot.bundle import store
+from aot.bundle.writer import Writer
 from aot.errors import InputError
 
 PROMPT = "def main("
@@ -133,6 +138,72 @@ def test_a_conversation_gains_an_assistant_turn_and_keeps_its_type(model):
     assert [result.completed for result in results] == [[*CHAT, turn], [*CHAT, turn], (*CHAT, turn)]
     followed = model.generate([*results[0].completed, {"role": "user", "content": "class A:"}], truncate=True)
     assert followed.text
+
+
+def doctored(bundle, files, destination):
+    """A copy of a bundle with other tokenizer files."""
+    opened = store.open(bundle)
+    with Writer.stage(destination) as writer:
+        writer.adopt(opened)
+        added = {name: writer.add(data) for name, data in files.items()}
+        writer.publish(replace(opened.index, tokenizer={**opened.index.tokenizer, **added}))
+    return destination
+
+
+def test_an_end_of_text_that_no_file_marks_is_left_out_and_not_spelled(model, tokenizer, tiny_bundle, tmp_path):
+    description = json.loads(tokenizer.to_str())
+    for token in description["added_tokens"]:
+        token["special"] = False
+    config = json.loads((ROOT / "manifests" / "tiny" / "tokenizer_config.json").read_text())
+    plain = {"tokenizer.json": description, "tokenizer_config.json": {"chat_template": config["chat_template"]}}
+    files = {name: json.dumps(content).encode() for name, content in plain.items()}
+
+    with aot.load(doctored(tiny_bundle, files, tmp_path / "bundle")) as unmarked:
+        result, typed = unmarked.generate([CHAT, "hello<|im_end|>"])
+
+    expected = model.generate([CHAT, "hello<|im_end|>"])
+    assert result.finish_reason == "eos"
+    assert [result.text, typed.prompt_tokens] == [expected[0].text, expected[1].prompt_tokens]
+
+
+def test_a_conversation_is_answered_with_what_its_template_takes_beside_it(tiny_bundle, tmp_path, document):
+    template = "{{ messages[0].content }}{% if more is defined %}{{ more }}{{ tools | length }}{% endif %}"
+    bundle = doctored(tiny_bundle, {"chat_template.jinja": template.encode()}, tmp_path / "bundle")
+    given = {"more": "<|im_end|> os", "tools": [{"type": "function"}]}
+    chat = [{"role": "user", "content": "import"}]
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    ask = ("run", bundle, "--max-new-tokens", 4, "--chat", tmp_path / "chat.json")
+    arguments = [
+        option for name, value in given.items() for option in ("--template-arg", f"{name}={json.dumps(value)}")
+    ]
+
+    with aot.load(bundle) as model:
+        plain, more = (model.generate(chat, max_new_tokens=4, template=each) for each in (None, given))
+        streamed = "".join(model.stream(chat, max_new_tokens=4, template=given))
+        mixed = model.generate([chat, "import<|im_end|> os1"], max_new_tokens=4, template=given)
+
+    assert plain.prompt_tokens < more.prompt_tokens
+    assert streamed == more.text
+    assert [result.token_ids for result in mixed] == [more.token_ids] * 2
+    assert document(*ask)["results"][0]["token_ids"] == plain.token_ids
+    assert document(*ask, *arguments)["results"][0]["token_ids"] == more.token_ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["enable_thinking"], "--template-arg: must be NAME=JSON, got 'enable_thinking'"),
+        (["=1"], "--template-arg: must be NAME=JSON, got '=1'"),
+        (["x=False"], "--template-arg x: is not JSON ("),
+        (["x=1", "x=2"], "--template-arg: 'x' is given twice; give it once"),
+        (["messages=[]"], "template: 'messages' are the conversation itself; give them as the prompt"),
+    ],
+)
+def test_what_no_template_takes_is_named(tiny_bundle, tmp_path, refused, arguments, words):
+    (tmp_path / "chat.json").write_text(json.dumps(CHAT))
+    options = [option for argument in arguments for option in ("--template-arg", argument)]
+
+    assert words in refused(2, "run", tiny_bundle, "--chat", tmp_path / "chat.json", *options)
 
 
 def test_special_tokens_that_a_user_types_stay_text(model, tokenizer):

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 import tokenizers
@@ -13,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from aot.errors import BundleError, InputError
-from aot.runtime import chat, vocabulary
+from aot.runtime import chat, requests, sequence, vocabulary
 from aot.runtime import text as texts
 
 CORPUS = [
@@ -325,6 +326,249 @@ def test_templates_see_what_transformers_shows_them(template, config, text):
     assert text in (None, given_text)
 
 
+CALLS = [
+    {"role": "user", "content": "What is it?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "look", "arguments": {"at": "<|x|>"}}}],
+    },
+    {"role": "tool", "content": "a fox", "name": None},
+]
+
+
+@pytest.mark.parametrize("said", [{"content": None}, {}, {"content": ""}])
+def test_a_message_that_calls_tools_needs_no_content(said):
+    call = {"role": "assistant", "tool_calls": CALLS[1]["tool_calls"], **said}
+    template = "{% for m in messages %}{{ m.role }}{{ m.content is defined }}{{ m.tool_calls | tojson }}{% endfor %}"
+    text = chatml_with(template.replace("m.tool_calls", "m.tool_calls | default"))
+
+    ids = text.encode_chat([CALLS[0], call, CALLS[2]])
+
+    given_content = str("content" in call and call["content"] is not None)
+    calls = json.dumps(CALLS[1]["tool_calls"])
+    assert text.decode(ids) == f'userTrue""assistant{given_content}{calls}toolTrue""'
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize(
+    ("template", "given"),
+    [
+        ("{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}go", {}),
+        ("{% if not enable_thinking | default(true) %}quiet{% endif %}go", {"enable_thinking": False}),
+        ("{% for tool in tools %}{{ tool | tojson(indent=4) }}{% endfor %}", {"tools": TOOLS}),
+        ("{{ documents | length }}{{ documents[0].title }}", {"documents": [{"title": "Foxes", "text": "…"}]}),
+        ("{{ x }}{{ y is none }}{{ add_generation_prompt }}", {"x": 1.5, "y": None, "add_generation_prompt": False}),
+        (
+            [{"name": "default", "template": "none"}, {"name": "tool_use", "template": "{{ tools | length }}"}],
+            {"tools": TOOLS},
+        ),
+        ([{"name": "default", "template": "none"}, {"name": "tool_use", "template": "{{ tools | length }}"}], {}),
+    ],
+)
+def test_templates_take_what_stands_beside_a_conversation_as_those_of_transformers_do(template, given):
+    text = chatml_with(template)
+
+    written = text.decode(text.encode_chat(CONVERSATION, given))
+
+    named = {item["name"]: item["template"] for item in template} if isinstance(template, list) else template
+    oracle = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_buffer(files("chatml")["tokenizer.json"]), chat_template=named
+    )
+    how = {"add_generation_prompt": True, **given}
+    assert written == oracle.apply_chat_template(CONVERSATION, tokenize=False, **how)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_beside_a_conversation_spells_a_special_token(name):
+    text = chatml_with("{{ documents[0].text }}{{ tools | tojson }}{{ x }}")
+
+    ids = text.encode_chat(CONVERSATION, {"documents": [{"text": name}], "tools": [{name: name}], "x": name})
+
+    assert special_ids("chatml").isdisjoint(ids)
+    assert text.decode(ids) == name + json.dumps([{name: name}], ensure_ascii=False) + name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"messages": []}, "'messages' are the conversation itself"),
+        ({"tools": [print]}, "template: tools: values must be JSON"),
+        ([("x", 1)], "template: must be a mapping"),
+        ({3: 1}, "template: must be a mapping"),
+        ({"x": functools.reduce(lambda x, _: [x], range(10**5), [])}, "nested too deep"),
+    ],
+)
+def test_what_cannot_stand_beside_a_conversation_is_named(given, message):
+    with pytest.raises(InputError, match=message):
+        ours("chatml").encode_chat(CONVERSATION, given)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content | length }}",
+        "{{ messages[0].content[-1] == '>' }}{{ messages[0].content[0] == 'x' }}",
+        "{{ messages[0] | tojson(ensure_ascii=True) }}",
+        "{{ messages[0].content }}|{{ messages[0].content[:9] }}|{{ messages[0].content | replace('x', 'y') }}",
+        "{{ '%s' | format(messages[0].content) }}{{ messages[0].content.split(' ')[1] }}",
+        "{% if messages[0].content.endswith('|>') %}{{ messages[0].content | trim }}{% endif %}",
+    ],
+)
+@pytest.mark.parametrize("content", ["x <|im_end|>", "x <|im_end|><|im_start|>", "x <|endoftext|> <", "x é<|im_"])
+def test_a_template_sees_a_message_that_spells_special_tokens_as_any_other(template, content):
+    text = chatml_with(template)
+
+    ids = text.encode_chat([{"role": "user", "content": content}])
+
+    oracle = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_buffer(files("chatml")["tokenizer.json"]), chat_template=template
+    )
+    plain = oracle.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    assert (text.decode(ids), special_ids("chatml") & set(ids)) == (plain, set())
+
+
+def marking(marks, config=(), more=()):
+    """Files of a tokenizer that knows some names as added tokens, and whether it marks them as special."""
+    tokenizer = spelling(["H", "i", "</s>", "<", "/", "s", ">", *more], [])
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_tokens([AddedToken(name, special=special, normalized=False) for name, special in marks.items()])
+    return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json.dumps(dict(config)).encode()}
+
+
+THINKING = {str(7 + n): {"content": f"<{name}>", "special": special, "normalized": False, "lstrip": False,
+            "rstrip": False, "single_word": False} for n, (name, special) in enumerate(
+            [("think", False), ("/think", False), ("pad", True)])}  # fmt: skip
+
+
+def test_added_tokens_of_the_configuration_are_the_tokenizers_as_for_transformers(tmp_path):
+    given_files = marking({}, {"added_tokens_decoder": THINKING, "pad_token": "<pad>"})
+    for name, data in given_files.items():
+        (tmp_path / name).write_bytes(data)
+    oracle = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+
+    text = texts.Text.from_files(given_files, "bundle tiny")
+
+    prompt = "Hi<think>Hi</think>"
+    assert text.encode(prompt) == oracle(prompt)["input_ids"] == [0, 1, 7, 0, 1, 8]
+    assert text.decode([0, 7, 1, 8, 9]) == oracle.decode([0, 7, 1, 8, 9], skip_special_tokens=True)
+    assert 9 not in text.encode("Hi<pad>")
+
+
+def test_an_added_token_that_cannot_have_its_id_is_a_fault():
+    with pytest.raises(BundleError, match=r"added token '<think>' is declared as 9, .* makes it 7; correct the files"):
+        texts.Text.from_files(marking({}, {"added_tokens_decoder": {"9": THINKING["7"]}}), "bundle tiny")
+
+
+@pytest.mark.parametrize("damage", [[3], "x", {"x": {}}, {"7": {}}, {"7": "x"}, {"7": {"content": 3}}, {"7": None}])
+def test_added_tokens_that_are_none_are_a_fault(damage):
+    with pytest.raises(BundleError, match=r"bundle tiny: tokenizer_config.json: added_tokens_decoder is damaged"):
+        texts.Text.from_files(marking({}, {"added_tokens_decoder": damage}), "bundle tiny")
+
+
+@pytest.mark.parametrize(
+    ("marks", "config", "ends"),
+    [
+        ({"</s>": False}, {"eos_token": "</s>"}, ()),
+        ({"</s>": False}, {"eos_token": {"content": "</s>", "lstrip": False}}, ()),
+        ({}, {"eos_token": "</s>"}, ()),
+        ({}, {"additional_special_tokens": ["</s>"]}, ()),
+        ({}, {"extra_special_tokens": [{"content": "</s>"}]}, ()),
+        ({"</s>": False}, {}, (2,)),
+        ({}, {"added_tokens_decoder": {"2": {"content": "</s>", "special": False}}}, (2,)),
+    ],
+)
+def test_a_token_that_any_file_names_as_special_is_left_out_and_never_spelled(marks, config, ends):
+    text = texts.Text.from_files(marking(marks, config), "bundle tiny", ends=ends)
+
+    ids = text.encode("Hi</s>")
+
+    assert (2 in ids, text.decode(ids), text.decode([0, 1, 2])) == (False, "Hi</s>", "Hi")
+    assert "".join(streamed(text, [0, 1, 2])[1]) == "Hi"
+
+
+def test_a_word_that_ends_a_text_and_is_no_added_token_is_still_text():
+    text = texts.Text.from_files(marking({}, {"pad_token": "H"}), "bundle tiny", ends=(1,))
+
+    assert (text.encode("Hi"), text.decode([0, 1])) == ([0, 1], "Hi")
+
+
+@pytest.mark.parametrize(
+    ("more", "written"),
+    [
+        ({"chat_template.json": b'{"chat_template": "json"}'}, "json"),
+        ({"chat_template.json": b'{"chat_template": "json"}', "chat_template.jinja": b"file"}, "file"),
+        ({"chat_template.jinja": b"file", "chat_template.default.jinja": b"additional"}, "additional"),
+        ({"chat_template.default.jinja": b"no", "chat_template.tool_use.jinja": b"tools"}, "tools"),
+    ],
+)
+def test_templates_in_files_of_their_own_speak_before_the_configuration(more, written):
+    text = texts.Text.from_files({**marking({}, {"chat_template": "config"}, "jsonfileadtcglH"), **more}, "bundle tiny")
+
+    ids = text.encode_chat(CONVERSATION, {"tools": TOOLS})
+
+    assert text.decode(ids) == written
+
+
+BOMBS = [
+    "{{ 'a' * 10**10 }}",
+    "{{ [0] * 10**10 }}",
+    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "{% for i in range(100000) %}{% for j in range(100000) if j < 0 %}{% endfor %}{% endfor %}",
+    "{% for i in range(100000) %}{{ range(100000) | sum }}{% endfor %}",
+    "{% for i in range(100000) %}{{ range(100000) | map('string') | list | length }}{% endfor %}",
+    "{{ 'a' | center(10000000000) }}",
+    "{{ 'a'.center(10000000000) }}",
+    "{{ '%10000000000d' % 1 }}",
+    "{{ '%*d' % (10000000000, 1) }}",
+    "{{ '{:>10000000000}'.format(1) }}",
+    "{{ '{:>{w}}'.format(1, w=10000000000) }}",
+    "{{ '{x:>{w}}'.format_map({'x': 1, 'w': 10000000000}) }}",
+    "{{ 10 ** (10 ** 10) }}",
+    "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+    "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}",
+    "{% set n = namespace(x=[], y=[]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}"
+    "{% endfor %}{{ n.x == n.y }}",
+    "{% set n = namespace() %}{% set n.x = n %}{{ n }}",
+    "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+    "{{ ('a' * 1000000) | join('b' * 1000000) }}",
+    "{{ range(100000) | map('string') | join('x' * 100000) }}",
+    "{{ ('\n' * 1000000) | indent(1000000) }}",
+    "{{ ('\t' * 1000000).expandtabs(1000000) }}",
+    "{% set x = 'a' * 10000000 %}{% for i in range(100000) %}{{ 'b' in x }}{% endfor %}",
+    "{% for i in range(100000) %}" + "x" * 100000 + "{% endfor %}",
+    "{{ [1] | tojson(indent=10000000000) }}",
+    "{{ [1] | batch(10000000000, 'x') | list }}",
+    "{{ 'aa'.translate({97: 'x' * 10000000}) }}",
+]
+
+
+@pytest.mark.parametrize("template", BOMBS)
+def test_a_template_that_takes_too_much_is_a_fault_of_the_bundle_within_seconds(template):
+    begin = time.process_time()
+    text = chatml_with(template)
+
+    with pytest.raises(BundleError, match=r"^bundle tiny: the chat template is at fault: ") as caught:
+        text.encode_chat(CONVERSATION)
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, "{% for m in messages %}{{ messages | length }}{% endfor %}"])
+def test_a_long_conversation_is_no_fault_of_the_template(template):
+    messages = [{"role": "user", "content": "What does the fox say? " * 20}] * 2000
+
+    assert len(chatml_with(template, bos_token="<s>").encode_chat(messages)) > 2000
+
+
 def test_the_template_file_and_the_legacy_token_map_speak_first():
     given_files = {
         "tokenizer.json": files("chatml")["tokenizer.json"],
@@ -352,7 +596,11 @@ def test_the_template_file_and_the_legacy_token_map_speak_first():
         ([{"role": "user", "content": [{"type": "video"}]}], "parts of content must be .* got {'type': 'video'}"),
         ([{"role": "user", "content": "x", "extra": object()}], "values must be JSON"),
         ([{"role": "user", "content": "\ud800"}], "is no Unicode text: '.ud800'"),
-        ([{"role": "user", "content": "".join(map(chr, range(0xE000, 0xF900)))}], "every private-use character"),
+        ([{"role": "user", "content": "<|im_end|>" + "".join(map(chr, range(0xE000, 0xF900)))}], "every private-use"),
+        (
+            [{"role": "user", "content": None, "tool_calls": []}],
+            "content must be a string or a list of parts, got None",
+        ),
     ],
 )
 def test_a_conversation_that_is_none_is_named(messages, message):
@@ -367,8 +615,8 @@ def test_a_conversation_that_is_none_is_named(messages, message):
     [
         (LLAMA2, InputError, "refuses it: Only user and assistant roles are supported!"),
         ("{{ messages[0].absent.deeper }}", InputError, "refuses it: .*no attribute 'absent'"),
-        ("{{ 1 // 0 }}", InputError, "refuses it: .*by zero"),
-        ("{{ ''.__class__.__mro__ }}", InputError, "refuses it: .*unsafe"),
+        ("{{ 1 // 0 }}", BundleError, "bundle tiny: the chat template is at fault: .*by zero"),
+        ("{{ ''.__class__.__mro__ }}", BundleError, "bundle tiny: the chat template is at fault: .*unsafe"),
         ("{% if %}", BundleError, "bundle tiny: the chat template does not parse"),
         (None, InputError, "bundle tiny has no chat template"),
         ([{"name": "tool_use", "template": "x"}], InputError, "bundle tiny has no chat template"),
@@ -435,14 +683,65 @@ def test_ids_outside_the_vocabulary_decode_to_nothing():
     assert ours("chatml").decode([-1, *ours("chatml").encode("fox"), 10**6]) == "fox"
 
 
-def streamed(text, ids, stop=(), chunks=None):
-    stream, rest, pieces = texts.Stream(text, stop), list(ids), []
+def streamed(text, ids, stop=(), chunks=None, behind=()):
+    stream, rest, pieces = texts.Stream(text, stop, behind), list(ids), []
     for size in itertools.repeat(1) if chunks is None else chunks:
         if not rest:
             break
         pieces.append(stream.feed(rest[:size]))
         del rest[:size]
     return stream, [*pieces, stream.feed(rest), stream.flush()]
+
+
+PROMPTS = ["The fox", "the lazy dog ", "def main():", "好 a", "x </s>", ""]
+
+
+@everyone
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_an_answer_is_what_its_tokens_add_to_the_text_of_the_prompt(name, data):
+    ids, stop, chunks = data.draw(generations(name))
+    prompt = ours(name).encode(data.draw(st.sampled_from(PROMPTS)))
+
+    stream, pieces = streamed(ours(name), ids, stop, chunks, prompt)
+
+    added = ours(name).decode([*prompt, *ids[: stream.count]])[len(ours(name).decode(prompt)) :]
+    assert "".join(pieces) == cut(added, stop)
+
+
+@pytest.mark.parametrize("name", ["llama2", "unigram"])
+def test_the_space_before_the_first_word_of_an_answer_is_part_of_it_and_of_stop_strings(name):
+    text = ours(name)
+    prompt, answer = text.encode("the quick"), text.encode("brown fox")[1:]
+
+    def ended(stop):
+        row = sequence.Sequence(
+            0, 0, requests.Prepared(prompt), 0, len(answer), frozenset(), lambda: text, stop, streamed=bool(stop)
+        )
+        row.take(answer, [0.0] * len(answer))
+        return row.result("the quick")
+
+    assert (ended(()).completed, ended(()).text) == ("the quick brown fox", " brown fox")
+    assert (ended((" brown",)).text, ended((" brown",)).finish_reason) == ("", "stop")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "written"),
+    [
+        (["▁", "<0xE5>", "<0xA5>", "<0xBD>"], ["<0xFF>"], "\ufffd"),
+        (["▁", "<0xE5>", "<0xA5>", "<0xBD>"], ["<0xE5>", "<0xA5>", "<0xBD>"], "好"),
+        (["▁", "<0xE5>", "<0xA5>"], ["<0xBD>"], "好"),
+        (["▁", "<0xE5>", "<0xA5>"], [], ""),
+        (["<s>"], ["▁", "t"], "t"),
+        (["▁", "t", "</s>"], ["▁", "h"], " h"),
+    ],
+)
+def test_an_answer_goes_on_where_the_prompt_ends_within_a_character_or_after_special_tokens(prompt, answer, written):
+    prompt_ids, ids = (theirs("llama2").convert_tokens_to_ids(pieces) for pieces in (prompt, answer))
+
+    _, pieces = streamed(ours("llama2"), ids, (), None, prompt_ids)
+
+    assert "".join(pieces) == written
 
 
 def cut(text, stop):

@@ -139,7 +139,8 @@ def _flags(index: Index) -> list[str]:
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
     yield {"uri": BUILDER, **_sources("aot", own())}
     compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
-    yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels, *compilers})))
+    converters = tokenizer.wheels(plan.model.tokenizer)
+    yield from filter(None, map(wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
     files = {**plan.model.sources, **{f"checkpoint/{name}": digest.of_file(path) for name, path in _weights(plan)}}
@@ -181,5 +182,4 @@ def _weights(plan: "Plan") -> Iterable[tuple[str, Path]]:
 
 
 def _tokenizer(plan: "Plan") -> Iterable[tuple[str, Path]]:
-    directory = plan.model.tokenizer
-    return [] if directory is None else [(name, directory / name) for name in tokenizer.files(directory)]
+    return tokenizer.read(plan.model.tokenizer)

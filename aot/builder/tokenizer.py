@@ -1,12 +1,145 @@
-"""The tokenizer files that a bundle carries."""
+"""The tokenizer files that a bundle carries: a checkpoint's, with what transformers makes of other kinds."""
 
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import sys
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+from aot import tokenizer_files
+from aot.builder.workers import Worker
+from aot.errors import AotError, BundleError, InputError
+from aot.tokenizer_files import READY
+
+if TYPE_CHECKING:
+    from aot.plan import Plan
+
+_FILES = {
+    **{name: name for name in (READY, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")},
+    **{f"chat_template.{name}.jinja": f"additional_chat_templates/{name}.jinja" for name in ("default", "tool_use")},
+}
+"""The name of a file in a bundle, and its place in the directory of a tokenizer."""
+_LEGACY = "chat_template.json"  # a processor's, which a template in a file of its own replaces
+_WHEELS = ("transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf")
+_READERS = {
+    **dict.fromkeys(("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"), "sentencepiece"),
+    "tiktoken.model": "tiktoken",
+}
+"""What transformers reads a kind of file with."""
+_ADVICE = "or give a directory with a tokenizer.json as model.tokenizer"
 
 
 def files(directory: Path | None) -> dict[str, bytes]:
-    """Those of the files that the directory has, by name; none where the model has no tokenizer."""
+    """The files of a bundle by name; none where the model has no tokenizer, or one that cannot be had here."""
     if directory is None:
         return {}
-    return {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    found = {name: (directory / place).read_bytes() for name, place in _found(directory).items()}
+    if READY not in found:
+        made, reason = _converted(directory)
+        return {} if reason else {**found, READY: made}
+    return found
+
+
+def read(directory: Path | None) -> list[tuple[str, Path]]:
+    """What `files` reads: places in the directory, with their paths."""
+    if directory is None or not files(directory):
+        return []
+    found = _found(directory)
+    places = [*found.values(), *(() if READY in found else tokenizer_files.found(directory))]
+    return [(place, directory / place) for place in places]
+
+
+def wheels(directory: Path | None) -> tuple[str, ...]:
+    """The distributions that decide what becomes of a tokenizer of another kind."""
+    return _WHEELS if directory is not None and READY not in _found(directory) and files(directory) else ()
+
+
+def remarks(plan: "Plan") -> tuple[str, ...]:
+    """What becomes of a tokenizer of another kind. Raises InputError for files that could not be served from."""
+    directory = plan.model.tokenizer
+    if directory is None:
+        return ()
+    if given := files(directory):
+        _check(given, directory, () if plan.generation is None else plan.generation.eos_token_id)
+    if READY in _found(directory):
+        return ()
+    kinds, (_, reason) = " and ".join(tokenizer_files.found(directory)), _converted(directory)
+    if not reason:
+        return (f"tokenizer: {READY} is made of {kinds} by transformers {metadata.version('transformers')}",)
+    if directory != plan.model.checkpoint:
+        raise InputError(f"model.tokenizer: {directory} has no {READY}, and {kinds} cannot be converted: {reason}")
+    return (f"tokenizer: {kinds} cannot be converted, so the bundle takes token ids alone: {reason}, {_ADVICE}",)
+
+
+def _check(given: dict[str, bytes], directory: Path, ends: tuple[int, ...]) -> None:
+    from aot.runtime.text import Text
+
+    try:
+        Text.from_files(given, str(directory), ends=ends).check()
+    except BundleError as error:
+        what = str(error).rpartition("; ")[0]
+        raise InputError(f"{what}; correct the file, {_ADVICE}") from error
+
+
+def _found(directory: Path) -> dict[str, str]:
+    found = {name: place for name, place in _FILES.items() if (directory / place).is_file()}
+    if not any(name.endswith(".jinja") for name in found) and (directory / _LEGACY).is_file():
+        found[_LEGACY] = _LEGACY
+    return found
+
+
+def _converted(directory: Path) -> tuple[bytes, str]:
+    """A tokenizer.json of a tokenizer of another kind, or why there is none."""
+    status = [(directory / name).stat() for name in tokenizer_files.found(directory)]
+    return _asked(directory, tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in status))
+
+
+@functools.lru_cache(maxsize=8)
+def _asked(directory: Path, _: tuple[tuple[int, ...], ...]) -> tuple[bytes, str]:
+    with Worker() as worker:
+        try:
+            return worker.request("tokenizer", directory=str(directory)), ""
+        except AotError as error:  # of what it reads, the library may end the process
+            return b"", str(error)
+
+
+def convert(directory: Path) -> bytes:
+    """In a worker: the tokenizer.json that transformers makes of the other files. Raises InputError where it cannot."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": os.getcwd(), "TRANSFORMERS_VERBOSITY": "error"}
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed (pip install 'jax-aot[convert]')") from error
+    for name, needed in _READERS.items():
+        if (directory / name).is_file() and importlib.util.find_spec(needed) is None:
+            raise InputError(f"{needed} is not installed (pip install 'jax-aot[convert]')")
+    if unread := [name for name in tokenizer_files.found(directory) if name.endswith(".tiktoken")]:
+        raise InputError(f"transformers does not read {unread[0]}")
+    try:
+        made = AutoTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer
+    except Exception as error:  # besides its own, it passes on those of whatever reads the file
+        raise InputError(f"transformers: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+    for name in tokenizer_files.found(directory):
+        # where it cannot read a file it may make a tokenizer of nothing but a few defaults
+        if (known := _count(directory / name)) > (size := made.get_vocab_size()):
+            raise InputError(f"transformers makes {size} tokens of the {known} in {name}")
+    text: str = made.to_str()
+    return text.encode()
+
+
+def _count(file: Path) -> int:
+    """How many tokens a file of another kind describes."""
+    if file.suffix == ".json":
+        described = json.loads(file.read_bytes())
+        most = described["config"].get("default_vocab_size") if file.name == "tekken.json" else None
+        return min(len(described["vocab"] if file.name == "tekken.json" else described), most or sys.maxsize)
+    if _READERS.get(file.name) == "sentencepiece":
+        from sentencepiece import SentencePieceProcessor
+
+        with contextlib.suppress(RuntimeError):  # Llama 3's has the name, and is tiktoken's
+            return int(SentencePieceProcessor(model_file=str(file)).get_piece_size())
+    return 0 if file.name == "merges.txt" else len(file.read_bytes().splitlines())

@@ -148,6 +148,12 @@ def _count(progress: Progress, plan: str) -> Any:
     return lower.count(_plan(plan), progress)
 
 
+def _tokenizer(progress: Progress, directory: str) -> Any:
+    from aot.builder import tokenizer
+
+    return tokenizer.convert(Path(directory))
+
+
 def _imported(progress: Progress, plan: str) -> Any:
     from aot.builder import provenance
 
@@ -176,6 +182,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "weights": _weights,
     "measure": _measure,
     "count": _count,
+    "tokenizer": _tokenizer,
     "imported": _imported,
     "golden": _golden,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aot import plan as plans
-from aot.builder import build, cache, releases, tuning
+from aot.builder import build, cache, releases, tokenizer, tuning
 from aot.bundle import store
 from aot.bundle.store import Bundle
 from aot.cli import output
@@ -54,7 +54,7 @@ def command(
     kept = None if no_cache else cache.own()
     options = build.Options(where, replace, force, jobs, kept)
     options.place().keep(manifest, plan.model.checkpoint, plan.model.tokenizer, *map(tuning.path, plan.targets))
-    planned = (*plan.dropped, *plans.endings(given, plan), *build.fullness(plan))
+    planned = (*plan.dropped, *tokenizer.remarks(plan), *plans.endings(given, plan), *build.fullness(plan))
     remarks = (*planned, *releases.remarks(release))
     for line in remarks:
         click.echo(f"remark: {line}", err=True)

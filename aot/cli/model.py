@@ -5,8 +5,7 @@ from typing import Any
 from aot import plan as plans
 from aot.builder import tokenizer
 from aot.plan import Plan
-from aot.plan.files import Files
-from aot.runtime import chat
+from aot.runtime.text import Text
 
 
 def document(plan: Plan) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "family": plans.family(plan),
         "dtype": model.dtype,
         "quantization": model.quantization,
-        "tokenizer": model.tokenizer is not None,
+        "tokenizer": bool(tokenizer.files(model.tokenizer)),
         "chat_template": _has_template(plan),
         "eos_token_id": list(plan.generation.eos_token_id) if plan.generation else [],
         "weights": plans.has_weights(plan),
@@ -39,9 +38,5 @@ def line(plan: Plan) -> str:
 
 
 def _has_template(plan: Plan) -> bool:
-    directory = plan.model.tokenizer
-    if directory is None:
-        return False
-    jinja = tokenizer.files(directory).get("chat_template.jinja")
-    text = None if jinja is None else jinja.decode("utf-8", errors="replace")
-    return chat.find(text, Files(directory).json("tokenizer_config.json")) is not None
+    given = tokenizer.files(plan.model.tokenizer)
+    return bool(given) and Text.from_files(given, str(plan.model.tokenizer)).has_template

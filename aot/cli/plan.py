@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aot import plan as plans
-from aot.builder import build, footprint, releases
+from aot.builder import build, footprint, releases, tokenizer
 from aot.builder.pace import Progress
 from aot.cli import model, output, placement, progress, shapes
 from aot.plan import Manifest, Plan
@@ -30,8 +30,9 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
 
     Nothing is compiled, and of weights no more than the headers of their files is read. Remarks say which requests
     would be padded to more than twice their size, which pictures would be much distorted, which combos of a product
-    can serve no request, that the tokenizer names another EOS than the model's files, that weights and state nearly
-    fill the devices of a target, and that programs have expired or soon will. More than such devices have is an error.
+    can serve no request, what becomes of a tokenizer without tokenizer.json, that the tokenizer names another EOS than
+    the model's files, that weights and state nearly fill the devices of a target, and that programs have expired or
+    soon will. More than such devices have is an error.
     """
     begin = time.perf_counter()
     given = plans.read(manifest)
@@ -73,7 +74,7 @@ def _told(say: Callable[[str], None], combos: int) -> Progress:
 def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]:
     laid = (remark for each in counted.footprints for remark in placement.remarks(each))
     full = footprint.remarks(plan.targets, counted.footprints)
-    planned = (*plan.dropped, *plans.waste(plan), *plans.endings(given, plan))
+    planned = (*plan.dropped, *tokenizer.remarks(plan), *plans.waste(plan), *plans.endings(given, plan))
     return (*planned, *plans.uninstalled(plan), *plans.untuned(plan), *laid, *full)
 
 

@@ -54,3 +54,20 @@ def ids(given: str) -> list[int]:
         return [int(token) for token in given.split(",")]
     except ValueError:
         raise InputError(f"--prompt-ids: must be integers with commas between, got {given!r}") from None
+
+
+def template(given: tuple[str, ...]) -> dict[str, Any]:
+    """The values of --template-arg by name."""
+    made: dict[str, Any] = {}
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if not (name and equals):
+            raise InputError(f"--template-arg: must be NAME=JSON, got {argument!r:.80}")
+        if name in made:
+            raise InputError(f"--template-arg: {name!r} is given twice; give it once")
+        try:
+            made[name] = json.loads(value)
+            nesting.check(made[name])
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"--template-arg {name}: is not JSON ({error}); write false, 3 or '\"text\"'") from None
+    return made

@@ -54,6 +54,13 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A conversation to answer: a JSON list of messages with role and content, alone or as messages of an object; "
     "- is stdin; may be repeated.",
 )
+@click.option(
+    "--template-arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="What the chat template takes beside the conversation, as enable_thinking=false; may be repeated.",
+)
 @click.option("--prompt-ids", "tokens", multiple=True, metavar="1,2,3", help="A prompt as token ids; may be repeated.")
 @click.option(
     "--image",
@@ -86,10 +93,10 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--stats", is_flag=True, help="Say on stderr how many tokens it took, and how long.")
 @output.as_json
 def command(
-    bundle: Path, texts: tuple[str, ...], prompts: tuple[str, ...], chats: tuple[Path, ...], tokens: tuple[str, ...],
-    images: tuple[str, ...], policy: str, key: Path | None, devices: int | None, replicas: str | None,
-    coordinator: str | None, processes: int | None, process: int | None, stream: bool, stats: bool, logprobs: bool,
-    as_json: bool, **options: Any,
+    bundle: Path, texts: tuple[str, ...], prompts: tuple[str, ...], chats: tuple[Path, ...], arguments: tuple[str, ...],
+    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, key: Path | None, devices: int | None,
+    replicas: str | None, coordinator: str | None, processes: int | None, process: int | None, stream: bool,
+    stats: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Generate from BUNDLE: continue each TEXT, answer conversations.
 
@@ -113,6 +120,8 @@ def command(
         raise click.UsageError(f"--image belongs to one prompt, got {len(given)}")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
+    if arguments:
+        chosen["template"] = prompting.template(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
     how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}

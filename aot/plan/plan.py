@@ -26,7 +26,7 @@ class ModelPlan:
     dtype: str | None
     quantization: str | None
     tokenizer: Path | None
-    """A directory that holds tokenizer.json."""
+    """A directory that holds tokenizer.json, or a tokenizer of another kind."""
     subtree: str
     """Where the parameters lie in an Orbax checkpoint."""
     factory: str | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot import digest
+from aot import digest, tokenizer_files
 from aot.errors import InputError
 from aot.plan.files import Files
 from aot.plan.manifest import Manifest
@@ -82,7 +82,7 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
         dtype = dtype or _stored_dtype(directory, kind, plan.subtree, model)
         _check(directory, kind, plan.subtree, model, dtype)
     tokenizer = plan.tokenizer
-    if tokenizer is None and manifest.content.model.tokenizer is None and (directory / "tokenizer.json").is_file():
+    if tokenizer is None and manifest.content.model.tokenizer is None and tokenizer_files.found(directory):
         tokenizer = directory.resolve()
     made = dataclasses.replace(
         plan,
@@ -167,6 +167,6 @@ def _check(directory: Path, kind: str, subtree: str, model: "ModelConfig", dtype
 
 def _tokenizer(path: Path) -> Path:
     directory = path.parent if path.name == "tokenizer.json" else path
-    if not (directory / "tokenizer.json").is_file():
+    if not tokenizer_files.found(directory):
         raise InputError(f"{directory} has no tokenizer.json; give a directory that has one")
     return directory.resolve()

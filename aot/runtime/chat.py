@@ -1,12 +1,9 @@
 """Conversations: checking messages, and rendering them with the chat template of a checkpoint."""
 
 import functools
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from aot.errors import BundleError, InputError
 from aot.runtime import parts
@@ -14,7 +11,10 @@ from aot.runtime import parts
 if TYPE_CHECKING:
     import jinja2
 
-_PRIVATE_USE = range(0xE000, 0xF900)
+_LONGEST = 500  # characters of a reason that a template gives
+_DEEPEST = 100  # lists and mappings in one another
+_MESSAGES = "messages"
+_CALLS = ("tool_calls", "function_call")
 
 
 @dataclass(frozen=True)
@@ -24,63 +24,60 @@ class Template:
     source: str
     tokens: Mapping[str, str]
     where: str
+    with_tools: str | None = None
+    """The source for conversations with tools, where it is another one."""
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The conversation as text that ends where the answer begins, as `transformers` renders it."""
-        compiled = self._compiled
+    def spelled(self, variables: Mapping[str, Any]) -> str:
+        """The source that renders a conversation with such variables."""
+        return self.with_tools if self.with_tools and variables.get("tools") is not None else self.source
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The conversation `messages` as text that ends where the answer begins, as `transformers` renders it."""
+        from aot.runtime import budget, rendering
+
+        compiled = self._compiled(self.spelled(variables))
+        defaults = {"tools": None, "documents": None, "add_generation_prompt": True, **self.tokens}
         try:
-            return compiled.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self.tokens
-            )
+            with budget.of(variables):
+                return compiled.render({**defaults, **variables})
+        except rendering.FAULTS as error:
+            raise BundleError(
+                f"{self.where}: the chat template is at fault: {_one_line(error)}; get another, or rebuild without it"
+            ) from error
         except Exception as error:  # a template is a program: besides its own errors it can raise any of Python's
             raise InputError(f"conversation: the chat template refuses it: {_one_line(error)}") from error
 
-    @functools.cached_property
-    def _compiled(self) -> "jinja2.Template":
+    def check(self) -> None:
+        """Raises BundleError where jinja2 cannot read it."""
+        for source in filter(None, (self.source, self.with_tools)):
+            self._compiled(source)
+
+    def _compiled(self, source: str) -> "jinja2.Template":
         try:
-            return _environment().from_string(self.source)
+            return _parsed(source)
         except Exception as error:  # besides a syntax error, jinja2 passes on what Python's compiler raises
             raise BundleError(f"{self.where}: the chat template does not parse: {_one_line(error)}; rebuild") from error
 
 
+@functools.lru_cache(maxsize=16)
+def _parsed(source: str) -> "jinja2.Template":
+    from aot.runtime import rendering
+
+    return rendering.environment().from_string(source)
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error)[:_LONGEST].split()) or type(error).__name__
 
 
-@functools.cache
-def _environment() -> "jinja2.Environment":
-    """The environment that chat templates are written for: sandboxed, with the names `transformers` gives them."""
-    from jinja2 import ext, nodes, parser, sandbox
-
-    class Generation(ext.Extension):
-        """`{% generation %}` … `{% endgeneration %}`, which marks answers for training, as a plain block."""
-
-        tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
-
-        def parse(self, parser: parser.Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    return environment
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    # jinja2's own filter escapes HTML
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    import jinja2
-
-    raise jinja2.TemplateError(message)
+def variables(given: Mapping[str, Any] | None, messages: Any) -> dict[str, Any]:
+    """What a template is rendered with: a copy made of plain JSON values. Raises InputError for anything else."""
+    if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        raise InputError(f"template: must be a mapping of names to JSON values, got {given!r:.80}")
+    if _MESSAGES in (given or ()):
+        raise InputError(f"template: {_MESSAGES!r} are the conversation itself; give them as the prompt")
+    plain = {name: _plain(value, f"template: {name}") for name, value in (given or {}).items()}
+    return {_MESSAGES: checked(messages), **plain}
 
 
 def checked(messages: Any) -> list[dict[str, Any]]:
@@ -93,12 +90,14 @@ def checked(messages: Any) -> list[dict[str, Any]]:
 def _message(message: Any, place: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InputError(f"{place}: must be a mapping with 'role' and 'content', got {message!r}")
-    for name in ("role", "content"):
+    calls = any(message.get(name) for name in _CALLS)  # beside which clients write null, or nothing
+    for name in ("role",) if calls else ("role", "content"):
         if name not in message:
             raise InputError(f"{place}: has no {name!r}, only {', '.join(map(repr, message)) or 'nothing'}; add it")
     if not isinstance(message["role"], str):
         raise InputError(f"{place}: role must be a string, got {message['role']!r}")
-    _check_content(message["content"], place)
+    if not (calls and message.get("content") is None):
+        _check_content(message["content"], place)
     return {str(name): _plain(value, place) for name, value in message.items() if value is not None}
 
 
@@ -115,70 +114,42 @@ def _check_content(content: Any, place: str) -> None:
             )
 
 
-def _plain(value: Any, place: str) -> Any:
+def _plain(value: Any, place: str, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise InputError(f"{place}: is nested too deep, in more than {_DEEPEST} lists or mappings; give flatter values")
     if isinstance(value, Mapping):
-        return {str(name): _plain(item, place) for name, item in value.items()}
+        return {str(name): _plain(item, place, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, place) for item in value]
+        return [_plain(item, place, depth + 1) for item in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise InputError(f"{place}: values must be JSON, got {value!r}")
+    raise InputError(f"{place}: values must be JSON, got {value!r:.80}")
 
 
-@dataclass(frozen=True)
-class Guard:
-    """Finds names of special tokens in text, and breaks those that a conversation spells."""
-
-    names: Mapping[str, int]
-
-    def broken(self, messages: list[dict[str, Any]], template: str) -> tuple[list[dict[str, Any]], str]:
-        """The conversation with a mark inside each name that it spells, and the mark, which occurs nowhere else.
-
-        A mark also follows a string that ends as a name begins, lest the next string complete it. Words and digits
-        are left there: a template compares them (`role == 'user'`).
-        """
-        taken = template + json.dumps(messages, ensure_ascii=False)
-        mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in taken), None)
-        if mark is None:
-            raise InputError("conversation: uses every private-use character from U+E000 to U+F8FF; leave one out")
-        broken = _mapped(messages, lambda text, is_value: self._break(text, mark, is_value))
-        return broken, mark
-
-    def _break(self, text: str, mark: str, is_value: bool) -> str:
-        broken = self.pattern.sub(lambda found: "".join(character + mark for character in found[0]), text)
-        return broken + mark if is_value and text.endswith(self._beginnings) else broken
-
-    @functools.cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches the longest name at each place, as the tokenizer does."""
-        longest_first = sorted(self.names, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-    @functools.cached_property
-    def _beginnings(self) -> tuple[str, ...]:
-        beginnings = {name[:length] for name in self.names for length in range(1, len(name))}
-        return tuple(sorted(text for text in beginnings if not text.isalnum()))
+_FILES = {
+    "default": ("chat_template.default.jinja", "chat_template.jinja"),
+    "tool_use": ("chat_template.tool_use.jinja",),
+}
+"""Files with a template alone, by its name."""
 
 
-def _mapped(value: Any, change: Callable[[str, bool], str]) -> Any:
-    if isinstance(value, str):
-        return change(value, True)
-    if isinstance(value, dict):
-        return {change(name, False): _mapped(item, change) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    return value
+def find(texts: Mapping[str, str], config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
+    """Sources of templates by name.
 
-
-def find(jinja: str | None, config: Mapping[str, Any]) -> str | None:
-    """The template's source: the file of its own, else what `tokenizer_config.json` declares, the one named default."""
-    declared = config.get("chat_template") if jinja is None else jinja
+    Files with one alone speak first, then `chat_template.json`, which is a processor's, then `tokenizer_config.json`.
+    """
+    declared = legacy.get("chat_template") or config.get("chat_template")
     if isinstance(declared, list):
-        named = [item for item in declared if isinstance(item, dict) and isinstance(item.get("name"), str)]
-        declared = {item["name"]: item.get("template") for item in named}
-    if isinstance(declared, dict):
-        declared = declared.get("default")
-    return declared if isinstance(declared, str) else None
+        declared = {
+            item["name"]: item.get("template")
+            for item in declared
+            if isinstance(item, dict) and isinstance(item.get("name"), str)
+        }
+    if not isinstance(declared, dict):
+        declared = {"default": declared}
+    files = {name: texts[file] for name, choices in _FILES.items() for file in choices[::-1] if file in texts}
+    named = files if "default" in files else {**declared, **files}
+    return {name: source for name, source in named.items() if isinstance(source, str)}
 
 
 def named_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
@@ -188,3 +159,12 @@ def named_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[s
     declared = {**source, **extra} if isinstance(extra, dict) else source
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in declared.items()}
     return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}
+
+
+def special_names(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> set[str]:
+    """The tokens that these files name as special: those that a template may name, and lists of further ones."""
+    source = config if "added_tokens_decoder" in config else {**config, **legacy}
+    lists = [source.get(name) for name in ("additional_special_tokens", "extra_special_tokens")]
+    further = [item for items in lists if isinstance(items, list) for item in items]
+    texts = [item.get("content") if isinstance(item, dict) else item for item in further]
+    return {*named_tokens(config, legacy).values(), *(text for text in texts if isinstance(text, str))}

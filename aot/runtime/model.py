@@ -3,7 +3,7 @@
 import os
 import random
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -129,12 +129,14 @@ class Model:
         if record is None:
             raise InputError("generate: this bundle holds no language model; use call")
         given, single = requests.prompts(prompts)
+        if options.template and not any(map(requests.is_conversation, given)):
+            raise InputError("request: template is for conversations, and no prompt is one; leave it out")
         limit = options.max_new_tokens or record.max_new_tokens
         eos = tuple(record.eos_token_id if options.eos_token_id is None else options.ends)
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
-        beside, reader, sequences = options.beside(len(given), single), self._reader(options.props), []
+        beside, reader, sequences = options.beside(len(given), single), self._reader(options), []
         asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
@@ -157,13 +159,13 @@ class Model:
             steps = Lockstep(steps, self._group)
         return Run(given, single, sequences, self._verified(steps))
 
-    def _reader(self, props: Mapping[str, Any] | None) -> Reader:
-        """What makes requests with such props of prompts."""
+    def _reader(self, options: Options) -> Reader:
+        """What makes requests with such options of prompts."""
         record = self._bundle.index.generation
         assert record is not None
-        shapes = (vision.shape(combo) for combo in self._combos.alike(props, images=True))
+        shapes = (vision.shape(combo) for combo in self._combos.alike(options.props, images=True))
         sizes = tuple(dict.fromkeys(shape for shape in shapes if shape is not None))
-        return Reader(self._text, record.vocab_size, self._recipe, sizes)
+        return Reader(self._text, record.vocab_size, self._recipe, sizes, options.template)
 
     @cached_property
     def _recipe(self) -> "Recipe | None":
@@ -230,7 +232,8 @@ class Model:
         index = self._bundle.index
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in index.tokenizer.items()}
         reserved = () if index.images is None else (index.images.token,)
-        return Text.from_files(files, f"bundle {self._bundle.path}", reserved)
+        ends = () if index.generation is None else index.generation.eos_token_id
+        return Text.from_files(files, f"bundle {self._bundle.path}", reserved, ends)
 
     def _sequences_each(self, need: buckets.Need) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""

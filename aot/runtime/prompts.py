@@ -1,6 +1,6 @@
 """Prompts as the programs take them: token ids, and the pixels of the images among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ class Reader:
     """None where it takes no images."""
     sizes: Sequence[Size] = ()
     """The image shapes of the entries that may serve a request."""
+    template: Mapping[str, Any] | None = None
+    """What the chat template takes beside a conversation."""
 
     def read(self, prompt: Prompt, position: int, beside: Sequence[Any] = ()) -> Prepared:
         """A prompt with the images in it and those that come beside it. Raises InputError, NoEntryError."""
@@ -38,10 +40,10 @@ class Reader:
         if self.recipe is None:
             if beside:
                 raise InputError(f"{place}: has {len(beside)} images, and this bundle takes text alone; leave them out")
-            return Prepared(requests.tokens(given, position, self.text, self.vocab_size))
+            return Prepared(self._tokens(given, position))
         images = self.recipe.images
         first = (*images.before, images.token, *images.after) * len(beside)
-        ids = requests.tokens(given, position, self.text, self.vocab_size, first)
+        ids = self._tokens(given, position, first)
         if (found := ids.count(images.token)) != len(beside):
             who = "the chat template of this bundle" if requests.is_conversation(prompt) else "it"
             raise InputError(
@@ -50,6 +52,9 @@ class Reader:
             )
         shown = tuple(self._image(picture, f"{place}: image {n}") for n, picture in enumerate(beside))
         return Prepared(_spread(ids, images.token, [image.tokens for image in shown]), shown)
+
+    def _tokens(self, prompt: Prompt, position: int, first: Sequence[int] = ()) -> list[int]:
+        return requests.tokens(prompt, position, self.text, self.vocab_size, first, self.template)
 
     def _image(self, given: Any, place: str) -> Image:
         from aot.runtime import pictures

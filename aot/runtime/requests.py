@@ -79,6 +79,8 @@ class Options:
     """Keeps the last tokens of a prompt that fits no entry, rather than refusing it."""
     props: Mapping[str, Any] | None = None
     """The `required_props` of the entries to use."""
+    template: Mapping[str, Any] | None = None
+    """What the chat template takes beside a conversation: `tools`, `documents`, `enable_thinking` and the like."""
     images: Sequence[Any] | None = field(default=None, repr=False, compare=False)
     """Pictures beside a single prompt, or for a list of prompts a list of such lists; see `aot.runtime.pictures`."""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -108,6 +110,8 @@ class Options:
         if type(self.truncate) is not bool:
             raise InputError(f"request: truncate must be True or False, got {self.truncate!r:.80}")
         _check_props(self.props)
+        if not (self.template is None or isinstance(self.template, Mapping)):
+            raise InputError(f"request: template must be a mapping of names to JSON values, got {self.template!r:.80}")
 
     def stops(self, defaults: GenerationRecord) -> tuple[str, ...]:
         """The stop strings: those given, else those of the bundle."""
@@ -200,9 +204,16 @@ def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
 
 
 def tokens(
-    prompt: Prompt, position: int, tokenizer: "Callable[[], Text | None]", vocab_size: int, first: Sequence[int] = ()
+    prompt: Prompt,
+    position: int,
+    tokenizer: "Callable[[], Text | None]",
+    vocab_size: int,
+    first: Sequence[int] = (),
+    template: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """A prompt as token ids; only a text asks for the tokenizer. `first` stands before the text of a string.
+
+    `template` is what the chat template takes beside a conversation.
 
     Raises InputError for an id out of range, no tokens, or a text without a tokenizer.
     """
@@ -210,8 +221,10 @@ def tokens(
         ids = [int(token) for token in prompt]  # type: ignore[arg-type]
     elif (text := tokenizer()) is None:
         raise InputError(f"request: prompt {position} is text, and this bundle has no tokenizer; give token ids")
+    elif isinstance(prompt, str):
+        ids = text.encode(prompt, first)
     else:
-        ids = text.encode(prompt, first) if isinstance(prompt, str) else text.encode_chat(prompt)  # type: ignore[arg-type]
+        ids = text.encode_chat(prompt, template)  # type: ignore[arg-type]
     if not ids:
         raise InputError(f"request: prompt {position} has no tokens; give at least one")
     if wrong := [token for token in ids if not 0 <= token < vocab_size]:

@@ -105,7 +105,7 @@ class Sequence:
         text = self.text() if self.stop or self.streamed else None
         if self.stop and text is None:
             raise InputError("request: stop strings need a tokenizer, which this bundle has none of; use eos_token_id")
-        self._stream = None if text is None else _stream(text, self.stop)
+        self._stream = None if text is None else _stream(text, self.stop, self.ids)
         self._pieces: list[str] = []
 
     def take(self, tokens: Iterable[int], logprobs: Iterable[float]) -> str:
@@ -159,11 +159,11 @@ class Sequence:
         text = self.text()
         if text is None:
             return None
-        stream = _stream(text, ())
+        stream = _stream(text, (), self.ids)
         return stream.feed(self.tokens) + stream.flush()
 
 
-def _stream(text: "Text", stop: tuple[str, ...]) -> "Stream":
+def _stream(text: "Text", stop: tuple[str, ...], behind: list[int]) -> "Stream":
     from aot.runtime.text import Stream
 
-    return Stream(text, stop)
+    return Stream(text, stop, behind)

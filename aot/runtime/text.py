@@ -1,6 +1,7 @@
 """Text: between strings and token ids, whole and as a stream, with the tokenizer and chat template of a bundle."""
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from aot import nesting
 from aot.errors import BundleError, InputError
-from aot.runtime import chat, vocabulary
+from aot.runtime import chat, guard, vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HALF = "\ufffd"
+_TAIL = 32  # tokens of a prompt that are looked at: a few give text
 
 
 class Text:
@@ -32,24 +34,41 @@ class Text:
         self._where = where
         special = vocabulary.special_tokens(tokenizer)
         self._special = frozenset(special.values())
-        self._guard = chat.Guard(vocabulary.guarded({**special, **vocabulary.added(tokenizer, reserved)}))
+        self._guard = guard.Guard(vocabulary.guarded({**special, **vocabulary.added(tokenizer, reserved)}))
         self._guarded = frozenset(self._guard.names.values())
         stages = vocabulary.decoder_stages(tokenizer)
         self._has_byte_pieces = any(stage["type"] == "ByteFallback" for stage in stages)
         self.is_steady = vocabulary.is_steady(stages)
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], where: str, reserved: Collection[int] = ()) -> "Text":
-        """The text of a bundle's tokenizer files by name; only `tokenizer.json` must be there."""
+    def from_files(
+        cls, files: Mapping[str, bytes], where: str, reserved: Collection[int] = (), ends: Collection[int] = ()
+    ) -> "Text":
+        """The text of a bundle's tokenizer files by name; only `tokenizer.json` must be there.
+
+        Added tokens among those that end a text are special, whether the tokenizer says so or not.
+        """
         if "tokenizer.json" not in files:
             raise BundleError(
                 f"{where}: has no tokenizer.json, only {sorted(files)}; rebuild from a checkpoint with one"
             )
         config = _mapping(files, "tokenizer_config.json", where)
-        tokens = chat.named_tokens(config, _mapping(files, "special_tokens_map.json", where))
-        source = chat.find(_string(files, "chat_template.jinja", where), config)
-        template = None if source is None else chat.Template(source, tokens, where)
-        return cls(vocabulary.read(files["tokenizer.json"], where), template, where, reserved)
+        legacy = _mapping(files, "special_tokens_map.json", where)
+        tokenizer, declared = vocabulary.read(files["tokenizer.json"], where), vocabulary.declared(config, where)
+        ending = {token.content for id, token in declared.items() if id in ends} | {*vocabulary.added(tokenizer, ends)}
+        vocabulary.complete(tokenizer, declared, ending | chat.special_names(config, legacy), where)
+        template = _template(files, config, chat.named_tokens(config, legacy), where)
+        return cls(tokenizer, template, where, reserved)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it takes conversations."""
+        return self._template is not None
+
+    def check(self) -> None:
+        """Raises BundleError where the chat template cannot be read."""
+        if self._template is not None:
+            self._template.check()
 
     def encode(self, text: str, first: Sequence[int] = ()) -> list[int]:
         """Token ids of a prompt, with what the tokenizer itself adds around it; `first` stands before the text."""
@@ -63,20 +82,25 @@ class Text:
         begin = mask.index(0) if 0 in mask else len(mask)
         return [*encoding.ids[:begin], *first, *encoding.ids[begin:]]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation, up to where the answer begins, with no special tokens but the template's."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins, with no special tokens but the template's.
+
+        `variables` are what the template takes beside the conversation, such as `tools`.
+        """
         if self._template is None:
             raise InputError(f"conversation: {self._where} has no chat template; give the prompt as a string")
-        conversation = chat.checked(messages)
-        broken, mark = self._guard.broken(conversation, self._template.source)
-        rendered = self._template.render(broken)
-        if broken == conversation:
+        given = chat.variables(variables, messages)
+        hidden, stand_ins = self._guard.hidden(given, self._template.spelled(given))
+        rendered = self._template.render(hidden)
+        if hidden == given:
             ids = list(_encoded(self._tokenizer, rendered, False, "conversation").ids)
             expected = [self._guard.names[name] for name in self._guard.pattern.findall(rendered)]
             if [id for id in ids if id in self._guarded] == expected:
                 return ids
         twin, names = self._twin
-        secret = self._guard.pattern.sub(lambda found: names[found[0]], rendered).replace(mark, "")
+        secret = stand_ins.restored(self._guard.pattern.sub(lambda found: names[found[0]], rendered))
         return list(_encoded(twin, secret, False, "conversation").ids)
 
     @functools.cached_property
@@ -85,7 +109,19 @@ class Text:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, special ones and those outside the vocabulary left out."""
-        return str(self._tokenizer.decode([int(id) for id in ids if id >= 0], skip_special_tokens=True))
+        known = [int(id) for id in ids if id >= 0]
+        return str(self._tokenizer.decode(known, skip_special_tokens=True)) if known else ""
+
+    def tail(self, ids: Sequence[int]) -> list[int]:
+        """The last tokens of a prompt, as many as decide how the text of those behind them begins."""
+        seen = [*itertools.islice(filter(self.is_visible, reversed(ids)), _TAIL)][::-1]
+        run = [*itertools.takewhile(self.is_byte, reversed(seen))]
+        if run and len(run) < len(seen) and _HALF not in self.decode(run[::-1]):
+            seen = seen[: -len(run)]  # a run of bytes that is text must stay so, whatever follows it
+        for begin in range(len(seen) - 1, -1, -1):
+            if (text := self.decode(seen[begin:])) and not text.startswith(_HALF):
+                return seen[begin:]
+        return seen
 
     def is_visible(self, id: int) -> bool:
         """Whether a token takes part in decoding."""
@@ -99,11 +135,12 @@ class Text:
 class Stream:
     """The text of one generation, handed out as its tokens come.
 
-    The pieces together are `text.decode` of the first `count` tokens, cut before the first stop string in it. No piece
-    ends in half a character or in what may be the beginning of a stop string.
+    The pieces together are what the first `count` tokens add to the text of the prompt `behind` which they stand, cut
+    before the first stop string in it. No piece ends in half a character or in what may be the beginning of a stop
+    string.
     """
 
-    def __init__(self, text: Text, stop: Sequence[str] = ()) -> None:
+    def __init__(self, text: Text, stop: Sequence[str] = (), behind: Sequence[int] = ()) -> None:
         if isinstance(stop, str) or not all(isinstance(string, str) and string for string in stop):
             raise InputError(f"stop: must be a list of strings that are not empty, got {stop!r}")
         self.stopped = False
@@ -113,9 +150,10 @@ class Stream:
         self._text = text
         self._stop = tuple(stop)
         self._beginnings = tuple({string[:length] for string in stop for length in range(1, len(string))})
-        self._window: list[int] = []  # the last tokens: all that decoding the next ones can depend on
-        self._context = 0  # how many of them are there only so that no other token is the first
-        self._done = 0  # how many characters of the window's text are in `_held` or given out
+        self._window = text.tail(behind)  # the last tokens: all that decoding the next ones can depend on
+        self._context = len(self._window)  # how many of them are there only so that no other token is the first
+        # how many characters of the window's text are in `_held` or given out; half a one is not the prompt's alone
+        self._done = len(text.decode(self._window).rstrip(_HALF))
         self._held = ""  # settled, but perhaps the beginning of a stop string
 
     def feed(self, ids: Iterable[int]) -> str:
@@ -132,7 +170,7 @@ class Stream:
     def flush(self) -> str:
         """The text that was held back; call it at the end of the generation."""
         whole = self._text.decode(self._window)
-        rest = self._held + whole[self._done :]
+        rest = self._held + (whole[self._done :] if self._window[self._context :] else "")
         self._held, self._done = "", len(whole)
         return rest if self.stopped else self._until_stop(rest)
 
@@ -178,6 +216,16 @@ def _encoded(tokenizer: "Tokenizer", text: str, add_special_tokens: bool, place:
         raise InputError(f"{place}: is no Unicode text: {text[error.start]!r} at character {error.start}") from error
     except Exception as error:  # the library's own are bare: a vocabulary without an unknown token, for one
         raise InputError(f"{place}: the tokenizer cannot encode it: {' '.join(str(error).split())}") from error
+
+
+def _template(
+    files: Mapping[str, bytes], config: Mapping[str, Any], tokens: Mapping[str, str], where: str
+) -> chat.Template | None:
+    texts = {name: _string(files, name, where) or "" for name in files if name.endswith(".jinja")}
+    sources = chat.find(texts, config, _mapping(files, "chat_template.json", where))
+    if "default" not in sources:
+        return None
+    return chat.Template(sources["default"], tokens, where, sources.get("tool_use"))
 
 
 def _string(files: Mapping[str, bytes], name: str, where: str) -> str | None:

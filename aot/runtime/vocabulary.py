@@ -2,13 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import BundleError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 
 def read(data: bytes, where: str) -> "Tokenizer":
@@ -17,12 +18,21 @@ def read(data: bytes, where: str) -> "Tokenizer":
 
     try:
         tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises ValueError, TypeError and bare Exception for damaged files
+    except Exception as error:  # the library raises ValueError, TypeError and bare Exception for what it cannot read
+        what = f"cannot be read by tokenizers {version('tokenizers')}" if _is_described(data) else "is damaged"
         reason = " ".join(str(error).split())
-        raise BundleError(f"{where}: tokenizer.json is damaged ({reason}); fetch it again or rebuild") from error
+        raise BundleError(f"{where}: tokenizer.json {what} ({reason}); fetch it again or rebuild") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _is_described(data: bytes) -> bool:
+    """Whether the bytes describe a tokenizer, perhaps one of a later kind."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
@@ -34,6 +44,61 @@ def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
 def added(tokenizer: "Tokenizer", ids: Collection[int]) -> dict[str, int]:
     """Name to id of those ids that are added tokens, which text may spell whether they are marked special or not."""
     return {token.content: id for id, token in sorted(tokenizer.get_added_tokens_decoder().items()) if id in ids}
+
+
+def declared(config: Mapping[str, Any], where: str) -> "dict[int, AddedToken]":
+    """The added tokens that a `tokenizer_config.json` describes, by id."""
+    from tokenizers import AddedToken
+
+    described = config.get("added_tokens_decoder") or {}
+    try:
+        fields = {int(id): {name: token[name] for name in _FLAGS if name in token} for id, token in described.items()}
+        return {id: AddedToken(described[str(id)]["content"], **flags) for id, flags in sorted(fields.items())}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{where}: tokenizer_config.json: added_tokens_decoder is damaged ({error!r:.80}); fetch it again"
+        ) from error
+
+
+def complete(
+    tokenizer: "Tokenizer", declared: "Mapping[int, AddedToken]", special: Collection[str], where: str
+) -> None:
+    """Adds the declared tokens that the tokenizer lacks, and marks as special what is named so.
+
+    A special token of one character stays as it is, see `guarded`. Raises BundleError where a token cannot have its id.
+    """
+    held = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    missing = {token.content: id for id, token in declared.items() if tokenizer.token_to_id(token.content) is None}
+    changed = {token.content: _marked(token, held.get(token.content), special) for token in declared.values()}
+    for name in sorted(special):
+        if name not in changed and tokenizer.token_to_id(name) is not None:
+            changed[name] = _marked(held.get(name) or _plain(name), held.get(name), special)
+    tokenizer.add_tokens([token for name, token in changed.items() if repr(token) != repr(held.get(name))])
+    if wrong := [(name, id) for name, id in missing.items() if tokenizer.token_to_id(name) != id]:
+        name, id = wrong[0]
+        raise BundleError(
+            f"{where}: tokenizer_config.json: the added token {name!r} is declared as {id}, in tokenizer.json the next "
+            f"free id makes it {tokenizer.token_to_id(name)}; correct the files"
+        )
+
+
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
+
+def _plain(name: str) -> "AddedToken":
+    from tokenizers import AddedToken
+
+    return AddedToken(name, normalized=False)
+
+
+def _marked(token: "AddedToken", held: "AddedToken | None", special: Collection[str]) -> "AddedToken":
+    """A token as it is declared, and special where anything says so."""
+    from tokenizers import AddedToken
+
+    flags = {name: getattr(token, name) for name in _FLAGS}
+    is_named = token.content in special and len(token.content) > 1
+    flags["special"] = token.special or is_named or (held is not None and held.special)
+    return AddedToken(token.content, **flags)
 
 
 def guarded(special: dict[str, int]) -> dict[str, int]:
