@@ -1,6 +1,5 @@
 """The bucket choice that planner and loader share: which combo serves a request, and how rows are grouped."""
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from aot import digest
 from aot.errors import NoEntryError
 from aot.precompile import FIELDS, Combo
+from aot.rows import Left, Rows
 
 
 @dataclass(frozen=True)
@@ -105,36 +105,40 @@ class Table:
 
         Exact: a row needs at least what a shorter one of its kind needs, so the groups of any partition, sorted by
         their longest row, can take the rows of each kind in sorted order instead; and a group takes as many rows as it
-        holds, for fewer left are never worse. That leaves the rows with images times those without times batch sizes
-        to try. Raises NoEntryError for a row that fits no combo alone.
+        holds, for fewer left are never worse. Which numbers of either kind it takes, `Rows` bounds further: what can
+        be left of both at a time is nearly linear in the rows. Raises NoEntryError for a row that fits no combo alone.
         """
-        order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
-        seeing, blind = [row for row in order if row in images], [row for row in order if row not in images]
-        best: _Best = {(0, 0): _Option(0, 0, (0, 0), None)}  # for the last rows of each order
-        for left in itertools.product(range(len(seeing) + 1), range(len(blind) + 1)):
-            if left != (0, 0):
-                first = max(
-                    (*seeing[len(seeing) - left[0] :][:1], *blind[len(blind) - left[1] :][:1]), key=tokens.__getitem__
-                )
-                need = Need(1, tokens[first], tokens[first] + budget, props, first in images)
-                options = (_option(best, left, combo, taken) for combo, taken in self._takings(need, left))
-                best[left] = min(options, key=lambda option: (option.groups, option.work))
-        return tuple(sorted(_groups(seeing, blind, best), key=lambda group: group.rows))
+        rows = Rows.of(tokens, images, lambda length: self._room(length, length + budget, props))
+        ways: dict[Left, list[_Way]] = {}
+        waiting = [(len(rows.seeing), len(rows.blind))]
+        while waiting:
+            if any(left := waiting.pop()) and left not in ways:
+                ways[left] = list(self._ways(rows, left, budget, props))
+                waiting += [way.left for way in ways[left]]
+        best: _Best = {(0, 0): _Option(0, 0, None)}
+        for left in sorted(ways, key=sum):
+            best[left] = min((_option(best, way) for way in ways[left]), key=lambda option: option[:2])
+        return tuple(sorted(_groups(rows, best), key=lambda group: group.rows))
 
-    def _takings(self, need: Need, left: tuple[int, int]) -> Iterator[tuple[Combo, tuple[int, int]]]:
-        """The combos for a group whose longest row has a need, and how many rows of each kind they can take."""
-        spelling = _spelling(need.props)
-        held = self._widths(need.tokens, need.total, spelling, need.images)
+    def _ways(self, rows: Rows, left: Left, budget: int, props: Mapping[str, Any] | None) -> "Iterator[_Way]":
+        """The combos for a group with the first row that is left, and how many rows of each kind they can take."""
+        length, images = rows.first(left)
+        spelling = _spelling(props)
+        held = self._widths(length, length + budget, spelling, images)
         if not held:
-            raise self.refusal(need)
-        if left[0] and not need.images:  # a combo with vision may be no wider, and take rows that the others cannot
-            held = (*held, *self._widths(need.tokens, need.total, spelling, True))
-        for combo in held:
-            most = min(combo.batch_size, left[0]) if combo.vision_included else 0
-            for seeing in range(int(need.images), most + 1):
-                blind = min(combo.batch_size - seeing, left[1])
-                if need.images or blind:
-                    yield combo, (seeing, blind)
+            raise self.refusal(Need(1, length, length + budget, props, images))
+        if left[0] and not images:  # a combo with vision may be no wider, and take rows that the others cannot
+            held = (*held, *self._widths(length, length + budget, spelling, True))
+        for combo in dict.fromkeys(held):
+            if not combo.vision_included:
+                yield _Way(combo, 0, min(combo.batch_size, left[1]), left)
+                continue
+            for seeing, blind in rows.mixtures(combo.batch_size, left):
+                yield _Way(combo, seeing, blind, left)
+
+    def _room(self, tokens: int, total: int, props: Mapping[str, Any] | None) -> int:
+        """How many combos hold a row: for two rows of equal number they are the same ones, but for images."""
+        return sum(_holds(combo, tokens, total) for combo in self._ranked.get(_spelling(props), ()))
 
     def _widening(self, tokens: int | None, total: int | None, spelling: bytes, images: bool) -> tuple[Combo, ...]:
         """The combos that hold a row, without those that have more work than another and are no wider."""
@@ -150,32 +154,43 @@ class Table:
         return [combo for combo in self._ranked.get(_spelling(props), []) if combo.vision_included >= images]
 
 
+class _Way(NamedTuple):
+    """The rows of each kind that a group of a combo takes, of those that are left before."""
+
+    combo: Combo
+    seeing: int
+    blind: int
+    before: Left
+
+    @property
+    def left(self) -> Left:
+        """What is left after it."""
+        return self.before[0] - self.seeing, self.before[1] - self.blind
+
+
 class _Option(NamedTuple):
-    """A way to serve some rows: groups and work in all, and of the first group the rows of each kind and the combo."""
+    """How to serve some rows: groups and work in all, and the first of the groups."""
 
     groups: int
     work: int
-    taken: tuple[int, int]
-    combo: Combo | None
+    way: _Way | None
 
 
-_Best = dict[tuple[int, int], _Option]
-"""By the number of rows left with images and without."""
+_Best = dict[Left, _Option]
 
 
-def _option(best: _Best, left: tuple[int, int], combo: Combo, taken: tuple[int, int]) -> _Option:
-    """The rows that are left with so many of them in the first group."""
-    rest = best[left[0] - taken[0], left[1] - taken[1]]
-    return _Option(rest.groups + 1, rest.work + _work(combo), taken, combo)
+def _option(best: _Best, way: _Way) -> _Option:
+    rest = best[way.left]
+    return _Option(rest.groups + 1, rest.work + _work(way.combo), way)
 
 
-def _groups(seeing: list[int], blind: list[int], best: _Best) -> Iterator[Group]:
-    while seeing or blind:
-        option = best[len(seeing), len(blind)]
-        assert option.combo is not None
-        first, second = option.taken
-        yield Group(option.combo, tuple(sorted((*seeing[:first], *blind[:second]))))
-        seeing, blind = seeing[first:], blind[second:]
+def _groups(rows: Rows, best: _Best) -> Iterator[Group]:
+    left = (len(rows.seeing), len(rows.blind))
+    while (way := best[left].way) is not None:
+        taken = rows.seeing[len(rows.seeing) - left[0] :][: way.seeing]
+        taken = taken + rows.blind[len(rows.blind) - left[1] :][: way.blind]
+        yield Group(way.combo, tuple(sorted(row for row, _, _ in taken)))
+        left = way.left
 
 
 def _holds(combo: Combo, tokens: int | None, total: int | None) -> bool:

@@ -106,6 +106,13 @@ class Executor:
             self._prepared[name] = _Prepared.of(entry, self._weights)
         return self._prepared[name]
 
+    def held(self, state: State) -> "np.ndarray[Any, Any] | None":
+        """How many tokens each row of a language model's state holds; None where another process has some rows."""
+        buffer = state.peek().get("state/lengths")
+        if buffer is None or not getattr(buffer, "is_fully_addressable", True):
+            return None
+        return np.array(self.client.read(buffer))  # a view would keep its memory from being used again
+
     def _start(
         self, prepared: "_Prepared", inputs: Inputs, state: State | None, source: State | None
     ) -> dict[str, Buffer]:
