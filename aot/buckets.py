@@ -1,5 +1,6 @@
 """The bucket choice that planner and loader share: which combo serves a request, and how rows are grouped."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from aot import digest
 from aot.errors import NoEntryError
 from aot.precompile import FIELDS, Combo
-from aot.rows import Left, Rows
+from aot.rows import Left, Row, Rows, Way
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Table:
         for combo in self.combos:
             self._ranked.setdefault(_spelling(combo.required_props), []).append(combo)
         self._widths = lru_cache(_REMEMBERED)(self._widening)
+        self._rooms = lru_cache(_REMEMBERED)(self._room)
 
     def choose(self, need: Need) -> Combo | None:
         """The combo that holds the need with the least padded work, the product of its dimensions, or None."""
@@ -105,40 +107,60 @@ class Table:
 
         Exact: a row needs at least what a shorter one of its kind needs, so the groups of any partition, sorted by
         their longest row, can take the rows of each kind in sorted order instead; and a group takes as many rows as it
-        holds, for fewer left are never worse. Which numbers of either kind it takes, `Rows` bounds further: what can
-        be left of both at a time is nearly linear in the rows. Raises NoEntryError for a row that fits no combo alone.
+        holds, for fewer left are never worse. Which numbers of either kind it takes, and how many groups are needed for
+        what is left, `Rows` bounds further. Raises NoEntryError for a row that fits no combo alone.
         """
-        rows = Rows.of(tokens, images, lambda length: self._room(length, length + budget, props))
-        ways: dict[Left, list[_Way]] = {}
-        waiting = [(len(rows.seeing), len(rows.blind))]
-        while waiting:
-            if any(left := waiting.pop()) and left not in ways:
-                ways[left] = list(self._ways(rows, left, budget, props))
-                waiting += [way.left for way in ways[left]]
-        best: _Best = {(0, 0): _Option(0, 0, None)}
-        for left in sorted(ways, key=sum):
-            best[left] = min((_option(best, way) for way in ways[left]), key=lambda option: option[:2])
+        order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
+        listed = [self._row(row, Need(1, tokens[row], tokens[row] + budget, props, row in images)) for row in order]
+        rows = Rows([row for row in listed if row.images], [row for row in listed if not row.images])
+        for more in itertools.count():  # hardly ever above 1
+            best = self._best(rows, rows.least(rows.whole) + (1 << more) - 1, budget, _spelling(props))
+            if rows.whole in best:
+                break
         return tuple(sorted(_groups(rows, best), key=lambda group: group.rows))
 
-    def _ways(self, rows: Rows, left: Left, budget: int, props: Mapping[str, Any] | None) -> "Iterator[_Way]":
-        """The combos for a group with the first row that is left, and how many rows of each kind they can take."""
-        length, images = rows.first(left)
-        spelling = _spelling(props)
-        held = self._widths(length, length + budget, spelling, images)
+    def _row(self, place: int, need: Need) -> Row:
+        assert need.tokens is not None
+        spelling = _spelling(need.props)
+        held = self._widths(need.tokens, need.total, spelling, need.images)
         if not held:
-            raise self.refusal(Need(1, length, length + budget, props, images))
-        if left[0] and not images:  # a combo with vision may be no wider, and take rows that the others cannot
-            held = (*held, *self._widths(length, length + budget, spelling, True))
+            raise self.refusal(need)
+        return Row(place, need.tokens, need.images, self._rooms(need.tokens, need.total, spelling), held[-1].batch_size)
+
+    def _best(self, rows: Rows, most: int, budget: int, spelling: bytes) -> "_Best":
+        """The best way to serve what can be left of some rows, in at most so many groups for all of them."""
+        reached: list[dict[Left, int]] = [{} for _ in range(sum(rows.whole) + 1)]  # by rows left: the groups before
+        reached[-1][rows.whole] = 0
+        ways: dict[Left, list[Way]] = {}
+        for there in reversed(reached[1:]):
+            for left, before in there.items():
+                found = self._ways(rows, left, budget, spelling)
+                ways[left] = [way for way in found if before + 1 + rows.least(way.left) <= most]
+                for way in ways[left]:
+                    further = reached[sum(way.left)]
+                    further[way.left] = min(before + 1, further.get(way.left, most))
+        best: _Best = {(0, 0): _Option(0, 0, None)}
+        for left in reversed(ways):
+            if options := [_option(best, way) for way in ways[left] if way.left in best]:
+                best[left] = min(options, key=lambda option: option[:2])
+        return best
+
+    def _ways(self, rows: Rows, left: Left, budget: int, spelling: bytes) -> Iterator[Way]:
+        """The combos for a group with the first row that is left, and how many rows of each kind they can take."""
+        first = rows.first(left)
+        need = first.tokens, first.tokens + budget, spelling
+        held = self._widths(*need, first.images)
+        if left[0] and not first.images:  # a combo with vision may be no wider, and take rows that the others cannot
+            held = (*held, *self._widths(*need, True))
         for combo in dict.fromkeys(held):
             if not combo.vision_included:
-                yield _Way(combo, 0, min(combo.batch_size, left[1]), left)
+                yield Way(combo, 0, min(combo.batch_size, left[1]), left)
                 continue
             for seeing, blind in rows.mixtures(combo.batch_size, left):
-                yield _Way(combo, seeing, blind, left)
+                yield Way(combo, seeing, blind, left)
 
-    def _room(self, tokens: int, total: int, props: Mapping[str, Any] | None) -> int:
-        """How many combos hold a row: for two rows of equal number they are the same ones, but for images."""
-        return sum(_holds(combo, tokens, total) for combo in self._ranked.get(_spelling(props), ()))
+    def _room(self, tokens: int, total: int | None, spelling: bytes) -> int:
+        return sum(_holds(combo, tokens, total) for combo in self._ranked.get(spelling, ()))
 
     def _widening(self, tokens: int | None, total: int | None, spelling: bytes, images: bool) -> tuple[Combo, ...]:
         """The combos that hold a row, without those that have more work than another and are no wider."""
@@ -154,42 +176,28 @@ class Table:
         return [combo for combo in self._ranked.get(_spelling(props), []) if combo.vision_included >= images]
 
 
-class _Way(NamedTuple):
-    """The rows of each kind that a group of a combo takes, of those that are left before."""
-
-    combo: Combo
-    seeing: int
-    blind: int
-    before: Left
-
-    @property
-    def left(self) -> Left:
-        """What is left after it."""
-        return self.before[0] - self.seeing, self.before[1] - self.blind
-
-
 class _Option(NamedTuple):
     """How to serve some rows: groups and work in all, and the first of the groups."""
 
     groups: int
     work: int
-    way: _Way | None
+    way: Way | None
 
 
 _Best = dict[Left, _Option]
 
 
-def _option(best: _Best, way: _Way) -> _Option:
+def _option(best: _Best, way: Way) -> _Option:
     rest = best[way.left]
     return _Option(rest.groups + 1, rest.work + _work(way.combo), way)
 
 
 def _groups(rows: Rows, best: _Best) -> Iterator[Group]:
-    left = (len(rows.seeing), len(rows.blind))
+    left = rows.whole
     while (way := best[left].way) is not None:
-        taken = rows.seeing[len(rows.seeing) - left[0] :][: way.seeing]
-        taken = taken + rows.blind[len(rows.blind) - left[1] :][: way.blind]
-        yield Group(way.combo, tuple(sorted(row for row, _, _ in taken)))
+        begin = len(rows.seeing) - left[0], len(rows.blind) - left[1]
+        taken = (*rows.seeing[begin[0] :][: way.seeing], *rows.blind[begin[1] :][: way.blind])
+        yield Group(way.combo, tuple(sorted(row.place for row in taken)))
         left = way.left
 
 

@@ -1,35 +1,78 @@
 """The rows of a request in the order in which groups take them, and which numbers of either kind are worth a try."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from aot.precompile import Combo
 
 Left = tuple[int, int]
 """The number of rows left with images and without, the last ones of each order."""
 
 
+class Way(NamedTuple):
+    """The rows of each kind that a group of a combo takes, of those that are left before."""
+
+    combo: Combo
+    seeing: int
+    blind: int
+    before: Left
+
+    @property
+    def left(self) -> Left:
+        """What is left after it."""
+        return self.before[0] - self.seeing, self.before[1] - self.blind
+
+
+class Row(NamedTuple):
+    """A row of a request."""
+
+    place: int
+    tokens: int
+    images: bool
+    room: int
+    """How many combos are long enough: where it is equal, rows may change places."""
+    widest: int
+    """Rows of the widest combo that holds it."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a request with images and without, the longest first: each its place, its tokens and its room.
+    """The rows with images and those without, the longest first."""
 
-    Room is the number of combos that are long enough: where it is equal, rows may change places.
-    """
+    seeing: Sequence[Row]
+    blind: Sequence[Row]
 
-    seeing: list[tuple[int, int, int]]
-    blind: list[tuple[int, int, int]]
+    @property
+    def whole(self) -> Left:
+        """All are left."""
+        return len(self.seeing), len(self.blind)
 
-    @classmethod
-    def of(cls, tokens: Sequence[int], images: Set[int], room: Callable[[int], int]) -> "Rows":
-        rooms = {length: room(length) for length in set(tokens)}
-        order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
-        listed = [(row, tokens[row], rooms[tokens[row]]) for row in order]
-        return cls([row for row in listed if row[0] in images], [row for row in listed if row[0] not in images])
+    def first(self, left: Left) -> Row:
+        """The row that needs most; of two that need as much, one with images."""
+        seeing, blind = _room(self.seeing, left[0]), _room(self.blind, left[1])
+        return self.seeing[-left[0]] if seeing <= blind else self.blind[-left[1]]
 
-    def first(self, left: Left) -> tuple[int, bool]:
-        """The tokens of the row that needs most, and whether it has images; of two that need as much, one that has."""
-        seeing, blind = self._room(self.seeing, left[0]), self._room(self.blind, left[1])
-        rows, count = (self.seeing, left[0]) if seeing <= blind else (self.blind, left[1])
-        return rows[-count][1], seeing <= blind
+    def least(self, left: Left) -> int:
+        """No fewer groups hold what is left: of a group a row takes at least the share that it has of its widest."""
+        return -(-sum(shares[count] for shares, count in zip(self._shares, left, strict=True)) // self._unit)
+
+    @cached_property
+    def _unit(self) -> int:
+        """The share of a whole group."""
+        return math.lcm(*(row.widest for row in (*self.seeing, *self.blind)))
+
+    @cached_property
+    def _shares(self) -> tuple[list[int], list[int]]:
+        """Of the last rows of each order, by their number."""
+        seeing, blind = (
+            list(itertools.accumulate((self._unit // row.widest for row in reversed(rows)), initial=0))
+            for rows in (self.seeing, self.blind)
+        )
+        return seeing, blind
 
     def mixtures(self, size: int, left: Left) -> Iterator[Left]:
         """How many rows of each kind a group of so many takes whose combo holds all that are left.
@@ -39,17 +82,16 @@ class Rows:
         left that needs as much as its first: if one of a group with images, the two could change places, and if of one
         without, that group may as well come first.
         """
-        images, full = self.first(left)[1], min(size, sum(left))
+        images, full = self.first(left).images, min(size, sum(left))
         for seeing in range(max(int(images), full - left[1]), min(full, left[0]) + 1):
             after = left[0] - seeing, left[1] - full + seeing
-            behind = self._room(self.seeing, after[0])
-            if full > seeing and behind <= self.blind[-after[1] - 1][2]:
+            if full > seeing and _room(self.seeing, after[0]) <= self.blind[-after[1] - 1].room:
                 continue
-            if seeing and not images and self._room(self.blind, after[1]) == self._room(self.blind, left[1]):
+            if seeing and not images and _room(self.blind, after[1]) == _room(self.blind, left[1]):
                 continue
             yield seeing, full - seeing
 
-    @staticmethod
-    def _room(rows: list[tuple[int, int, int]], left: int) -> float:
-        """That of the first row left."""
-        return rows[-left][2] if left else math.inf
+
+def _room(rows: Sequence[Row], left: int) -> float:
+    """That of the first row left."""
+    return rows[-left].room if left else math.inf

@@ -455,7 +455,7 @@ def test_a_text_beyond_all_bounds_is_refused_before_it_is_encoded(content):
 
     with pytest.raises(InputError, match=f"^prompt: {said}"):
         ours("chatml").encode(content)
-    with pytest.raises(InputError, match="^conversation: has [0-9]+ characters, above the limit of 4194304"):
+    with pytest.raises(InputError, match=r"^conversation: has [0-9]+ characters, above the limit of 4194304"):
         ours("chatml").encode_chat([{"role": "user", "content": content}])
 
 
