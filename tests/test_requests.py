@@ -231,7 +231,7 @@ def test_a_refused_call_leaves_its_state_to_be_continued(model):
         ("prefill", {"tokens": [[5], [6]], "lengths": [1, -1]}, r"lengths: has -1 at \[1\], allowed are 0 to 1"),
         ("prefill", {"tokens": [[5]], "lengths": np.array([2**63], np.uint64)}, "lengths has a value beyond int32"),
         ("decode", {"temperature": [NAN]}, "sampling.temperature: must be a finite number, got nan"),
-        ("decode", {"temperature": [1e300]}, "sampling.temperature: must be at least 0 and at most"),
+        ("decode", {"temperature": [1e300]}, "temperature has a value beyond float32"),
         ("decode", {"top_k": [-1]}, "sampling.top_k: must be an integer of at least 0"),
         ("decode", {"top_p": [[NAN]]}, "input top_p has 2 axes, it takes 1"),
         ("decode", {"frequency_penalty": [-3e38]}, "sampling.frequency_penalty: must be from -1e6 to 1e6, got -3e"),

@@ -238,7 +238,9 @@ def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, nam
     place, whole = f"phase {phase}: input {name}", "iu"
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
-    made = array.astype(wanted)
-    if wanted.kind in whole and not np.array_equal(made, array):
+    with np.errstate(over="ignore"):  # which is an error
+        made = array.astype(wanted)
+    holds = np.array_equal(made, array) if wanted.kind in whole else not (np.isinf(made) & np.isfinite(array)).any()
+    if not holds:
         raise InputError(f"{place} has a value beyond {wanted}")
     return made
