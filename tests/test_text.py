@@ -400,6 +400,11 @@ def test_damaged_files_are_a_fault_of_the_bundle(damage, message):
     assert "\n" not in str(caught.value)
 
 
+def special_token(content, id=0):
+    sides = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": id, "content": content, **sides, "special": True}
+
+
 def template_processing(sequence, special):
     pieces = [{"SpecialToken": {"id": special, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}}]
     pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
@@ -415,9 +420,11 @@ def template_processing(sequence, special):
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "CAAAAAEAAAD/////YQ=="}},
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"added_tokens": [special_token("<s>" * 30_000)]},
+        {"added_tokens": [special_token(f"<{number:0>200}>", number) for number in range(6000)]},
     ],
 )
-def test_a_tokenizer_at_which_the_library_panics_is_a_fault_of_the_bundle(spoiled):
+def test_a_tokenizer_at_which_the_library_panics_or_takes_all_memory_is_a_fault_of_the_bundle(spoiled):
     made = json.dumps({**json.loads(files("llama2")["tokenizer.json"]), **spoiled}).encode()
 
     with pytest.raises(BundleError, match=r"^bundle tiny: tokenizer.json is damaged \(.+\); fetch it again") as caught:

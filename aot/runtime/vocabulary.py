@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _TRIAL = "A word, 12 more: größer\n\t 你好 🦊 "
 """Text of many kinds, by which a tokenizer is tried when it is read."""
+_LONGEST, _MOST_CHARACTERS = 256, 1 << 20  # of the names of special tokens
 
 
 class PanicError(Exception):
@@ -37,11 +38,22 @@ def read(data: bytes, where: str) -> "Tokenizer":
         tokenizer = tried(lambda: Tokenizer.from_buffer(data))
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        _check_names(tokenizer)
         _try(tokenizer)
     except Exception as error:  # the library raises ValueError, TypeError and bare Exception for damaged files
         reason = " ".join(str(error).split())
         raise BundleError(f"{where}: tokenizer.json is damaged ({reason}); fetch it again or rebuild") from error
     return tokenizer
+
+
+def _check_names(tokenizer: "Tokenizer") -> None:
+    """Raises ValueError for special tokens so long that keeping text from spelling them would take all memory."""
+    lengths = [len(name) for name in special_tokens(tokenizer)]
+    if max(lengths, default=0) > _LONGEST or sum(lengths) > _MOST_CHARACTERS:
+        raise ValueError(
+            f"special tokens of up to {max(lengths)} characters, {sum(lengths)} together, above the limits of {_LONGEST} "
+            f"and {_MOST_CHARACTERS}"
+        )
 
 
 def _try(tokenizer: "Tokenizer") -> None:
