@@ -51,8 +51,8 @@ def _check_names(tokenizer: "Tokenizer") -> None:
     lengths = [len(name) for name in special_tokens(tokenizer)]
     if max(lengths, default=0) > _LONGEST or sum(lengths) > _MOST_CHARACTERS:
         raise ValueError(
-            f"special tokens of up to {max(lengths)} characters, {sum(lengths)} together, above the limits of {_LONGEST} "
-            f"and {_MOST_CHARACTERS}"
+            f"special tokens of up to {max(lengths)} characters, {sum(lengths)} together, above the limits of "
+            f"{_LONGEST} and {_MOST_CHARACTERS}"
         )
 
 
