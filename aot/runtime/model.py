@@ -122,7 +122,8 @@ class Model:
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
-        beside, reader, sequences = options.beside(len(given), single), self._reader(options.props), []
+        beside, reader = options.beside(len(given), single), self._reader(options.props)
+        sequences: list[Row] = []
         asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         seeds = options.seeds(len(given), self._random(asked, options))
         for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
