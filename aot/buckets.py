@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from aot import digest
 from aot.errors import NoEntryError
 from aot.precompile import FIELDS, Combo
+from aot.rows import Left, Row, Rows, Way
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Table:
         for combo in self.combos:
             self._ranked.setdefault(_spelling(combo.required_props), []).append(combo)
         self._widths = lru_cache(_REMEMBERED)(self._widening)
+        self._rooms = lru_cache(_REMEMBERED)(self._room)
 
     def choose(self, need: Need) -> Combo | None:
         """The combo that holds the need with the least padded work, the product of its dimensions, or None."""
@@ -105,36 +107,60 @@ class Table:
 
         Exact: a row needs at least what a shorter one of its kind needs, so the groups of any partition, sorted by
         their longest row, can take the rows of each kind in sorted order instead; and a group takes as many rows as it
-        holds, for fewer left are never worse. That leaves the rows with images times those without times batch sizes
-        to try. Raises NoEntryError for a row that fits no combo alone.
+        holds, for fewer left are never worse. Which numbers of either kind it takes, and how many groups are needed for
+        what is left, `Rows` bounds further. Raises NoEntryError for a row that fits no combo alone.
         """
         order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
-        seeing, blind = [row for row in order if row in images], [row for row in order if row not in images]
-        best: _Best = {(0, 0): _Option(0, 0, (0, 0), None)}  # for the last rows of each order
-        for left in itertools.product(range(len(seeing) + 1), range(len(blind) + 1)):
-            if left != (0, 0):
-                first = max(
-                    (*seeing[len(seeing) - left[0] :][:1], *blind[len(blind) - left[1] :][:1]), key=tokens.__getitem__
-                )
-                need = Need(1, tokens[first], tokens[first] + budget, props, first in images)
-                options = (_option(best, left, combo, taken) for combo, taken in self._takings(need, left))
-                best[left] = min(options, key=lambda option: (option.groups, option.work))
-        return tuple(sorted(_groups(seeing, blind, best), key=lambda group: group.rows))
+        listed = [self._row(row, Need(1, tokens[row], tokens[row] + budget, props, row in images)) for row in order]
+        rows = Rows([row for row in listed if row.images], [row for row in listed if not row.images])
+        for more in itertools.count():  # hardly ever above 1
+            best = self._best(rows, rows.least(rows.whole) + (1 << more) - 1, budget, _spelling(props))
+            if rows.whole in best:
+                break
+        return tuple(sorted(_groups(rows, best), key=lambda group: group.rows))
 
-    def _takings(self, need: Need, left: tuple[int, int]) -> Iterator[tuple[Combo, tuple[int, int]]]:
-        """The combos for a group whose longest row has a need, and how many rows of each kind they can take."""
+    def _row(self, place: int, need: Need) -> Row:
+        assert need.tokens is not None
         spelling = _spelling(need.props)
         held = self._widths(need.tokens, need.total, spelling, need.images)
         if not held:
             raise self.refusal(need)
-        if left[0] and not need.images:  # a combo with vision may be no wider, and take rows that the others cannot
-            held = (*held, *self._widths(need.tokens, need.total, spelling, True))
-        for combo in held:
-            most = min(combo.batch_size, left[0]) if combo.vision_included else 0
-            for seeing in range(int(need.images), most + 1):
-                blind = min(combo.batch_size - seeing, left[1])
-                if need.images or blind:
-                    yield combo, (seeing, blind)
+        return Row(place, need.tokens, need.images, self._rooms(need.tokens, need.total, spelling), held[-1].batch_size)
+
+    def _best(self, rows: Rows, most: int, budget: int, spelling: bytes) -> "_Best":
+        """The best way to serve what can be left of some rows, in at most so many groups for all of them."""
+        reached: list[dict[Left, int]] = [{} for _ in range(sum(rows.whole) + 1)]  # by rows left: the groups before
+        reached[-1][rows.whole] = 0
+        ways: dict[Left, list[Way]] = {}
+        for there in reversed(reached[1:]):
+            for left, before in there.items():
+                found = self._ways(rows, left, budget, spelling)
+                ways[left] = [way for way in found if before + 1 + rows.least(way.left) <= most]
+                for way in ways[left]:
+                    further = reached[sum(way.left)]
+                    further[way.left] = min(before + 1, further.get(way.left, most))
+        best: _Best = {(0, 0): _Option(0, 0, None)}
+        for left in reversed(ways):
+            if options := [_option(best, way) for way in ways[left] if way.left in best]:
+                best[left] = min(options, key=lambda option: option[:2])
+        return best
+
+    def _ways(self, rows: Rows, left: Left, budget: int, spelling: bytes) -> Iterator[Way]:
+        """The combos for a group with the first row that is left, and how many rows of each kind they can take."""
+        first = rows.first(left)
+        need = first.tokens, first.tokens + budget, spelling
+        held = self._widths(*need, first.images)
+        if left[0] and not first.images:  # a combo with vision may be no wider, and take rows that the others cannot
+            held = (*held, *self._widths(*need, True))
+        for combo in dict.fromkeys(held):
+            if not combo.vision_included:
+                yield Way(combo, 0, min(combo.batch_size, left[1]), left)
+                continue
+            for seeing, blind in rows.mixtures(combo.batch_size, left):
+                yield Way(combo, seeing, blind, left)
+
+    def _room(self, tokens: int, total: int | None, spelling: bytes) -> int:
+        return sum(_holds(combo, tokens, total) for combo in self._ranked.get(spelling, ()))
 
     def _widening(self, tokens: int | None, total: int | None, spelling: bytes, images: bool) -> tuple[Combo, ...]:
         """The combos that hold a row, without those that have more work than another and are no wider."""
@@ -151,31 +177,28 @@ class Table:
 
 
 class _Option(NamedTuple):
-    """A way to serve some rows: groups and work in all, and of the first group the rows of each kind and the combo."""
+    """How to serve some rows: groups and work in all, and the first of the groups."""
 
     groups: int
     work: int
-    taken: tuple[int, int]
-    combo: Combo | None
+    way: Way | None
 
 
-_Best = dict[tuple[int, int], _Option]
-"""By the number of rows left with images and without."""
+_Best = dict[Left, _Option]
 
 
-def _option(best: _Best, left: tuple[int, int], combo: Combo, taken: tuple[int, int]) -> _Option:
-    """The rows that are left with so many of them in the first group."""
-    rest = best[left[0] - taken[0], left[1] - taken[1]]
-    return _Option(rest.groups + 1, rest.work + _work(combo), taken, combo)
+def _option(best: _Best, way: Way) -> _Option:
+    rest = best[way.left]
+    return _Option(rest.groups + 1, rest.work + _work(way.combo), way)
 
 
-def _groups(seeing: list[int], blind: list[int], best: _Best) -> Iterator[Group]:
-    while seeing or blind:
-        option = best[len(seeing), len(blind)]
-        assert option.combo is not None
-        first, second = option.taken
-        yield Group(option.combo, tuple(sorted((*seeing[:first], *blind[:second]))))
-        seeing, blind = seeing[first:], blind[second:]
+def _groups(rows: Rows, best: _Best) -> Iterator[Group]:
+    left = rows.whole
+    while (way := best[left].way) is not None:
+        begin = len(rows.seeing) - left[0], len(rows.blind) - left[1]
+        taken = (*rows.seeing[begin[0] :][: way.seeing], *rows.blind[begin[1] :][: way.blind])
+        yield Group(way.combo, tuple(sorted(row.place for row in taken)))
+        left = way.left
 
 
 def _holds(combo: Combo, tokens: int | None, total: int | None) -> bool:

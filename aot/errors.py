@@ -1,5 +1,15 @@
 """The error tree. The class decides the exit code; the message is one line that says what to do next."""
 
+from typing import Any
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, in at most 80 characters."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python spells no integer of more than 4,300 digits
+        return f"a {type(value).__name__} with integers of thousands of digits"
+
 
 class AotError(Exception):
     """Anything that a user, a file or a machine can cause; the command line prints it without a traceback."""

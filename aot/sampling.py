@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aot.errors import InputError
+from aot.errors import InputError, shown
 
 _EVERY = -1  # as the top_k of some servers' clients
 
@@ -34,25 +34,36 @@ class SamplingParams:
     """Subtracted once for each time that a token was generated before."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"sampling.{field.name}: must be a finite number, got {value!r}")
         if self.top_k == _EVERY:
             object.__setattr__(self, "top_k", 0)
-        limits = {
-            "temperature": (self.temperature >= 0, "at least 0"),
-            "top_k": (isinstance(self.top_k, int) and self.top_k >= 0, "an integer of at least 0, or -1 for all"),
-            "top_p": (0 <= self.top_p <= 1, "between 0 and 1"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
-        }
-        for name, (holds, allowed) in limits.items():
-            if not holds:
-                raise InputError(f"sampling.{name}: must be {allowed}, got {getattr(self, name)!r}")
+        for name, value in vars(self).items():
+            check(name, value)
 
 
 FIELDS = tuple(field.name for field in fields(SamplingParams))
+
+_MOST = 3.4028234663852886e38  # of float32
+_PENALTY = (-1e6, 1e6, "from -1e6 to 1e6")
+_RANGES: Mapping[str, tuple[float, float, str]] = {
+    "temperature": (0, _MOST, "at least 0 and at most 3.4e38"),
+    "top_k": (0, (1 << 31) - 1, "an integer of at least 0 and below 2**31, or -1 for all"),
+    "top_p": (0, 1, "between 0 and 1"),
+    "min_p": (0, 1, "between 0 and 1"),
+    "repetition_penalty": (1e-6, 1e6, "above 0, from 1e-6 to 1e6"),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+}
+"""What float32 can compute with: two infinities would make a number that is none."""
+
+
+def check(name: str, value: Any) -> None:
+    """Raises InputError for a value that an option cannot have."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(f"sampling.{name}: must be a finite number, got {shown(value)}")
+    least, most, allowed = _RANGES[name]
+    if not least <= value <= most or (name == "top_k" and not isinstance(value, int)):
+        raise InputError(f"sampling.{name}: must be {allowed}, got {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,21 @@ def test_a_thousand_rows_over_64_combos_are_grouped_fast():
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.parametrize("sizes", [[8], [1, 4], [1, 2, 4, 8, 16]])
+def test_a_thousand_rows_with_pictures_and_without_are_grouped_fast(sizes):
+    lengths = [64 * 2**n for n in range(6)]
+    combos = [
+        combo(rows, length, vision_included=sees) for rows in sizes for length in lengths for sees in (False, True)
+    ]
+    tokens = [1 + 37 * row % 2047 for row in range(1000)]
+    start = time.process_time()
+
+    groups = Table(combos).partition(tokens, 0, images=set(range(0, 1000, 2)))
+
+    assert len(groups) == -(-1000 // max(sizes))
+    assert time.process_time() - start < 0.5
+
+
 @pytest.mark.parametrize(
     ("need", "message"),
     [

@@ -1,6 +1,8 @@
 """Requests with images, up to the ids and pixels that the programs take: a tokenizer made by hand, no bundle."""
 
+import base64
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,12 +212,13 @@ def test_ids_are_those_of_transformers_own_processor():
 def test_every_spelling_of_an_image_part_is_read(tmp_path):
     file = tmp_path / "picture.png"
     picture(shade=5).save(file)
+    inline = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
     parts = [
-        {"type": "image_url", "image_url": {"url": str(file)}},
-        {"type": "image_url", "image_url": {"url": file.as_uri(), "detail": "low"}},
-        {"type": "image_url", "image_url": str(file)},
-        {"type": "image", "path": file},
-        {"type": "image", "url": str(file)},
+        {"type": "image_url", "image_url": {"url": inline}},
+        {"type": "image_url", "image_url": {"url": inline, "detail": "low"}},
+        {"type": "image_url", "image_url": inline},
+        {"type": "image", "path": inline},
+        {"type": "image", "url": inline},
         {"type": "image", "image": picture(shade=6)},
         {"type": "image", "image": np.asarray(picture(shade=7))},
         {"type": "image", "image": file.read_bytes()},
@@ -224,6 +227,22 @@ def test_every_spelling_of_an_image_part_is_read(tmp_path):
     prepared = reader().read([user(*parts)], 0)
 
     assert shades(prepared) == [5, 5, 5, 5, 5, 6, 7, 5]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "/etc/passwd"}},
+        {"type": "image_url", "image_url": "file:///etc/passwd"},
+        *({"type": "image", name: "/etc/passwd"} for name in ("image", "path", "url")),
+        {"type": "image", "path": Path("/etc/passwd")},
+    ],
+)
+def test_a_conversation_has_no_file_read(part):
+    with pytest.raises(InputError, match=r"prompt 0: image 0: is a path, .*give a data URL, or") as caught:
+        reader().read([user(part)], 0)
+
+    assert "root" not in str(caught.value)
 
 
 def test_images_beside_a_conversation_fill_its_places_in_order():
@@ -275,7 +294,7 @@ def test_one_image_token_in_token_ids_is_spread_over_the_image(kind):
         ([user({"type": "image_url", "image_url": {"url": 5}})], 0, "image 0: must be"),
         ([user({"type": "image_url", "image_url": {"url": "a", "size": 5}})], 0, "image 0: must be"),
         ([user({"type": "image_url", "image_url": "s3://a/b"})], 0, "image 0: is on another machine, 's3://a/b'"),
-        ([user({"type": "image", "url": "no.png"}, {"type": "image", "url": "https://a/b"})], 0, "image 0: 'no.png'"),
+        ([user({"type": "image", "url": "no.png"}, {"type": "image", "url": "https://a/b"})], 0, "image 0: is a path"),
         ("a", ["picture", b"no"], "image 1: is no picture"),
         ("a", ["picture", None], "image 1: must be a path"),
     ],

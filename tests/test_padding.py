@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from aot.errors import InputError
-from aot.runtime.padding import pad
+from aot.runtime.padding import pad, righted
 
 
 def test_pads_stand_left_and_the_mask_tells_them_from_tokens():
@@ -18,6 +18,29 @@ def test_the_length_is_the_longest_or_pad_to_whichever_is_more(pad_to, length):
     padded, mask = pad([[1, 2, 3], np.array([4])], pad_to=pad_to)
 
     assert padded.shape == mask.shape == (2, length)
+
+
+def test_all_inputs_with_an_axis_of_tokens_go_to_the_left_together():
+    axes = {"tokens": ("batch_size", "prefill_length"), "lengths": ("batch_size",), "limit": ("batch_size",)}
+    axes |= {"positions": ("batch_size", None, "prefill_length"), "embeddings": ("batch_size", "prefill_length", None)}
+    tokens, mask = pad([[5, 6, 7], [8]])
+    positions = np.stack([tokens * 10, tokens * 100], axis=1)
+    embeddings = tokens[..., None] * [1000, 10_000]
+    given = {"tokens": tokens, "mask": mask, "positions": positions, "embeddings": embeddings, "limit": [3, 4]}
+
+    made = righted(given, "prefill", axes)
+
+    assert made["lengths"].tolist() == [3, 1]
+    assert made["tokens"][0].tolist() == [5, 6, 7]
+    assert (made["tokens"][1, 0], made["positions"][1, :, 0].tolist()) == (8, [80, 800])
+    assert made["embeddings"][1, 0].tolist() == [8000, 80_000]
+    assert made["limit"].tolist() == [3, 4]
+
+
+def test_a_phase_with_a_mask_of_its_own_has_it_as_it_is():
+    given = {"tokens": [[5]], "mask": [[1]]}
+
+    assert righted(given, "prefill", {"tokens": (), "lengths": (), "mask": ()}) is given
 
 
 @pytest.mark.parametrize(

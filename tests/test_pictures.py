@@ -7,7 +7,6 @@ import resource
 import struct
 import subprocess
 import sys
-import threading
 import zlib
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from transformers import image_utils
 
 from aot.errors import InputError
 from aot.runtime import pictures
+from aot.runtime import png as png_rows
 
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PLACE = "request: prompt 0: image 2"
@@ -38,14 +38,23 @@ def url(data, head="data:image/png;base64,"):
     return head + base64.b64encode(data).decode()
 
 
-def png(width, height, depth=8, color=2, rows=b""):
+def png(width, height, depth=8, color=2, rows=b"", interlaced=False):
     """A PNG file of any header."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff_of_16_bits(pixels):
+    """A TIFF file of RGB pixels, in one strip."""
+    height, width, _ = pixels.shape
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 140), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, pixels.nbytes), (284, 3, 1, 1)]
+    listed = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + listed + struct.pack("<HHH", 16, 16, 16) + pixels.astype("<u2").tobytes()
 
 
 def spoiled(data, place, value):
@@ -124,13 +133,57 @@ def test_a_name_like_a_scheme_is_a_path(tmp_path, monkeypatch):
     assert pictures.opened(f"file://localhost{tmp_path}/http%3Apicture.png", PLACE).size == (30, 20)
 
 
-def test_a_pipe_is_read_to_its_end(tmp_path):
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_only_regular_files_are_read(tmp_path, kind):
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(encoded(picture()),))
-    writer.start()
+    path = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "directory": tmp_path}[kind]
 
-    assert pictures.opened(tmp_path / "pipe", PLACE).size == (30, 20)
-    writer.join()
+    assert refusal(path).startswith(f"{str(path)!r:.80}")
+
+
+def test_a_conversation_holds_its_pictures(tmp_path):
+    file = tmp_path / "picture.png"
+    file.write_bytes(encoded(picture()))
+
+    for held in (url(file.read_bytes()), file.read_bytes(), picture(), np.asarray(picture())):
+        assert pictures.opened(pictures.Carried(held), PLACE).size == (30, 20)
+    for path in (str(file), file, file.as_uri(), f"FILE:{file}", "a:b", "", "/dev/zero"):
+        assert refusal(pictures.Carried(path)).startswith(
+            f"is a path, {str(path)!r:.80}, where a conversation must hold"
+        )
+    for address in ("https://example.com/a.png", "s3://a/b"):
+        assert (
+            refusal(pictures.Carried(address)) == f"is on another machine, {address!r}; fetch it, and give a data URL"
+        )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(30, 20), (1, 1), (9, 3), (3, 9)])
+def test_rows_that_the_header_of_a_png_promises_are_there(depth, interlaced, width, height):
+    passes = png_rows._ADAM7 if interlaced else ((0, 0, 1, 1),)
+    parts = [(len(range(left, width, across)), len(range(top, height, down))) for left, top, across, down in passes]
+    rows = b"".join(bytes(rows * (1 + (columns * depth + 7) // 8)) for columns, rows in parts if columns)
+    file = png(width, height, depth, 0, rows, interlaced)
+
+    assert pictures.opened(file, PLACE).size == (width, height)
+    for short in (rows[:-1], rows[: len(rows) // 10], b""):
+        said = f"is damaged or cut off (its rows take {len(rows)} bytes, it has {len(short)}); give a whole file"
+        assert refusal(png(width, height, depth, 0, short, interlaced)) == said
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_a_channel_in_colour_are_their_upper_8(kind):
+    wide = np.random.default_rng(0).integers(0, 1 << 16, (20, 30, 3), np.uint16)
+    if kind == "PNG":
+        data = png(30, 20, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide))
+    else:
+        data = tiff_of_16_bits(wide)
+
+    opened = pictures.opened(data, PLACE)
+
+    np.testing.assert_array_equal(opened, wide >> 8)
+    np.testing.assert_array_equal(opened.convert("RGB"), image_utils.load_image(url(data)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
@@ -240,10 +293,14 @@ def test_the_limits_themselves_are_taken():
     assert pictures.opened(Image.new("1", (1, 200)), PLACE).size == (1, 200)
 
 
-def test_a_file_too_large_to_be_a_picture_is_refused(monkeypatch):
+def test_a_file_too_large_to_be_a_picture_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(pictures, "MOST_BYTES", 1 << 20)
 
-    assert refusal("/dev/zero") == "has more than 1048576 bytes; give a smaller file"
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(2 << 20)
+
+    for given in (tmp_path / "large", bytes(2 << 20), url(bytes(3 << 20))):
+        assert refusal(given) == "has more than 1048576 bytes; give a smaller file"
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's of what it then raises
@@ -286,7 +343,6 @@ def test_a_file_with_any_byte_flipped_is_named_or_a_picture(kind):
         (b"%PDF-1.7 and so on and on", "is no picture, it begins with b'%PDF-1.7 and so '; give one of PNG"),
         (encoded(picture(), "PPM"), "is no picture, it begins with b'P6"),
         ("nothing/here.png", "'nothing/here.png': No such file or directory; give a path or a data URL"),
-        (Path("/"), "'/': Is a directory"),
         ("a\0b", "'a\\x00b': embedded null byte"),
         ("", "'': No such file or directory"),
         (

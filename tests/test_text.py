@@ -650,6 +650,72 @@ def test_damaged_files_are_a_fault_of_the_bundle(damage, message):
     assert "\n" not in str(caught.value)
 
 
+def special_token(content, id=0):
+    sides = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": id, "content": content, **sides, "special": True}
+
+
+def template_processing(sequence, special):
+    pieces = [{"SpecialToken": {"id": special, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}}]
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    listed = {} if special == "absent" else {special: {"id": special, "ids": [0], "tokens": [special]}}
+    return {"type": "TemplateProcessing", "single": pieces, "pair": pair, "special_tokens": listed}
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"post_processor": template_processing("A", "absent")},
+        {"post_processor": template_processing("B", "a")},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "CAAAAAEAAAD/////YQ=="}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"added_tokens": [special_token("<s>" * 30_000)]},
+        {"added_tokens": [special_token(f"<{number:0>200}>", number) for number in range(6000)]},
+    ],
+)
+def test_a_tokenizer_at_which_the_library_panics_or_takes_all_memory_is_a_fault_of_the_bundle(spoiled):
+    made = json.dumps({**json.loads(files("llama2")["tokenizer.json"]), **spoiled}).encode()
+
+    with pytest.raises(BundleError, match=r"^bundle tiny: tokenizer.json is damaged \(.+\); fetch it again") as caught:
+        texts.Text.from_files({**files("llama2"), "tokenizer.json": made}, "bundle tiny")
+
+    assert "\n" not in str(caught.value)
+
+
+class Panicking:
+    """A tokenizer at which the library panics when it is used."""
+
+    def __init__(self):
+        self._panic = functools.partial(pre_tokenizers.FixedLength(0).pre_tokenize_str, "a")
+
+    def encode(self, text, add_special_tokens):
+        return self._panic()
+
+    def decode(self, ids, skip_special_tokens):
+        return self._panic()
+
+
+def test_a_panic_of_the_library_is_an_error_like_others():
+    text = texts.Text.from_files(files("llama2"), "bundle tiny")
+    text._tokenizer = Panicking()
+
+    with pytest.raises(InputError, match="prompt: the tokenizer cannot encode it: chunk size must be non-zero"):
+        text.encode("a")
+    with pytest.raises(BundleError, match=r"^bundle tiny: the tokenizer cannot decode \(chunk size must be non-zero\)"):
+        text.decode([1])
+
+
+@pytest.mark.parametrize("content", [" " * 11_000_000, "a" * (4 << 20) + "a"])
+def test_a_text_beyond_all_bounds_is_refused_before_it_is_encoded(content):
+    said = f"has {len(content)} characters, above the limit of 4194304; give less text"
+
+    with pytest.raises(InputError, match=f"^prompt: {said}"):
+        ours("chatml").encode(content)
+    with pytest.raises(InputError, match=r"^conversation: has [0-9]+ characters, above the limit of 4194304"):
+        ours("chatml").encode_chat([{"role": "user", "content": content}])
+
+
 def test_a_bundle_without_a_tokenizer_file_is_refused():
     with pytest.raises(BundleError, match="bundle tiny: has no tokenizer"):
         texts.Text.from_files({}, "bundle tiny")

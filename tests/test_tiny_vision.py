@@ -1,5 +1,6 @@
 """The tiny model that sees, through what a user types and calls, against what transformers makes of the same."""
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ def asked(question: str, *names: str) -> list[dict[str, Any]]:
 
 
 def url(path: Path) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": str(path)}}
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
 def test_it_ships_pictures_of_exactly_the_built_sizes(bundle: Path) -> None:

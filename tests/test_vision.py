@@ -166,6 +166,20 @@ def test_a_phase_may_be_called_by_itself(sees: Sees) -> None:
         sees.model.call("encode", pixels=np.zeros((1, 3, 24, 24), np.float32))
 
 
+def test_a_phase_takes_no_image_token_without_embeddings_and_no_pixel_that_is_no_number(sees: Sees) -> None:
+    ids = [7, *spread(SEEN, [picture(16, 16)]), 9]
+
+    for held in ({"tokens": [ids], "lengths": [len(ids)]}, {"tokens": [ids * 4], "lengths": [4 * len(ids)]}):
+        with pytest.raises(InputError, match=rf"tokens: has the image token {IMAGE}, and no `embeddings` are given"):
+            sees.model.call("prefill", **held)
+    spoiled = pixels(picture(16, 16))[None].copy()
+    spoiled[0, 1, 2, 3] = np.nan
+    with pytest.raises(InputError, match="input pixels: has a value that is not a finite float32"):
+        sees.model.call("encode", pixels=spoiled)
+    with pytest.raises(InputError, match="input pixels has a value beyond float32"):
+        sees.model.call("encode", pixels=np.full(spoiled.shape, 1e300))
+
+
 @pytest.mark.parametrize(
     ("ids", "shown", "error", "words"),
     [

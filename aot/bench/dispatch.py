@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from aot import sampling
 from aot.bench import bare
 from aot.bench.bare import Bare
 from aot.runtime import entries, exercise
@@ -93,8 +94,9 @@ def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable
 
 def _unlike(decode: Entry, number: int) -> exercise.Arrays:
     """Inputs for which no other number gives the same values; but who has ended stays so."""
-    found = decode.inputs.items()
-    return {name: exercise.values(f"{number} {name}", a, _LARGEST) for name, a in found if name != "stop"}
+    made = {name: exercise.values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
+    del made["stop"]
+    return {name: np.abs(array) if name in sampling.FIELDS else array for name, array in made.items()}
 
 
 def _ended(decode: Entry) -> exercise.Arrays:

@@ -10,7 +10,7 @@ from aot import buckets
 from aot.bundle.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
 from aot.precompile import IMAGE, Combo
-from aot.runtime import execute
+from aot.runtime import execute, values
 from aot.runtime.client import dtype
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
@@ -154,18 +154,22 @@ def call(
 ) -> Outputs:
     """Runs the least padded of the candidate entries; `defaults` gives an entry's inputs that may be left out.
 
-    Raises InputError for inputs of other names, ranks or sizes, NoEntryError where none is large enough.
+    Raises InputError for inputs of other names, ranks, sizes or values, NoEntryError where none is large enough.
     """
     phase = candidates.first.phase
     for place, held in (("state", state), ("source", source)):
         if held is not None:
             _check_state(held, candidates.first, place)
-    arrays = {name: _array(value, phase, name) for name, value in inputs.items()}
+    arrays = {name: values.array(value, phase, name) for name, value in inputs.items()}
     fit = candidates.fit(arrays, state, source)
+    _check_source(fit.entry, source)
     taken = _absent(fit, arrays, defaults) if fit.absent else {}
     for given in fit.given:
         array = arrays[given.name] if given.place is None else _padded(arrays[given.name], given)
         taken[given.name] = array if array.dtype == given.dtype else execute.cast(array, given.dtype, phase, given.name)
+    if fit.entry.index.generation is not None:
+        before = None if state is None or "lengths" not in arrays else executor.held(state)
+        values.check(fit.entry, arrays, taken, before, None if source is None else source.rows)
     outputs, buffers = executor.run(fit.entry, taken, state, source)
     for name, cut in fit.cuts:
         outputs[name] = outputs[name][cut]
@@ -187,14 +191,18 @@ def _check_state(state: Any, entry: Entry, place: str) -> None:
         raise InputError(f"{where}: belongs to another loaded model; pass one that this model gave")
 
 
-def _array(value: Any, phase: str, name: str) -> "np.ndarray[Any, Any]":
-    if type(value) is np.ndarray:
-        return value
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        cause = str(error).split(". ")[0]
-        raise InputError(f"phase {phase}: input {name}: is no array ({cause}); pad its rows to one length") from error
+def _check_source(entry: Entry, source: State | None) -> None:
+    """Raises InputError where a state is not what an entry reads."""
+    for path, wanted in entry.sources.items():
+        if source is None:
+            raise InputError(f"phase {entry.phase}: reads another state; pass what a prefill left as `source`")
+        held = source.entry.left.get(f"state/{path}")
+        if held is None or held.shape != wanted.shape:
+            found = "nothing" if held is None else f"the shape {list(held.shape)}"
+            raise InputError(
+                f"phase {entry.phase}: source: has {found} for {path}, this phase reads {list(wanted.shape)}; call the "
+                "phase for as many rows"
+            )
 
 
 def _sizes(phase: PhaseRecord, shapes: Shapes, name: str) -> dict[str, int]:

@@ -61,6 +61,19 @@ class Entry:
         """What a caller gives, by name."""
         return {slot.removeprefix("input/"): a for slot, a in self.taken.items() if slot.startswith("input/")}
 
+    @cached_property
+    def sources(self) -> dict[str, ArgumentRecord]:
+        """What it reads of another state, by path."""
+        return {slot.removeprefix("source/"): a for slot, a in self.taken.items() if slot.startswith("source/")}
+
+    @cached_property
+    def left(self) -> dict[str, ArgumentRecord]:
+        """Slots that are there after the chain, each with what it holds."""
+        left = dict(self.taken)
+        for program, binding in self.calls:
+            left.update(zip(binding.gives, program.results, strict=True))
+        return left
+
 
 @dataclass(frozen=True)
 class Verdict:

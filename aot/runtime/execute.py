@@ -122,6 +122,13 @@ class Executor:
             self._prepared[name] = _Prepared.of(entry, self._weights)
         return self._prepared[name]
 
+    def held(self, state: State) -> "np.ndarray[Any, Any] | None":
+        """How many tokens each row of a language model's state holds; None where another process has some rows."""
+        buffer = state.peek().get("state/lengths")
+        if buffer is None or not getattr(buffer, "is_fully_addressable", True):
+            return None
+        return np.array(self.client.read(buffer))  # a view would keep its memory from being used again
+
     def _start(
         self, prepared: "_Prepared", inputs: Inputs, state: State | None, source: State | None
     ) -> dict[str, Buffer]:
@@ -253,7 +260,9 @@ def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, nam
     place, whole = f"phase {phase}: input {name}", "iu"
     if not np.can_cast(array.dtype, wanted, "same_kind") and not (array.dtype.kind in whole and wanted.kind in whole):
         raise InputError(f"{place} is {array.dtype}, the program takes {wanted}")
-    made = array.astype(wanted)
-    if wanted.kind in whole and not np.array_equal(made, array):
+    with np.errstate(over="ignore"):  # which is an error
+        made = array.astype(wanted)
+    holds = np.array_equal(made, array) if wanted.kind in whole else not (np.isinf(made) & np.isfinite(array)).any()
+    if not holds:
         raise InputError(f"{place} has a value beyond {wanted}")
     return made

@@ -13,7 +13,7 @@ from aot import buckets, digest, vision
 from aot.bundle.records import GenerationRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import call, client, entries, replicas, requests
+from aot.runtime import call, client, entries, padding, replicas, requests
 from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.generation import Generation, Pieces, Request
@@ -103,14 +103,16 @@ class Model:
     ) -> call.Outputs:
         """Runs one phase: pads inputs along their bucketed axes, cuts the outputs back.
 
-        `state` is what an earlier call's outputs carry as `state`, to be continued. Inputs that say how a language
-        model draws tokens default to greedy ones. Raises InputError, NoEntryError.
+        `state` is what an earlier call's outputs carry as `state`, to be continued; `source` one that a fork reads.
+        Inputs that say how a language model draws tokens default to greedy ones. Tokens that `aot.pad` has padded come
+        with their `mask`, or lengths. Raises InputError, NoEntryError.
         """
         if phase not in self._phases:
             known = ", ".join(sorted(self._phases))
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
         self._refuse()
         candidates, executors = self._phases[phase], self._running
+        inputs = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
         parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
         calls = [
             partial(call.call, executor, candidates, part, state, source, self._defaults)
@@ -136,7 +138,8 @@ class Model:
         request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
-        beside, reader, sequences = options.beside(len(given), single), self._reader(options), []
+        beside, reader = options.beside(len(given), single), self._reader(options)
+        sequences: list[Row] = []
         asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
@@ -145,7 +148,9 @@ class Model:
                 prompt = prompt.last(max(1, self._combos.longest(limit, options.props)), position)
             length = len(prompt.ids)
             need = buckets.Need(1, length, length + limit, options.props, bool(prompt.images))
-            for index in range(options.n or self._sequences_each(need)):
+            each = options.n or self._sequences_each(need)
+            requests.check_sequences(len(sequences) + each, len(given))
+            for index in range(each):
                 sequences.append(Row(position, index, prompt, seed, limit, frozenset(eos), self._text, stops, streamed))
         parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
         runs = [
@@ -266,9 +271,10 @@ class Run(Iterator[str]):
     def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Generator[Pieces]) -> None:
         self.single = single
         self.sequences = sequences
-        self.steps = steps
+        self.steps = self._counted(steps)
         """A prefill or a chunk of decode steps at a time."""
         self._prompts = prompts
+        self._has_ended = False
 
     def __next__(self) -> str:
         for pieces in self.steps:
@@ -288,8 +294,14 @@ class Run(Iterator[str]):
 
     @property
     def results(self) -> list[Result]:
-        """A Result for each sequence, in the order of the prompts."""
+        """A Result for each sequence, in the order of the prompts. Raises InputError before the end of the run."""
+        if not self._has_ended:
+            raise InputError("results: the run has not come to its end; iterate over all of it first")
         return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
+
+    def _counted(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
+        yield from steps
+        self._has_ended = True
 
 
 def _eos_room(record: GenerationRecord) -> int:

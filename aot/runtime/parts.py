@@ -8,7 +8,8 @@ for one of the images that come beside the conversation.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from aot.errors import InputError
+from aot.errors import InputError, shown
+from aot.runtime.pictures import Carried
 
 PLACE = {"type": "image"}
 """What a template sees of an image."""
@@ -72,7 +73,7 @@ def _before_the_text(messages: Messages, count: int, place: str) -> Messages:
     return [*messages[:last], changed, *messages[last + 1 :]]
 
 
-def _source(part: Mapping[str, Any], place: str) -> Any:
+def _source(part: Mapping[str, Any], place: str) -> Carried:
     """What a part says of where its picture lies."""
     if part["type"] == "image_url":
         return _url(part, place)
@@ -80,16 +81,15 @@ def _source(part: Mapping[str, Any], place: str) -> Any:
         raise InputError(
             f"{place}: beside its type an image has one of {', '.join(_SOURCES)}, got {', '.join(map(str, part))}"
         )
-    return next(value for name, value in part.items() if name != "type")
+    return Carried(next(value for name, value in part.items() if name != "type"))
 
 
-def _url(part: Mapping[str, Any], place: str) -> str:
+def _url(part: Mapping[str, Any], place: str) -> Carried:
     given = part.get("image_url")
     inner = given if isinstance(given, Mapping) else {"url": given}
     unknown = [*(part.keys() - {"type", "image_url"}), *(inner.keys() - {"url", _DETAIL})]
     if unknown or not isinstance(inner.get("url"), str):
         raise InputError(
-            f'{place}: must be {{"type": "image_url", "image_url": {{"url": …}}}}, got {part!r:.80}; '
-            "give a data URL or a path"
+            f'{place}: must be {{"type": "image_url", "image_url": {{"url": …}}}}, got {shown(part)}; give a data URL'
         )
-    return str(inner["url"])
+    return Carried(inner["url"])

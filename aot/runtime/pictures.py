@@ -5,13 +5,16 @@ import importlib
 import io
 import os
 import re
+import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib import parse
 
 import numpy as np
 
-from aot.errors import InputError
+from aot.errors import InputError, shown
+from aot.runtime import png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +45,13 @@ _REASONS = {"not identified by this driver": "a side of 0 pixels, or no size at 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
 
 
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A picture as a conversation carries it: with its pixels, for a path would have any file of this machine read."""
+
+    picture: Any
+
+
 def opened(given: Any, place: str) -> "Image":
     """A picture, decoded and upright: of a path, a data URL, the bytes of a file, a Pillow image or an array.
 
@@ -49,14 +59,36 @@ def opened(given: Any, place: str) -> "Image":
     """
     from PIL import Image, ImageOps
 
+    if isinstance(given, Carried):
+        given = _held(given.picture, place)
     if isinstance(given, Image.Image):
         picture = given
     elif isinstance(given, np.ndarray):
         picture = Image.fromarray(_checked(given, place))
     else:
-        picture = _parsed(_bytes(given, place), place)
+        data = _bytes(given, place)
+        picture = _parsed(data, place)
     _check_header(picture, place)
+    if picture is not given and picture.format == "PNG":
+        _tried(lambda: png.check_rows(data), _DAMAGED, place)
     return _tried(lambda: ImageOps.exif_transpose(picture), _DAMAGED, place)
+
+
+def _held(given: Any, place: str) -> Any:
+    """What is carried, which is no path and no address."""
+    if not isinstance(given, str | os.PathLike):
+        return given
+    text = os.fsdecode(given)
+    url = _URL.match(text)
+    scheme = url[1].lower() if url else ""
+    if scheme == "data":
+        return text
+    if url and url[2] and scheme != "file":
+        raise InputError(f"{place}: is on another machine, {shown(text)}; fetch it, and give a data URL")
+    raise InputError(
+        f"{place}: is a path, {shown(text)}, where a conversation must hold the picture; give a data URL, or "
+        "{'type': 'image'} and the file beside the conversation, with `images` or --image"
+    )
 
 
 def _tried(step: Callable[[], _T], trouble: str, place: str) -> _T:
@@ -74,8 +106,7 @@ def _tried(step: Callable[[], _T], trouble: str, place: str) -> _T:
 
 def _parsed(data: bytes, place: str) -> "Image":
     """A picture of which the header has been read."""
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{place}: has more than {MOST_BYTES} bytes; give a smaller file")
+    _check_bytes(len(data), place)
     kind = next((kind for kind, start in _KINDS.items() if re.match(start, data, re.DOTALL)), None)
     if kind is None:
         known = ", ".join(kind.upper() for kind in _KINDS)
@@ -128,11 +159,25 @@ def _bytes(given: Any, place: str) -> bytes:
 
 def _read(path: Any, place: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(MOST_BYTES + 1)
+        with open(path, "rb", opener=_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{place}: {os.fsdecode(path)!r:.80} is no regular file; give one, or a data URL")
+            _check_bytes(status.st_size, place)
+            return file.read(MOST_BYTES + 1)  # it may grow
     except (OSError, ValueError) as error:  # a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{place}: {os.fsdecode(path)!r:.80}: {reason}; give a path or a data URL") from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting for a pipe's writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_bytes(count: int, place: str) -> None:
+    if count > MOST_BYTES:
+        raise InputError(f"{place}: has more than {MOST_BYTES} bytes; give a smaller file")
 
 
 def _inline(url: str, place: str) -> bytes:
@@ -140,6 +185,7 @@ def _inline(url: str, place: str) -> bytes:
     head, comma, body = url.partition(",")
     if not (comma and head.lower().endswith(";base64")):
         raise InputError(f"{place}: a data URL must begin as 'data:image/png;base64,', got {url!r:.80}")
+    _check_bytes(len(body) // 4, place)  # be every character percent-encoded
     try:
         return base64.b64decode(b"".join(parse.unquote_to_bytes(body).split()), validate=True)
     except ValueError as error:

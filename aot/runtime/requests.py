@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aot import digest
 from aot.bundle.records import GenerationRecord
-from aot.errors import InputError
+from aot.errors import InputError, shown
 from aot.sampling import SamplingParams, params_of, restrictions_of
 from aot.vision import Size
 
@@ -56,7 +56,9 @@ class Prepared:
 _SEED_LIMIT = 1 << 64
 _DRAWN_BITS = 53  # what a double holds: results go through JSON, whose numbers most readers take for doubles
 _WORD = 1 << 31  # programs take int32
-_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+
+MOST_SEQUENCES = 1 << 16
+"""Of one call, unless it has more prompts."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,23 @@ class Options:
         drawing = {f.name for f in fields(SamplingParams)}
         if unknown := sorted(set(given) - names - drawing):
             raise InputError(f"request: unknown option {unknown[0]!r}; known are {', '.join(sorted(names | drawing))}")
-        sampling = {name: value for name, value in given.items() if name in drawing and value is not None}
+        sampling = {name: _plain(value) for name, value in given.items() if name in drawing and value is not None}
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "n"):
             value = getattr(self, name)
             if value is not None and not (_is_whole(value) and 1 <= value < _WORD):
-                raise InputError(f"request: {name} must be an integer of at least 1, got {value!r:.80}")
+                raise InputError(f"request: {name} must be an integer of at least 1, got {shown(value)}")
+            object.__setattr__(self, name, _plain(value))  # numpy's small integers overflow in sums
         if not all(_is_whole(seed) and 0 <= seed < _SEED_LIMIT for seed in _listed(self.seed)):
-            raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1 or a list, got {self.seed!r:.80}")
+            raise InputError(f"request: seed must be an integer from 0 to 2**64 - 1 or a list, got {shown(self.seed)}")
         if not all(_is_whole(id) and -1 <= id < _WORD for id in _listed(self.eos_token_id)):
-            raise InputError(f"request: eos_token_id must be a token id or a list, got {self.eos_token_id!r:.80}")
+            raise InputError(f"request: eos_token_id must be a token id or a list, got {shown(self.eos_token_id)}")
         if not isinstance(self.stop, str | list | tuple | None):
-            raise InputError(f"request: stop must be a text or a list of texts, got {self.stop!r:.80}")
+            raise InputError(f"request: stop must be a text or a list of texts, got {shown(self.stop)}")
         if type(self.truncate) is not bool:
-            raise InputError(f"request: truncate must be True or False, got {self.truncate!r:.80}")
+            raise InputError(f"request: truncate must be True or False, got {shown(self.truncate)}")
         _check_props(self.props)
         if not (self.template is None or isinstance(self.template, Mapping)):
             raise InputError(f"request: template must be a mapping of names to JSON values, got {self.template!r:.80}")
@@ -148,14 +151,13 @@ class Options:
         return images
 
     def params(self, defaults: GenerationRecord) -> SamplingParams:
-        """How tokens are drawn. Raises InputError for a number that a program cannot take."""
-        params = replace(params_of(defaults.sampling), **self.sampling)  # type: ignore[arg-type]
-        for name, value in vars(params).items():
-            if abs(value) > (_WORD - 1 if name == "top_k" else _LARGEST):
-                raise InputError(f"sampling.{name}: is too large for a program, got {value!r}")
-        if params.repetition_penalty < _SMALLEST:  # it divides
-            raise InputError(f"sampling.repetition_penalty: is too small, got {params.repetition_penalty!r}")
-        return params
+        """How tokens are drawn."""
+        return replace(params_of(defaults.sampling), **self.sampling)  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -182,7 +184,7 @@ def _check_props(props: Any) -> None:
         return
     try:
         digest.canonical_json(dict(props))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"request: props must be a mapping of names to JSON values ({error})") from error
 
 
@@ -191,16 +193,22 @@ def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     if isinstance(given, str) or is_tokens(given) or is_conversation(given):
         return [given], True  # type: ignore[list-item]
     if not isinstance(given, (list, tuple)):
-        raise InputError(f"request: must be a text, token ids, a conversation or a list of such, got {given!r:.80}")
+        raise InputError(f"request: must be a text, token ids, a conversation or a list of such, got {shown(given)}")
     if not given:
         raise InputError("request: the batch is empty; give at least one prompt")
     for position, prompt in enumerate(given):
         if not (isinstance(prompt, str) or is_tokens(prompt) or is_conversation(prompt)):
             raise InputError(
                 f"request: prompt {position} must be a text, token ids or a conversation that is not empty, "
-                f"got {prompt!r:.80}"
+                f"got {shown(prompt)}"
             )
     return list(given), False
+
+
+def check_sequences(count: int, prompts: int) -> None:
+    """Raises InputError for more sequences than a call may have."""
+    if count > (most := max(MOST_SEQUENCES, prompts)):
+        raise InputError(f"request: {count} sequences are above the limit of {most} for a call; ask for fewer (n)")
 
 
 def tokens(
@@ -229,7 +237,7 @@ def tokens(
         raise InputError(f"request: prompt {position} has no tokens; give at least one")
     if wrong := [token for token in ids if not 0 <= token < vocab_size]:
         raise InputError(
-            f"request: prompt {position} has the token {wrong[0]}, the vocabulary ends at {vocab_size - 1}"
+            f"request: prompt {position} has the token {shown(wrong[0])}, the vocabulary ends at {vocab_size - 1}"
         )
     return ids
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aot import nesting
 from aot.errors import BundleError, InputError
 from aot.runtime import chat, guard, vocabulary
+from aot.runtime.stopping import Matched, Stops
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HALF = "\ufffd"
 _TAIL = 32  # tokens of a prompt that are looked at: a few give text
+_MOST_CHARACTERS = 1 << 22  # of a prompt: beyond that the regular expressions of common tokenizers give up
 
 
 class Text:
@@ -105,12 +107,17 @@ class Text:
 
     @functools.cached_property
     def _twin(self) -> "tuple[Tokenizer, dict[str, str]]":
-        return vocabulary.twin(self._tokenizer, dict(self._guard.names))
+        return vocabulary.twin(self._tokenizer, dict(self._guard.names), self._where)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, special ones and those outside the vocabulary left out."""
         known = [int(id) for id in ids if id >= 0]
-        return str(self._tokenizer.decode(known, skip_special_tokens=True)) if known else ""
+        if not known:
+            return ""
+        try:
+            return str(vocabulary.tried(lambda: self._tokenizer.decode(known, skip_special_tokens=True)))
+        except vocabulary.PanicError as error:
+            raise BundleError(f"{self._where}: the tokenizer cannot decode ({error}); rebuild") from error
 
     def tail(self, ids: Sequence[int]) -> list[int]:
         """The last tokens of a prompt, as many as decide how the text of those behind them begins."""
@@ -141,15 +148,13 @@ class Stream:
     """
 
     def __init__(self, text: Text, stop: Sequence[str] = (), behind: Sequence[int] = ()) -> None:
-        if isinstance(stop, str) or not all(isinstance(string, str) and string for string in stop):
-            raise InputError(f"stop: must be a list of strings that are not empty, got {stop!r}")
         self.stopped = False
         """Whether a stop string was found; tokens after it are dropped."""
         self.count = 0
         """Tokens taken, the one that completed a stop string included."""
         self._text = text
-        self._stop = tuple(stop)
-        self._beginnings = tuple({string[:length] for string in stop for length in range(1, len(string))})
+        self._stops = Stops(stop)
+        self._matched = self._stops.start  # by the text until the end of `_held`
         self._window = text.tail(behind)  # the last tokens: all that decoding the next ones can depend on
         self._context = len(self._window)  # how many of them are there only so that no other token is the first
         # how many characters of the window's text are in `_held` or given out; half a one is not the prompt's alone
@@ -170,35 +175,33 @@ class Stream:
     def flush(self) -> str:
         """The text that was held back; call it at the end of the generation."""
         whole = self._text.decode(self._window)
-        rest = self._held + (whole[self._done :] if self._window[self._context :] else "")
+        piece = whole[self._done :] if self._window[self._context :] else ""
+        rest = piece if self.stopped else self._until_stop(piece)[0]
         self._held, self._done = "", len(whole)
-        return rest if self.stopped else self._until_stop(rest)
+        return rest
 
     def _take(self, id: int) -> str:
         self._window.append(id)
         whole = self._text.decode(self._window)
         settled = whole.rstrip(_HALF)[self._done :]
-        candidate = self._until_stop(self._held + settled)
+        candidate, matched = self._until_stop(settled)
         if self.stopped:
             self._held, self._done = "", len(whole)
             return candidate
         if not self._text.is_steady or self._text.is_byte(id):
             return ""
-        self._done += len(settled)
+        self._done, self._matched = self._done + len(settled), matched
         if self._done == len(whole):
             self._advance()
-        final = len(candidate) - self._pending(candidate)
+        final = len(candidate) - max(matched, default=0)
         self._held = candidate[final:]
         return candidate[:final]
 
-    def _until_stop(self, text: str) -> str:
-        found = [place for string in self._stop if (place := text.find(string)) >= 0]
-        self.stopped = bool(found)
-        return text[: min(found)] if found else text
-
-    def _pending(self, text: str) -> int:
-        """The length of the longest end of `text` that a stop string begins with."""
-        return max((len(beginning) for beginning in self._beginnings if text.endswith(beginning)), default=0)
+    def _until_stop(self, piece: str) -> tuple[str, Matched]:
+        """What is held with a further piece, cut before the first stop string in it, and what all of that matches."""
+        matched, begin = self._stops.read(self._matched, piece)
+        self.stopped = begin is not None
+        return (self._held + piece)[: None if begin is None else len(self._held) + begin], matched
 
     def _advance(self) -> None:
         # Text depends on earlier tokens only where it begins (a leading space is dropped). So once the newest tokens
@@ -209,9 +212,11 @@ class Stream:
 
 
 def _encoded(tokenizer: "Tokenizer", text: str, add_special_tokens: bool, place: str) -> "Encoding":
+    if len(text) > _MOST_CHARACTERS:
+        raise InputError(f"{place}: has {len(text)} characters, above the limit of {_MOST_CHARACTERS}; give less text")
     try:
         text.encode()
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return vocabulary.tried(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens))
     except UnicodeEncodeError as error:
         raise InputError(f"{place}: is no Unicode text: {text[error.start]!r} at character {error.start}") from error
     except Exception as error:  # the library's own are bare: a vocabulary without an unknown token, for one

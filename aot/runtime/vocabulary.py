@@ -2,28 +2,49 @@
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aot.errors import BundleError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
+_T = TypeVar("_T")
+_TRIAL = "A word, 12 more: größer\n\t 你好 🦊 "
+"""Text of many kinds, by which a tokenizer is tried when it is read."""
+_LONGEST, _MOST_CHARACTERS = 256, 1 << 20  # of the names of special tokens
+
+
+class PanicError(Exception):
+    """A fault inside the tokenizer library, which it had not foreseen."""
+
+
+def tried(step: Callable[[], _T]) -> _T:
+    """What a call of the library gives. Raises PanicError where it panics, beside what it raises itself."""
+    try:
+        return step()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which is no Exception, and no class that can be imported
+            raise
+        raise PanicError(" ".join(str(error).split())) from error
+
 
 def read(data: bytes, where: str) -> "Tokenizer":
-    """The tokenizer that a `tokenizer.json` describes, without its truncation and padding."""
+    """The tokenizer that a `tokenizer.json` describes, without its truncation and padding, once it has been tried."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer = tried(lambda: Tokenizer.from_buffer(data))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        _check_names(tokenizer)
+        _try(tokenizer)
     except Exception as error:  # the library raises ValueError, TypeError and bare Exception for what it cannot read
         what = f"cannot be read by tokenizers {version('tokenizers')}" if _is_described(data) else "is damaged"
         reason = " ".join(str(error).split())
         raise BundleError(f"{where}: tokenizer.json {what} ({reason}); fetch it again or rebuild") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 
@@ -33,6 +54,28 @@ def _is_described(data: bytes) -> bool:
         return isinstance(json.loads(data), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _check_names(tokenizer: "Tokenizer") -> None:
+    """Raises ValueError for special tokens so long that keeping text from spelling them would take all memory."""
+    lengths = [len(name) for name in special_tokens(tokenizer)]
+    if max(lengths, default=0) > _LONGEST or sum(lengths) > _MOST_CHARACTERS:
+        raise ValueError(
+            f"special tokens of up to {max(lengths)} characters, {sum(lengths)} together, above the limits of "
+            f"{_LONGEST} and {_MOST_CHARACTERS}"
+        )
+
+
+def _try(tokenizer: "Tokenizer") -> None:
+    """Raises PanicError for a tokenizer that panics on ordinary text, or on its own tokens."""
+    ids = [0, tokenizer.get_vocab_size() - 1]
+    for step in (lambda: tokenizer.encode(_TRIAL), lambda: tokenizer.decode(ids)):
+        try:
+            tried(step)
+        except PanicError:
+            raise
+        except Exception:
+            continue  # it may know of no token for such text, and need none
 
 
 def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
@@ -109,20 +152,18 @@ def guarded(special: dict[str, int]) -> dict[str, int]:
     return {name: id for name, id in special.items() if len(name) > 1}
 
 
-def twin(tokenizer: "Tokenizer", guarded: dict[str, int]) -> tuple["Tokenizer", dict[str, str]]:
+def twin(tokenizer: "Tokenizer", guarded: dict[str, int], where: str) -> tuple["Tokenizer", dict[str, str]]:
     """The same tokenizer with the guarded tokens renamed beyond guessing, and the new name of each.
 
     `Tokenizer.encode_special_tokens` is not enough: it leaves the pieces in the model, and Unigram finds them there.
     """
-    from tokenizers import Tokenizer
-
     secret = secrets.token_hex(16)
     names = {name: f"<{secret}:{id}>" for name, id in guarded.items()}
     description = json.loads(tokenizer.to_str())
     for token in description["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
     _rename(description["model"], names)
-    return Tokenizer.from_str(json.dumps(description)), names
+    return read(json.dumps(description).encode(), where), names
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
