@@ -1,6 +1,6 @@
 """A bound on how deeply values from strangers are nested, so that no function that follows them runs out of stack."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 _DEEPEST = 64  # what people write has a dozen levels at most
@@ -15,6 +15,10 @@ def check(value: Any) -> None:
         raise ValueError(f"nested more than {_DEEPEST} levels deep")
 
 
-def _within(value: Any) -> Iterator[Any]:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    yield from (item for item in items if isinstance(item, dict | list))
+def _within(value: Any) -> list[Any]:
+    items: Iterable[Any] = ()
+    if isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, list):
+        items = value
+    return [item for item in items if isinstance(item, dict | list)]
