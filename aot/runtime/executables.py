@@ -40,7 +40,8 @@ class Executables:
 
     def ahead(self, programs: Iterable[ProgramRecord]) -> None:
         """Loads what fits this machine, in a thread of its own; faults wait for whoever needs the program."""
-        threading.Thread(target=self._load, args=(programs,), name="aot-load").start()
+        # Whoever asks: it would inherit that from a daemon thread, and the interpreter must wait for it.
+        threading.Thread(target=self._load, args=(programs,), name="aot-load", daemon=False).start()
 
     def close(self) -> None:
         """Ends loading ahead."""
