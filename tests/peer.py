@@ -1,14 +1,11 @@
 """A process of several that serve a bundle: `python peer.py BUNDLE ADDRESS PROCESSES PROCESS TIMEOUT PROMPT [HOW]`.
 
 Prints the seed and the tokens of a request, or `forever` of one after the other; an error as its class and message.
-With `stream` it leaves a stream after a step, with `time-out` it gives a request up by its own clock, with `on` it does
-neither; then it asks for another.
+With `stream` it leaves a stream after a step, with `on` it takes all of it; then it asks for another.
 """
 
-import signal
 import socket
 import sys
-from typing import NoReturn
 
 import aot
 from aot.errors import AotError
@@ -22,24 +19,11 @@ def free_port() -> int:
         return port
 
 
-def _give_up(*_: object) -> NoReturn:
-    raise TimeoutError
-
-
 def ask(model: aot.Model, how: str) -> None:
     """A long request, and another."""
     stream = model.stream([1, 2, 3], max_new_tokens=16, eos_token_id=[])
     if how == "stream":
         next(stream.steps)
-    elif how == "time-out":
-        signal.signal(signal.SIGALRM, _give_up)
-        next(stream.steps)
-        signal.setitimer(signal.ITIMER_REAL, 0.001)
-        try:
-            list(stream)
-            signal.pause()
-        except TimeoutError:
-            pass
     else:
         list(stream)
     model.generate([4, 5], max_new_tokens=4)

@@ -189,9 +189,8 @@ def test_processes_that_are_not_told_the_same_are_told_so(mesh_bundle, differing
         assert err.startswith(f"InputError processes: {line}")
 
 
-@pytest.mark.parametrize("how", ["stream", "time-out"])
-def test_a_request_that_one_process_leaves_early_is_an_error_in_both(mesh_bundle, how):
-    commands = peers(mesh_bundle, {"more": [how]}, {"more": ["on"]})
+def test_a_request_that_one_process_leaves_early_is_an_error_in_both(mesh_bundle):
+    commands = peers(mesh_bundle, {"more": ["stream"]}, {"more": ["on"]})
 
     with started(*commands) as pair:
         found = [ended(process, 60) for process in pair]

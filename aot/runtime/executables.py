@@ -55,7 +55,8 @@ class Executables:
             thread.join()
 
     def _begin(self, target: Callable[[Iterable[ProgramRecord]], object], programs: Iterable[ProgramRecord]) -> None:
-        thread = threading.Thread(target=target, args=(programs,), name="aot-load")
+        # Whoever asks: it would inherit that from a daemon thread, and the interpreter must wait for it.
+        thread = threading.Thread(target=target, args=(programs,), name="aot-load", daemon=False)
         with self._lock:
             self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
             thread.start()

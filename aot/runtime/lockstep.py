@@ -20,7 +20,11 @@ class Lockstep(Iterator[T]):
         if not self._open:
             raise StopIteration
         step, self._open = {"step": f"{self._taken + 1} of request {self._request}"}, False
-        made = self._group.turn(lambda _: next(self._steps, None), step, self._end, self._since)
+        try:
+            made = self._group.turn(lambda _: next(self._steps, None), step, self._end, self._since)
+        except BaseException:
+            self._steps = iter(())  # lets go of arrays, which must not be left when the interpreter ends
+            raise
         if made is None:
             raise StopIteration
         self._taken, self._open = self._taken + 1, True
