@@ -108,31 +108,27 @@ def _packed_chains(entry: Any) -> Any:
 def _in_order(value: Any, hint: Any) -> Any:
     """A value with the fields of records as they are declared, and the names of mappings sorted."""
     if isinstance(value, dict):
-        return _sorted(value, hint)
+        return _sorted(value, _of_kind(hint, dict))
     if isinstance(value, list):
-        inner = _inner(hint, list)
+        inner = [each for each in typing.get_args(_of_kind(hint, list)) if each is not ...] or [Any]
         return [_in_order(item, inner[i] if i < len(inner) else inner[-1]) for i, item in enumerate(value)]
     return value
 
 
 def _sorted(value: Plain, hint: Any) -> Plain:
-    (of,) = _inner(hint, dict)
-    if not dataclasses.is_dataclass(of):
+    if not dataclasses.is_dataclass(hint):
+        of = (*typing.get_args(hint), Any, Any)[1]
         return {name: _in_order(value[name], of) for name in sorted(value)}
-    fields = typing.get_type_hints(of)
+    fields = typing.get_type_hints(hint)
     names = [*(name for name in fields if name in value), *(name for name in value if name not in fields)]
     return {name: _in_order(value[name], fields.get(name, Any)) for name in names}
 
 
-def _inner(hint: Any, kind: type) -> tuple[Any, ...]:
-    """What a list or a mapping of a hint holds; of a mapping that is a record, the record."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+def _of_kind(hint: Any, kind: type) -> Any:
+    """That of the hints of a union which is of a mapping, or of a list; Any where none is."""
+    origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
-        return next((found for each in arguments if (found := _inner(each, kind)) != (Any,)), (Any,))
+        return next((each for each in typing.get_args(hint) if _of_kind(each, kind) is not typing.Any), typing.Any)
     if kind is dict:
-        if dataclasses.is_dataclass(hint):
-            return (hint,)
-        return (arguments[1],) if origin is collections.abc.Mapping else (Any,)
-    if origin in (tuple, collections.abc.Sequence):
-        return tuple(each for each in arguments if each is not ...) or (Any,)
-    return (Any,)
+        return hint if dataclasses.is_dataclass(hint) or origin is collections.abc.Mapping else typing.Any
+    return hint if origin in (tuple, collections.abc.Sequence) else typing.Any
