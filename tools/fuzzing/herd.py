@@ -22,6 +22,7 @@ _IMPORTED = (
     "aot",
     *(f"aot.cli.{command}" for command in judge.COMMANDS),
     *(f"aot.runtime.{name}" for name in ("chat", "golden", "jaxlib_client", "loading", "recipe", "text")),
+    *("jinja2.sandbox", "jinja2.ext"),
 )
 _IMPORTED_FOR_A_MESH = ("jax", "aot.runtime.mesh_client")
 

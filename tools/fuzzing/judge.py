@@ -93,9 +93,16 @@ def _run(arguments: list[str], scratch: Path) -> Finished:
 
 def _faults(mutant: Mutant, command: str, done: Finished) -> Iterator[Fault]:
     if done.late:
-        yield Fault("time-out", mutant.name, mutant.said, command, f"over {SECONDS:.0f} s", _first(done.err))
+        yield Fault(
+            "time-out",
+            mutant.name,
+            mutant.said,
+            command,
+            f"over {SECONDS:.0f} s",
+            _first(done.err, "most recent call first"),
+        )
     elif done.code < 0:
-        yield Fault("signal", mutant.name, mutant.said, command, _signal(done), _first(done.err))
+        yield Fault("signal", mutant.name, mutant.said, command, _signal(done), _first(done.err, "Current thread"))
     elif _TRACEBACK in done.err:
         said, place = _last(done.err)
         yield Fault("traceback", mutant.name, mutant.said, command, said, place)
@@ -108,9 +115,9 @@ def _signal(done: Finished) -> str:
     return f"signal {-done.code}: {(lines or [''])[0][:160]}"
 
 
-def _first(err: str) -> str:
-    """The innermost place in aot of what faulthandler printed, which begins with it."""
-    return next(iter(_places(err.partition("most recent call first")[2])), "")
+def _first(err: str, mark: str) -> str:
+    """The innermost place in aot of the last thread behind a mark that faulthandler printed."""
+    return next(iter(_places(err.rpartition(mark)[2])), "")
 
 
 def _last(err: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ _MANIFESTS = {
     "text": f"""\
 name: text
 model: {{checkpoint: tiny/, dtype: float32}}
-precompile: {{expand: product, batch_size: 2, prefill_length: [16, 48]}}
+precompile: {{batch_size: 2, prefill_length: 48}}
 {_GENERATION}
 platforms: [cpu]
 {_TARGET}

@@ -5,6 +5,7 @@ A program has its arguments and results themselves, not their positions, so that
 
 import collections.abc
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -119,11 +120,17 @@ def _sorted(value: Plain, hint: Any) -> Plain:
     if not dataclasses.is_dataclass(hint):
         of = (*typing.get_args(hint), Any, Any)[1]
         return {name: _in_order(value[name], of) for name in sorted(value)}
-    fields = typing.get_type_hints(hint)
+    fields = _fields(hint)
     names = [*(name for name in fields if name in value), *(name for name in value if name not in fields)]
     return {name: _in_order(value[name], fields.get(name, Any)) for name in names}
 
 
+@functools.cache
+def _fields(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
+@functools.cache
 def _of_kind(hint: Any, kind: type) -> Any:
     """That of the hints of a union which is of a mapping, or of a list; Any where none is."""
     origin = typing.get_origin(hint)
