@@ -123,7 +123,8 @@ def _edit(rng: random.Random, place: Place, _: list[Place]) -> str:
 
 def _other(rng: random.Random, place: Place, alike: list[Place]) -> str:
     """What another place of the same pattern has."""
-    return place.put(copy.deepcopy(rng.choice(alike).value))
+    others = [other.value for other in alike if other.value != place.value]
+    return place.put(copy.deepcopy(rng.choice(others))) if others else _type(rng, place, alike)
 
 
 def _remove(rng: random.Random, place: Place, _: list[Place]) -> str:

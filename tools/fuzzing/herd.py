@@ -85,6 +85,8 @@ def judged(bundles: Mapping[str, Sound], bounds: Bounds, scratch: Path) -> Itera
         yield from iter(found.get, None)
     for process in crowd:
         process.join()
+        if process.exitcode:
+            sys.exit("mutants could not be made or judged; the reason is above")
 
 
 def _work(sound: Sound, bounds: Bounds, job: int, until: float, scratch: Path, turns: Any, found: Any) -> None:

@@ -189,7 +189,7 @@ def platform(rng: random.Random, draft: Draft) -> str:
         return f"every platform: {name!r}"
     made = {"x": copy.deepcopy(draft.index["programs"][0]["executables"][0])}
     field = rng.choice(("target", "requires", "compiler", "memory", "cost", "flags"))
-    said = changes.change(rng, made, changes.places(made, ("x", field)))
+    said = changes.change(rng, made, changes.places(made["x"], (field,)))
     for program in draft.index["programs"]:
         for executable in program["executables"]:
             for each in ("target", "requires", "compiler", "memory", "cost", "flags"):
