@@ -301,10 +301,9 @@ def _in_place(draft: Draft, name: str, kind: str, data: bytes, said: str) -> str
     return f"{kind} {name[7:19]}, digest kept: {said}"
 
 
-FAMILIES: dict[str, Mutation] = {
-    mutate.__name__.replace("_", " "): mutate
-    for mutate in (
-        index_json, oci_layout, manifest, tokenizer, tokenizer_config, template, golden, provenance, weights_header,
-        weights_values, executable, program, damage, shortened, swapped, odd_file,
-    )
-}  # fmt: skip
+_ALL = (
+    *(index_json, oci_layout, manifest, tokenizer, tokenizer_config, template, golden, provenance),
+    *(weights_header, weights_values, executable, program, damage, shortened, swapped, odd_file),
+)
+
+FAMILIES: dict[str, Mutation] = {mutate.__name__.replace("_", " "): mutate for mutate in _ALL}

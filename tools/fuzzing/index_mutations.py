@@ -180,23 +180,24 @@ def mesh(rng: random.Random, draft: Draft) -> str:
 
 
 def platform(rng: random.Random, draft: Draft) -> str:
-    """The platform or a target of all programs."""
+    """The platform of all programs and chains."""
     name = rng.choice(("tpu", "cuda", "cpux", "", "CPU"))
-    if rng.random() < 0.5:
-        for place in changes.places(draft.index):
-            if place.pattern[-1] == "platform":
-                place.put(name)
-        return f"every platform: {name!r}"
-    made = {"x": copy.deepcopy(draft.index["programs"][0]["executables"][0])}
+    for place in changes.places(draft.index):
+        if place.pattern[-1] == "platform":
+            place.put(name)
+    return f"every platform: {name!r}"
+
+
+def target(rng: random.Random, draft: Draft) -> str:
+    """What all executables say of their target, of what they need and of what made them."""
     field = rng.choice(("target", "requires", "compiler", "memory", "cost", "flags"))
-    said = changes.change(rng, made, changes.places(made["x"], (field,)))
-    for program in draft.index["programs"]:
-        for executable in program["executables"]:
-            for each in ("target", "requires", "compiler", "memory", "cost", "flags"):
-                if each in made["x"]:
-                    executable[each] = copy.deepcopy(made["x"][each])
-                else:
-                    executable.pop(each, None)
+    found = [executable for program in draft.index["programs"] for executable in program["executables"]]
+    made = copy.deepcopy(found[0])
+    said = changes.change(rng, made, changes.places(made, (field,)))
+    kept = {name: made[name] for name in made if name == field or name not in found[0]}
+    for executable in found:
+        del executable[field]
+        executable |= copy.deepcopy(kept)
     return f"every executable: {said}"
 
 
@@ -265,12 +266,26 @@ def _cut(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     return data[:at] + piece + data[at + gone :], f"{gone} out at {at}, {changes.shown(piece)} in"
 
 
+_WHOLE = (
+    top,
+    dimensions,
+    size,
+    array,
+    slot,
+    positions,
+    calls,
+    row,
+    blob,
+    mesh,
+    platform,
+    target,
+    day,
+    order,
+    flipped,
+    cut,
+)
+
 FAMILIES: dict[str, Mutation] = {
     **{f"index {name}": section(name) for name in SECTIONS},
-    **{
-        f"index {mutate.__name__}": mutate
-        for mutate in (
-            top, dimensions, size, array, slot, positions, calls, row, blob, mesh, platform, day, order, flipped, cut,
-        )
-    },
-}  # fmt: skip
+    **{f"index {mutate.__name__}": mutate for mutate in _WHOLE},
+}
