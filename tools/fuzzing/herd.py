@@ -21,8 +21,8 @@ _FORK = multiprocessing.get_context("fork")
 _IMPORTED = (
     "aot",
     *(f"aot.cli.{command}" for command in judge.COMMANDS),
-    *(f"aot.runtime.{name}" for name in ("chat", "golden", "jaxlib_client", "loading", "recipe", "text")),
-    *("jinja2.sandbox", "jinja2.ext"),
+    *(f"aot.runtime.{name}" for name in ("chat", "encoding", "golden", "jaxlib_client", "loading", "pictures", "text")),
+    *("jinja2.sandbox", "rich._emoji_codes", "tokenizers", "PIL.ImageOps", "PIL.PngImagePlugin"),
 )
 _IMPORTED_FOR_A_MESH = ("jax", "aot.runtime.mesh_client")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aot import digest
 from aot.precompile import SCHEMA
-from fuzzing import changes, wire
+from fuzzing import changes, spoiling, wire
 from fuzzing.changes import Place
 from fuzzing.draft import Draft
 from fuzzing.wire import Plain
@@ -226,15 +226,15 @@ def order(rng: random.Random, draft: Draft) -> str:
 
 def flipped(rng: random.Random, draft: Draft) -> str:
     """Bits of the index's bytes, sealed anew."""
-    return _spoiled(rng, draft, _flip)
+    return _spoiled(rng, draft, spoiling.bits)
 
 
 def cut(rng: random.Random, draft: Draft) -> str:
     """The index's bytes with some taken out or put in, sealed anew."""
-    return _spoiled(rng, draft, _cut)
+    return _spoiled(rng, draft, spoiling.msgpack_pieces)
 
 
-def _spoiled(rng: random.Random, draft: Draft, spoil: Callable[[random.Random, bytes], tuple[bytes, str]]) -> str:
+def _spoiled(rng: random.Random, draft: Draft, spoil: spoiling.Spoil) -> str:
     data, said = spoil(rng, wire.closed(draft.index))
 
     def encode(index: Plain) -> bytes:
@@ -242,28 +242,6 @@ def _spoiled(rng: random.Random, draft: Draft, spoil: Callable[[random.Random, b
 
     draft.encode = encode
     return f"index as bytes: {said}"
-
-
-def _flip(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    made, said = bytearray(data), []
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        at, bit = rng.randrange(len(made)), 1 << rng.randrange(8)
-        made[at] ^= bit
-        said.append(f"{at}^{bit}")
-    return bytes(made), " ".join(said)
-
-
-_PIECES = (
-    b"", b"\xc0", b"\xc1", b"\x80", b"\x90", b"\xff", b"\xa0", b"\xcf" + b"\xff" * 8, b"\xdd\xff\xff\xff\xff",
-    b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xd4\x01\x00", b"\xd6\xff\0\0\0\0",
-    b"\x91" * 600, b"\x91" * 200_000, b"\x81\xa1x" * 600, b"\xcb\x7f\xf8" + b"\0" * 6, b"\xa1\xff", b"\xca\0\0\0\0",
-)  # fmt: skip
-"""Of msgpack: nothing, the byte it never uses, containers of four billion, extensions, depth, NaN, no UTF-8."""
-
-
-def _cut(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    at, gone, piece = rng.randrange(len(data) + 1), rng.choice((0, 1, 1, 2, 9, len(data))), rng.choice(_PIECES)
-    return data[:at] + piece + data[at + gone :], f"{gone} out at {at}, {changes.shown(piece)} in"
 
 
 _WHOLE = (

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fuzzing import file_mutations, index_mutations
+from fuzzing import disk_mutations, file_mutations, index_mutations
 from fuzzing.draft import Source
 
-FAMILIES = {**index_mutations.FAMILIES, **file_mutations.FAMILIES}
+FAMILIES = {**index_mutations.FAMILIES, **file_mutations.FAMILIES, **disk_mutations.FAMILIES}
 _SEEING = "index images"
 """The one family that a bundle without pictures has nothing for."""
 
