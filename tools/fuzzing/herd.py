@@ -1,5 +1,6 @@
 """Many mutants, each kind in processes of its own that have imported what its commands need and begun no client."""
 
+import gc
 import importlib
 import multiprocessing
 import shutil
@@ -46,6 +47,7 @@ class Stable:
             importlib.import_module(name)
         self._sound, self._source, self._scratch = sound, Source.of(sound.path), scratch
         self._right = self._answer()
+        gc.freeze()  # what a child's collector does not look at is not copied for it
 
     def judged(self, number: int, keep: Path | None = None) -> tuple[Mutant, Judged]:
         """What becomes of a mutant, which is then gone unless it is to be kept."""
