@@ -18,6 +18,8 @@ from aot import digest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 2
 
+_PREFIX = "sound-"
+
 _TARGET = "targets: [{cpu: {isa: avx2, threads: 2}}]"
 _GENERATION = "generation: {max_new_tokens: 8, streaming_chunks: 4}"
 _MANIFESTS = {
@@ -87,8 +89,9 @@ def bundles(directory: Path) -> dict[str, Sound]:
     """All three by kind; those that are not in the directory are built there, in place of what an older aot built."""
     home = directory / _state()
     if not home.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        staged = directory / "unfinished"
+        for older in directory.glob(f"{_PREFIX}*"):
+            shutil.rmtree(older)
+        staged = directory / f"{_PREFIX}unfinished"
         staged.mkdir(parents=True)
         for kind in KINDS:
             _build(kind, staged)
@@ -101,7 +104,8 @@ def _state() -> str:
     sources = [*sorted((ROOT / "aot").rglob("*.py")), *sorted((ROOT / "aot").rglob("*.json")), Path(__file__)]
     found = {str(path.relative_to(ROOT)): digest.of_file(path) for path in sources}
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    return digest.hex_of(digest.of(digest.canonical_json({"sources": found, "versions": versions})))[:16]
+    name = digest.of(digest.canonical_json({"sources": found, "versions": versions}))
+    return f"{_PREFIX}{digest.hex_of(name)[:16]}"
 
 
 def _build(kind: str, home: Path) -> None:
