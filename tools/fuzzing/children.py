@@ -70,7 +70,7 @@ def _become(arguments: Sequence[str], seconds: float, variables: dict[str, str],
     """Turns a forked child into the command; never returns."""
     code = 1
     try:
-        _die_with_parent()
+        end_with_parent()
         _streams(out, err)
         os.environ.update(variables)
         _limit()
@@ -92,7 +92,8 @@ def _become(arguments: Sequence[str], seconds: float, variables: dict[str, str],
             os._exit(code)
 
 
-def _die_with_parent() -> None:
+def end_with_parent() -> None:
+    """Has this process killed when the one that forked it ends, however that is."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzzing import judge, mutants
+from fuzzing import children, judge, mutants
 from fuzzing.draft import Source
 from fuzzing.judge import Judged
 from fuzzing.mutants import Mutant, Name
@@ -92,6 +92,7 @@ def judged(bundles: Mapping[str, Sound], bounds: Bounds, scratch: Path) -> Itera
 
 
 def _work(sound: Sound, bounds: Bounds, job: int, until: float, scratch: Path, turns: Any, found: Any) -> None:
+    children.end_with_parent()
     try:
         with turns:
             stable = Stable(sound, scratch)
