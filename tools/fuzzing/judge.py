@@ -1,4 +1,4 @@
-"""Whether what commands make of a mutant is right: an answer, or a refusal in a line."""
+"""Whether what commands make of a mutant is right: an answer, or a refusal by a message."""
 
 import json
 import re
