@@ -11,7 +11,6 @@ from aot.precompile import SCHEMA
 from fuzzing import changes, spoiling, wire
 from fuzzing.changes import Place
 from fuzzing.draft import Draft
-from fuzzing.wire import Plain
 
 Mutation = Callable[[random.Random, Draft], str]
 
@@ -236,31 +235,13 @@ def cut(rng: random.Random, draft: Draft) -> str:
 
 def _spoiled(rng: random.Random, draft: Draft, spoil: spoiling.Spoil) -> str:
     data, said = spoil(rng, wire.closed(draft.index))
-
-    def encode(index: Plain) -> bytes:
-        return data
-
-    draft.encode = encode
+    draft.encode = lambda _: data
     return f"index as bytes: {said}"
 
 
 _WHOLE = (
-    top,
-    dimensions,
-    size,
-    array,
-    slot,
-    positions,
-    calls,
-    row,
-    blob,
-    mesh,
-    platform,
-    target,
-    day,
-    order,
-    flipped,
-    cut,
+    *(top, dimensions, size, array, slot, positions, calls, row, blob, mesh, platform, target, day),
+    *(order, flipped, cut),
 )
 
 FAMILIES: dict[str, Mutation] = {
