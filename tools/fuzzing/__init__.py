@@ -1,0 +1,1 @@
+"""Mutants of bundles: made by number, run through commands, and judged."""
