@@ -24,6 +24,7 @@ from aot.bundle import oci
 
 PROVENANCE = b'{"_type": "https://in-toto.io/Statement/v1"}'
 GOLDEN = b'{"entries": []}'
+LOSS = b'{"nats": 0.1}'
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aot.builder import compile, executables, golden, provenance, tokenizer, tuning
+from aot.builder import compile, executables, golden, loss, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
 from aot.builder.releases import Release
 from aot.builder.workers import Worker, decoded
@@ -61,8 +61,10 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
         index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)
+        cost = loss.attachment(plan, weights, report, options.cache)
         report.step("publish", None)
-        attachments = {"provenance": provenance.statement(plan, release, index, name, evidence), "golden": outputs}
+        statement = provenance.statement(plan, release, index, name, evidence)
+        attachments = {"provenance": statement, "golden": outputs, "loss": cost}
         said = {kind: data for kind, data in attachments.items() if data is not None}
         digest = writer.publish(index, options.replace, said)
     verified.remember(options.destination, weights)

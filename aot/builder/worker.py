@@ -162,6 +162,12 @@ def _golden(progress: Progress, bundle: str, kept: Any, missing: Any, cache: str
     return golden.write(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
 
 
+def _loss(progress: Progress, plan: str) -> Any:
+    from aot.builder import loss
+
+    return loss.measured(_plan(plan))
+
+
 def _plan(text: str) -> Any:
     from aot.plan import Plan
 
@@ -179,6 +185,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "count": _count,
     "imported": _imported,
     "golden": _golden,
+    "loss": _loss,
 }
 _APART = {"compile", "tune"}
 
