@@ -220,7 +220,7 @@ def test_channels_that_are_outliers_cost_int8_nothing(name: str, factor: float, 
     changed = outlying(parameters, decoder, factor)
 
     np.testing.assert_allclose(logits(changed), logits(parameters), rtol=1e-3, atol=1e-3)
-    assert 0 < error(changed) < 1.2 * error(parameters)
+    assert 0 < error(changed) < 1.5 * error(parameters)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -15,6 +15,7 @@ from aot.models import arrays, names
 LARGEST = 127  # and not 128: the range is symmetric, so that a sign never changes the size of an error
 
 _ROWS = 1 << 22  # elements quantized at once: beside the result, all the memory that it takes
+_SAMPLE = 256  # elements of a row, at the least, whose median stands for the row's
 _SMALLEST = np.float32(2.0**-12)
 """Of the factors by which columns are evened: what they leave of a float16 is still a normal number."""
 
@@ -136,14 +137,15 @@ def _moved(factors: Tensor, norm: Tensor, dtype: np.dtype[Any]) -> tuple[Tensor,
 def _largest(matrix: Tensor) -> Tensor:
     """The largest magnitude of each column, once rows are alike: each has a scale of its own, so none counts for more.
 
-    They are so by the square of the mean of roots, on which a few large columns have next to no bearing.
+    They are so by their medians, on which a few large columns have no bearing.
     """
     found = np.zeros(matrix.shape[1], np.float32)
     for part in _pieces(matrix):
         piece = np.abs(matrix[part])
-        of_rows = np.sqrt(piece).mean(axis=1, keepdims=True) ** 2
         with np.errstate(invalid="ignore"):  # what is not finite is refused where it is rounded
-            alike = piece / np.where(of_rows > 0, of_rows, np.float32(1))
+            middle = np.median(piece[:, :: max(1, len(found) // _SAMPLE)], axis=1, keepdims=True)
+            middle = np.maximum(middle, piece.max(axis=1, keepdims=True) * _SMALLEST)  # of a row that is nearly empty
+            alike = np.divide(piece, middle, out=np.zeros_like(piece), where=middle > 0)
         found = np.maximum(found, alike.max(axis=0))
     return found
 
