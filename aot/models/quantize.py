@@ -145,8 +145,8 @@ def _largest(matrix: Tensor) -> Tensor:
         with np.errstate(invalid="ignore"):  # what is not finite is refused where it is rounded
             middle = np.median(piece[:, :: max(1, len(found) // _SAMPLE)], axis=1, keepdims=True)
             middle = np.maximum(middle, piece.max(axis=1, keepdims=True) * _SMALLEST)  # of a row that is nearly empty
-            alike = np.divide(piece, middle, out=np.zeros_like(piece), where=middle > 0)
-        found = np.maximum(found, alike.max(axis=0))
+            piece /= np.where(middle > 0, middle, np.float32(1))
+        found = np.maximum(found, piece.max(axis=0))
     return found
 
 
