@@ -23,6 +23,7 @@ from aot import digest
 from aot.bundle import oci, statement, store
 
 GOLDEN = b'{"entries": []}'
+LOSS = b'{"nats": 0.1}'
 
 
 def provenance(root: Path, **changes: Any) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, aot, built
 from other_cpus import EMULATED, emulator, needs_emulator, printed
 
-from aot.bundle import store
+from aot.bundle import loss, store
 from aot.runtime import entries, expected, golden
 
 KINDS = {"float32": "dtype: float32", "bfloat16": "dtype: bfloat16", "int8": "dtype: float32, quantization: int8"}
@@ -87,6 +87,16 @@ def test_the_arithmetic_is_recorded_in_target_and_flags(bundle: Bundles) -> None
     assert {e.target["cpu"]["arithmetic"] for e in executables} == {"portable"}
     assert all("--xla_cpu_enable_platform_dependent_math=false" in e.flags for e in executables)
     assert "cpu portable arithmetic, avx2, 32 threads" in aot("inspect", bundle("float32")).out
+
+
+def test_a_build_of_int8_records_what_it_costs_and_no_other_build_does(bundle: Bundles) -> None:
+    found = loss.read(store.open(bundle("int8")))
+
+    assert found is not None
+    assert (found.quantization, found.dtype, found.tokens) == ("int8", "float32", 12)
+    assert 0 < found.nats < loss.LARGE
+    assert aot("inspect", bundle("int8"), "--json").document["loss"] == vars(found)
+    assert loss.read(store.open(bundle("float32"))) is None
 
 
 def nudged(document: bytes) -> bytes:

@@ -78,8 +78,7 @@ def refresh(
     with Writer.stage(options.destination) as writer:
         found, source = indexed(old, plan, writer, options.jobs, report, options.cache)
         index = replace(found, origin=old.digest, valid_until=release.valid_until)
-        golden = old.attachment("golden")
-        kept = {} if golden is None else {"golden": golden}
+        kept = {kind: data for kind in ("golden", "loss") if (data := old.attachment(kind)) is not None}
         made = writer.seal(index, kept)
         differences = _differences(old, writer, report)
         report.step("publish", None)

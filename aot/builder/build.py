@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aot import devices, digest, sampling
-from aot.builder import compile, executables, footprint, golden, provenance, tokenizer, tuning
+from aot.builder import compile, executables, footprint, golden, loss, provenance, tokenizer, tuning
 from aot.builder.cache import Cache
 from aot.builder.destination import Destination
 from aot.builder.pace import Progress
@@ -73,9 +73,11 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
         index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)
+        cost = loss.attachment(plan, weights, report, options.cache)
         options.place()  # it may have come in the meantime
         report.step("publish", None)
-        attachments = {"provenance": provenance.statement(plan, release, index, name, evidence), "golden": outputs}
+        statement = provenance.statement(plan, release, index, name, evidence)
+        attachments = {"provenance": statement, "golden": outputs, "loss": cost}
         said = {kind: data for kind, data in attachments.items() if data is not None}
         writer.publish(index, options.replace or options.force, said)
     verified.remember(options.destination, weights)

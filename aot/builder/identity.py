@@ -53,8 +53,12 @@ def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
 
 def golden(entry: Mapping[str, Any]) -> Factors:
     """Of the golden outputs of an entry that is made of this, run on a processor like this one."""
-    cpu = {"cpu": isa.processor(), "features": sorted(isa.machine().features)}
-    return {"kind": "golden", **entry, **cpu, **_tools(None)}
+    return {"kind": "golden", **entry, **_here(), **_tools(None)}
+
+
+def loss(model: Mapping[str, Any]) -> Factors:
+    """Of what quantization costs a model with these weights, measured on a processor like this one."""
+    return {"kind": "loss", **model, **_here(), **_tools(None)}
 
 
 def spelled(value: Any) -> Any:
@@ -93,3 +97,8 @@ def _tools(packages: tuple[str, ...] | None) -> dict[str, Any]:
     wheels = {name: provenance.wheel(name) for name in _PACKAGES}
     sources = provenance.dir_hash(provenance.own(packages))
     return {"python": platform.python_version(), "machine": platform.machine(), "wheels": wheels, "sources": sources}
+
+
+def _here() -> dict[str, Any]:
+    """The processor, by which kernels are picked when they run."""
+    return {"cpu": isa.processor(), "features": sorted(isa.machine().features)}

@@ -167,6 +167,12 @@ def _golden(progress: Progress, bundle: str, kept: Any, missing: Any, cache: str
     return golden.write(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
 
 
+def _loss(progress: Progress, plan: str) -> Any:
+    from aot.builder import loss
+
+    return loss.measured(_plan(plan))
+
+
 def _plan(text: str) -> Any:
     from aot.plan import Plan
 
@@ -185,6 +191,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "tokenizer": _tokenizer,
     "imported": _imported,
     "golden": _golden,
+    "loss": _loss,
 }
 _APART = {"compile", "tune"}
 

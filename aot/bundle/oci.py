@@ -27,6 +27,7 @@ LAYERS = {
 ATTACHMENTS = {
     "provenance": "application/vnd.aot.provenance.v1+json",
     "golden": "application/vnd.aot.golden.v1+json",
+    "loss": "application/vnd.aot.loss.v1+json",
     "signature": "application/vnd.aot.signature.v1+json",
 }
 """Layers that speak about the bundle and are outside its digest; at most one of each kind."""

@@ -50,7 +50,7 @@ class Bundle:
 
     @property
     def attachments(self) -> Mapping[str, oci.Descriptor]:
-        """What speaks about the bundle, by kind: provenance, golden, signature."""
+        """What speaks about the bundle, by kind: provenance, golden, loss, signature."""
         return self.manifest.attachments
 
     @property

@@ -2,13 +2,15 @@
 
 import datetime
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from aot import plan as plans
 from aot.builder import build, cache, releases, tokenizer, tuning
-from aot.bundle import store
+from aot.bundle import loss, store
+from aot.bundle.loss import Loss
 from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.cli.progress import Display
@@ -38,7 +40,8 @@ def command(
     manifest: Path, destination: Path | None, replace: bool, force: bool, jobs: int, no_cache: bool,
     jax_released: datetime.date | None, allow_expired: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Build the bundle that MANIFEST describes, and print until when its programs are readable, and its digest.
+    """Build the bundle that MANIFEST describes, and print until when its programs are readable, what quantization costs
+    its model, and its digest.
 
     Every program is lowered for every platform and compiled for every target. A directory that already holds this
     very bundle is left as it is; another one there is refused as soon as it is seen to be another. A build that fails,
@@ -60,12 +63,23 @@ def command(
         click.echo(f"remark: {line}", err=True)
     with Display() as display:
         digest = build.build(plan, release, options, display)
+    made = store.open(where)
+    cost = loss.read(made)
+    costly = tuple(_costly(plan, cost))
+    for line in costly:
+        click.echo(f"remark: {line}", err=True)
     if as_json:
-        counted = _counted(store.open(where), display)
-        until = {"valid_until": release.valid_until, "remarks": remarks, "seconds": time.perf_counter() - begin}
-        output.document({"digest": digest, "path": str(where), **until, **counted})
+        until = {
+            "valid_until": release.valid_until,
+            "remarks": (*remarks, *costly),
+            "seconds": time.perf_counter() - begin,
+        }
+        measured = {} if cost is None else {"loss": vars(cost)}
+        output.document({"digest": digest, "path": str(where), **until, **_counted(made, display), **measured})
     else:
         click.echo(f"bundle {where}")
+        if cost is not None:
+            click.echo(output.loss(cost))
         click.echo(f"valid until {release.valid_until}")
         click.echo(digest)
 
@@ -76,3 +90,17 @@ def _counted(bundle: Bundle, display: Display) -> dict[str, int]:
     index, layers = bundle.index, bundle.manifest.layers
     made = {"combos": len(index.combos), "programs": len(index.programs), "compiles": compiles, "cached": cached}
     return {**made, "bytes": sum(layer.size for layer in layers)}
+
+
+def _costly(plan: Plan, cost: Loss | None) -> Iterator[str]:
+    """A line where quantization costs the model more than it should."""
+    kind, dtype = plan.model.quantization, plan.model.dtype
+    if kind is None:
+        return
+    if cost is None:
+        yield f"quantization: {kind} or {dtype} gives values that are not finite, so what it costs is not known"
+    elif cost.nats > loss.LARGE:
+        yield (
+            f"quantization: {kind} costs {cost.nats:.2g} nats a token, more than {loss.LARGE}: answers will differ "
+            f"from those of {dtype}; leave it out, or compare both on your own text"
+        )

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from aot import partition, precompile
-from aot.bundle import codec, statement, store
+from aot.bundle import codec, loss, statement, store
 from aot.bundle.records import ChainRecord, EntryRecord, ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.cli import output
@@ -21,7 +21,7 @@ from aot.errors import BundleError, InputError
 @click.option("--provenance", is_flag=True, help="Print what it was built from and by: an in-toto statement.")
 @output.as_json
 def command(bundle: Path, provenance: bool, as_json: bool) -> None:
-    """Show combos, programs, executables, sizes and memory needs of BUNDLE, from its index.
+    """Show combos, programs, executables, sizes and memory needs of BUNDLE, and what quantization costs it.
 
     All of its bytes but the weights' are hashed; `aot verify` does those, too.
     """
@@ -46,10 +46,11 @@ def _provenance(bundle: Bundle) -> Any:
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:
-    index = bundle.index
+    index, cost = bundle.index, loss.read(bundle)
     return {
         "digest": bundle.digest,
         "valid_until": index.valid_until,
+        **({} if cost is None else {"loss": vars(cost)}),
         "combos": [{"key": c.key, **{name: c.dimensions[name] for name in precompile.FIELDS}} for c in index.combos],
         "entries": [_entry(index, entry) for entry in index.entries],
         "weights": {
@@ -87,7 +88,10 @@ def _print(bundle: Bundle) -> None:
     console, index = output.console(), bundle.index
     console.print(f"bundle {bundle.path}\ndigest {bundle.digest}\nvalid until {index.valid_until}", soft_wrap=True)
     weights = sum(blob.bytes for blob in index.weights.blobs)
-    console.print(f"weights {output.count(len(index.weights.arrays), 'arrays')}, {output.size(weights)}\n")
+    console.print(f"weights {output.count(len(index.weights.arrays), 'arrays')}, {output.size(weights)}")
+    if (cost := loss.read(bundle)) is not None:
+        console.print(output.loss(cost), soft_wrap=True)
+    console.print()
     combos = output.combos("combo", [(combo.key, combo.dimensions) for combo in index.combos])
     for made in (combos, _entries(index), _table_of_programs(index)):
         console.print(made)

@@ -5,13 +5,16 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from aot import precompile
+
+if TYPE_CHECKING:
+    from aot.bundle.loss import Loss
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,6 +104,14 @@ def combos(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
 def count(number: int, name: str) -> str:
     """A number of things: `1 program`, `2 programs`."""
     return f"{number} {name.removesuffix('s') if number == 1 else name}"
+
+
+def loss(found: "Loss") -> str:
+    """What quantization costs, in a line."""
+    return (
+        f"{found.quantization} against {found.dtype}: perplexity {found.change:+.2%}, {found.nats:.2g} nats a token, "
+        f"{found.alike:.1%} of the likeliest tokens alike, over {count(found.tokens, 'golden tokens')}"
+    )
 
 
 def size(count: int) -> str:

@@ -37,7 +37,7 @@ class LanguageModel:
         return self.config.weights(self.dtype, self.quantization)
 
     def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        return quantize.stored(self.tensors(), self.abstract_weights())
+        return quantize.stored(self.tensors(), self.abstract_weights(), self.config.decoder.head_dim)
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
         config = self.config

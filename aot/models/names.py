@@ -17,6 +17,16 @@ _OUTSIDE = {
 _NORMS = {"attention/norm": "input_layernorm", "mlp/norm": "post_attention_layernorm"}
 _GROUPS = {"attention": "self_attn", "mlp": "mlp"}
 
+TAKERS = {
+    "norm": ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "output"),
+    "v": ("o_proj",),
+    "up": ("down_proj",),
+}
+"""The matrices, by name, that take what the norm or the projection beside them gives, times what no factor disturbs.
+
+So a factor of a channel may move from their columns into what gives it, and the function stays what it is.
+"""
+
 
 def parameters(config: DecoderConfig) -> dict[str, Shape]:
     """The shape of each parameter of a checkpoint by its path: the embedding, the layers in order, the head.

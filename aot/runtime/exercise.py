@@ -54,6 +54,11 @@ def values(name: str, argument: ArgumentRecord, limit: int) -> Array:
     return found.reshape(argument.shape).astype(made)
 
 
+def lengths(rows: int, width: int) -> Array:
+    """Tokens of each row: half of them are full, the others half full."""
+    return np.array([width if row % 2 == 0 else max(1, width // 2) for row in range(rows)], np.int32)
+
+
 class Exercise:
     """A bundle loaded to have its entries run, on what they were compiled to and nothing else.
 
@@ -151,7 +156,7 @@ def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, Argume
     room = wanted["eos"].shape[0] if "eos" in wanted else 0
     made = Request(SamplingParams(), (), record.pad_token_id, room).inputs([None] * rows)
     made["stop"] = np.zeros(rows, bool)
-    made["lengths"] = np.array([width if row % 2 == 0 else max(1, width // 2) for row in range(rows)], np.int32)
+    made["lengths"] = lengths(rows, width)
     if (source := _fork_rows(entry)) is not None:
         made["rows"] = np.arange(rows, dtype=np.int32) % np.int32(source)
     return made
