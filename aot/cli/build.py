@@ -14,6 +14,7 @@ from aot.bundle.loss import Loss
 from aot.bundle.store import Bundle
 from aot.cli import output
 from aot.cli.progress import Display
+from aot.plan import Plan
 
 
 @click.command(
@@ -69,11 +70,8 @@ def command(
     for line in costly:
         click.echo(f"remark: {line}", err=True)
     if as_json:
-        until = {
-            "valid_until": release.valid_until,
-            "remarks": (*remarks, *costly),
-            "seconds": time.perf_counter() - begin,
-        }
+        said = {"valid_until": release.valid_until, "remarks": (*remarks, *costly)}
+        until = {**said, "seconds": time.perf_counter() - begin}
         measured = {} if cost is None else {"loss": vars(cost)}
         output.document({"digest": digest, "path": str(where), **until, **_counted(made, display), **measured})
     else:
