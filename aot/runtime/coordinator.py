@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from aot.runtime.door import Door
 from aot.runtime.link import PULSE, SILENCE, Line, Link, StrangerError
@@ -134,7 +135,7 @@ class _Coordinator:
         return [str(number) for number in range(self._processes) if number not in present]
 
 
-def _are_values(given: object) -> bool:
+def _are_values(given: object) -> TypeGuard[Values]:
     return isinstance(given, dict) and all(isinstance(value, str) for value in given.values())
 
 
