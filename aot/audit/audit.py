@@ -203,7 +203,7 @@ def _answer(
     for line in process.stdout:
         kind, content = json.loads(line)
         if kind == "index":
-            return _Made(codec.decode(bytes.fromhex(content), "audit: the rebuilt index"), evidence, causes)
+            return _Made(codec.decode_part(bytes.fromhex(content), "audit: the rebuild"), evidence, causes)
         if kind == "error":
             name, message = content
             raise workers.raised(name, message.replace(*map(str, inputs)))

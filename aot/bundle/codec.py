@@ -101,12 +101,21 @@ def decode(data: bytes, where: str) -> Index:
 
     Raises BundleError with the path of the first fault; MachineError for a newer format.
     """
+    return _decoded(data, where, consistency.check)
+
+
+def decode_part(data: bytes, where: str) -> Index:
+    """The same for a part of an index, which need not agree with what it lacks."""
+    return _decoded(data, where, lambda index: None)
+
+
+def _decoded(data: bytes, where: str, check: Callable[[Index], None]) -> Index:
     collects = gc.isenabled()
     gc.disable()  # none of this is a circle, and to look for them among all that was imported takes longer than reading
     try:
         _check_format(data, where)
         index = _index(document.unpack(_Index, data))
-        consistency.check(index)
+        check(index)
     except Fault as fault:
         raise document.refusal(where, fault) from fault
     finally:
