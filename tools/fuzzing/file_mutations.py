@@ -83,6 +83,7 @@ def template(rng: random.Random, draft: Draft) -> str:
         record = {"digest": digest.of(text.encode()), "bytes": len(text.encode())}
         draft.blobs[record["digest"]] = text.encode()
         draft.index["tokenizer"]["chat_template.jinja"] = record
+        draft.free = True
         return f"chat_template.jinja: {changes.shown(text)}"
 
     def spell(_: random.Random, data: bytes) -> tuple[bytes, str]:
