@@ -204,13 +204,13 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
 @pytest.mark.parametrize(
     ("code", "change", "said"),
     [
-        (5, lambda data: data[: len(data) // 2], "is cut off"),
-        (5, lambda data: b"", "does not begin with its format version"),
+        (5, lambda data: data[: len(data) // 2], "was truncated"),
+        (5, lambda data: b"", "must begin with its format version"),
         (4, changed(lambda index: index.update(format=FORMAT + 1)), f"format version {FORMAT + 1}"),
         (5, changed(lambda index: index.update(format=0)), "format version"),
         (5, changed(lambda index: index["programs"][0].update(digest="sha256:../../../etc/passwd")), "digest: must be"),
         (5, changed(lambda index: index["weights"]["blobs"][0].update(bytes=1 << 62)), "4611686018427387904"),
-        (5, lambda data: b"\x82\xa6format\x01\xa1a\xc6\xff\xff\xff\xff", "is cut off"),
+        (5, lambda data: b"\x82\xa6format\x01\xa1a\xc6\xff\xff\xff\xff", "was truncated"),
     ],
     ids=["truncated", "empty", "newer", "older", "dots in a name", "huge size", "huge length"],
 )
