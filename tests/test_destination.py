@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_line_whatever_step_it_stops(
     tmp_path: Path, step: str, size: str, arguments: dict[str, int]
 ) -> None:
     manifest = toy.manifest(tmp_path / "toy", **arguments)
-    command = ("build", manifest, "-o", tmp_path / "disk/new/bundle", "--json", "--no-cache")
+    command = ("build", manifest, "-o", tmp_path / "disk/new/bundle", "--no-cache")
     done, left = mounted(tmp_path, size, "", *command)
     steps, line = done.err.splitlines()[:-1], done.err.splitlines()[-1]
 
