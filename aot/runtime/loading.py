@@ -54,9 +54,7 @@ def load(
     found = entries.of(bundle.index, place)
     _check_machine(bundle, found, policy)
     served = bundle.holding(_sizes(bundle.index.tokenizer.values()), held.room())
-    views = placing.maps(
-        bundle
-    )  # whose pages come while the clients start, and which stay whatever becomes of the files
+    views = placing.maps(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
     checked = Verification(served, views, verify)
     compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
     started = served.holding(_needed_at_first(bundle, found, policy), held.room())

@@ -71,6 +71,7 @@ class Model:
         if self._executors and self._group is not None:
             self._group.close()
         self._executors = ()
+        self._verification.close()
         client.collect()
 
     @property

@@ -27,6 +27,7 @@ class Verification:
         if policy == "never" or (policy == "once" and verified.known(bundle.path, weights, self._files)):
             self._verdict.set_result(None)
             self._begun = True
+            self.close()
         elif policy == "always":
             self.settle()
 
@@ -43,6 +44,10 @@ class Verification:
         if fault := self._verdict.exception():
             raise fault.with_traceback(None)  # else each call would add to it
 
+    def close(self) -> None:
+        """Lets go of what was mapped, for nothing is checked any more."""
+        self._views = {}
+
     def refuse(self) -> None:
         """Raises BundleError where a blob has been found damaged."""
         if self._verdict.done():
@@ -58,6 +63,7 @@ class Verification:
         try:
             for name, view in self._views.items():
                 self._bundle.check(name, view)
+            self.close()
             verified.remember(self._bundle.path, self._bundle.index.weights, self._files)
         except BaseException as fault:  # whatever it is, weights are not known to be whole
             self._verdict.set_exception(fault)
