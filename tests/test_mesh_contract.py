@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 import aot as api
-from aot.bundle import store
 from aot.bundle.records import ArgumentRecord, ProgramRecord
 from aot.errors import BundleError, MachineError
-from aot.runtime import client, entries, mesh_contract
+from aot.runtime import client, mesh_contract
 
 HEADER = (
     "HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={("
@@ -111,20 +110,6 @@ def test_arguments_that_a_program_does_not_take_are_refused_and_end_no_process(m
     assert done.stdout.split("\n")[:-1] == [
         f"{name} program decode" for name in ("shape", "dtype", "sharding", "twice", "deleted")
     ]
-
-
-@pytest.mark.parametrize(("size", "devices"), [(0, 0), (1 << 31, 1 << 32)])
-def test_a_mesh_that_no_machine_has_is_refused_before_it_is_made(mesh_bundle, size, devices):
-    index = store.open(mesh_bundle).index
-    mesh = (("data", size), ("model", 2))
-    chains = [dataclasses.replace(chain, mesh=mesh) for chain in index.entries[0].chains]
-    changed = dataclasses.replace(index, entries=(dataclasses.replace(index.entries[0], chains=chains),))
-
-    for place in (entries.place, lambda i: entries.place(i, 4), lambda i: entries.shared(i, 2)):
-        with pytest.raises(
-            BundleError, match=rf"the mesh data {size} × model 2 has {devices} devices, from 1 to 4096 are"
-        ):
-            place(changed)
 
 
 @pytest.mark.parametrize(
