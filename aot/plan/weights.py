@@ -2,8 +2,12 @@
 
 import math
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from aot.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from aot.models.family import ModelConfig
 
 _SIZES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -12,12 +16,9 @@ def stored(plan: Plan) -> dict[str, int]:
     """Bytes of the weights by their dtype; empty for a factory's, which only its own code knows."""
     if plan.model.config is None:
         return {}
-    from aot.models import family
-
     assert plan.model.dtype is not None, plan.model
-    config = family.read(plan.model.config, plan.model.preprocessor)
     found: Counter[str] = Counter()
-    for array in config.weights(plan.model.dtype, plan.model.quantization).values():
+    for array in _described(plan).weights(plan.model.dtype, plan.model.quantization).values():
         found[array.dtype] += math.prod(array.shape) * _SIZES[array.dtype]
     return dict(found)
 
@@ -33,7 +34,11 @@ def has_weights(plan: Plan) -> bool:
 
 def family(plan: Plan) -> str:
     """The family of a planned checkpoint's model."""
-    from aot.models import config
+    return _described(plan).family
+
+
+def _described(plan: Plan) -> "ModelConfig":
+    from aot.models import family
 
     assert plan.model.config is not None, plan.model
-    return config.family(plan.model.config)
+    return family.read(plan.model.config, plan.model.preprocessor)
