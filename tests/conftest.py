@@ -223,6 +223,8 @@ def tree(directory: Path) -> dict[str, object]:
     """Everything below a directory: links, modes, times of last change, bytes."""
     found: dict[str, object] = {}
     for path in sorted(directory.rglob("*")):
+        if "__pycache__" in path.parts:  # where a model of one's own was imported
+            continue
         status = path.lstat()
         content = path.read_bytes() if path.is_file() else None
         found[str(path.relative_to(directory))] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)

@@ -72,7 +72,7 @@ def test_what_is_signed_is_what_model_signing_makes_of_the_files_by_hashing_them
     theirs = hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False).hash(blobs)
     ours = sign.listing(path.name for path in blobs.iterdir())
 
-    assert len(list(blobs.iterdir())) == 7  # index, program, executable, weights, tokenizer, provenance, golden
+    assert len(list(blobs.iterdir())) == 8  # index, program, executable, weights, tokenizer, provenance, golden, loss
     assert ours == theirs
     assert Payload(ours).statement.pb == Payload(theirs).statement.pb
 
@@ -98,14 +98,14 @@ def test_a_bundle_is_signed_in_place_through_a_link_to_it(root: Path, tmp_path: 
     sign.sign(tmp_path / "current", others.private)
 
     assert (tmp_path / "current").is_symlink()
-    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 9
+    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "current"]
 
 
 def test_signing_again_replaces_the_signature(root: Path, keys: signing.Pair, others: signing.Pair):
     sign.sign(root, others.private)
 
-    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 9
+    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 10
     assert "does not hold (Key mismatch" in fault(root, sign.by_key(keys.public))
 
 
@@ -131,7 +131,7 @@ def test_model_signings_own_command_accepts_our_signature_and_no_other_key(
 
     assert (ours.returncode, ours.stdout) == (0, "Verification succeeded\n"), ours.stderr
     assert theirs.returncode == 1
-    assert len(store.verify(root, admit=sign.by_key(pair.public)).blobs) == 9
+    assert len(store.verify(root, admit=sign.by_key(pair.public)).blobs) == 10
 
 
 @pytest.mark.skipif(not signing.HAS_SKOPEO, reason="needs skopeo")
@@ -156,7 +156,7 @@ def test_a_signature_holds_after_a_registry_had_the_bundle(
 
 def check_copy(copy: Path, root: Path, keys: signing.Pair, others: signing.Pair) -> None:
     assert (copy / "index.json").read_bytes() != (root / "index.json").read_bytes()  # it went through another's hands
-    assert len(store.verify(copy, admit=sign.by_key(keys.public)).blobs) == 9
+    assert len(store.verify(copy, admit=sign.by_key(keys.public)).blobs) == 10
     assert store.open(copy).digest == store.open(root).digest
     done = signing.model_signing(copy, "key", "--public_key", keys.public)
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
@@ -206,7 +206,7 @@ def test_another_index_under_the_same_signature_is_refused_before_it_is_parsed(
     synthetic.rewire(root, changed)
     for kind, data in about.items():
         signing.put(root, kind, data)
-    assert len(store.verify(root).blobs) == 9  # which is whole, but not what was signed
+    assert len(store.verify(root).blobs) == 10  # which is whole, but not what was signed
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("the index was parsed"))
 
     assert f"signature does not cover blob {digest.of(changed)[:19]}" in fault(root, sign.by_key(keys.public))
@@ -391,7 +391,7 @@ def test_a_certificate_is_accepted_up_to_its_root_and_to_no_other(
 
     sign.sign(root, signer.private, certificate=signer.file, chain=[middle.file])
 
-    assert len(store.verify(root, admit=sign.by_certificate([top.file])).blobs) == 9
+    assert len(store.verify(root, admit=sign.by_certificate([top.file])).blobs) == 10
     assert store.open(root).digest == name
     assert "does not hold (" in fault(root, sign.by_certificate([stranger.file]))
     assert signing.model_signing(root, "certificate", "--certificate_chain", top.file).returncode == 0
@@ -404,7 +404,7 @@ def test_a_certificate_right_below_its_root_needs_no_chain(root: Path, tmp_path:
 
     sign.sign(root, signer.private, certificate=signer.file)
 
-    assert len(store.verify(root, admit=sign.by_certificate([top.file])).blobs) == 9
+    assert len(store.verify(root, admit=sign.by_certificate([top.file])).blobs) == 10
     assert signing.model_signing(root, "certificate", "--certificate_chain", top.file).returncode == 0
 
 
@@ -507,8 +507,8 @@ def test_the_commands_print_the_digest_and_that_the_signature_holds(
     assert main.run(["verify", str(root), "--key", str(keys.public)]) == 0
 
     assert signed == {"digest": name, "signature": digest.of(signing.signature_of(root).read_bytes())}
-    assert verified == {"digest": name, "blobs": 9, "signed": "holds", "provenance": True}
-    assert capfd.readouterr().out == f"the signature holds\n9 blobs as built\n{name}\n"
+    assert verified == {"digest": name, "blobs": 10, "signed": "holds", "provenance": True}
+    assert capfd.readouterr().out == f"the signature holds\n10 blobs as built\n{name}\n"
 
 
 def test_verify_says_whether_there_is_a_signature_that_was_not_checked(

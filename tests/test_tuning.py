@@ -314,9 +314,21 @@ def with_tuning(target: Mapping[str, Any], blob: BlobRecord | None, made: bytes 
     program = index.programs[0]
     flags = compile.flags(tunings.within(target, blob))
     executable = dataclasses.replace(
-        program.executables[0], target=target, tuning=blob, digest=digest.of(made), bytes=len(made), flags=flags
+        program.executables[0],
+        target=target,
+        requires=compile.requires(target),
+        tuning=blob,
+        digest=digest.of(made),
+        bytes=len(made),
+        flags=flags,
     )
-    return dataclasses.replace(index, programs=(dataclasses.replace(program, executables=(executable,)),))
+    (platform,) = target
+    program = dataclasses.replace(program, platform=platform, executables=(executable,))
+    entries = tuple(
+        dataclasses.replace(e, chains=tuple(dataclasses.replace(c, platform=platform) for c in e.chains))
+        for e in index.entries
+    )
+    return dataclasses.replace(index, programs=(program,), entries=entries)
 
 
 def test_of_bundles_that_differ_in_a_tuning_that_alone_is_the_cause() -> None:
@@ -369,9 +381,9 @@ def test_a_spoiled_tuning_is_named(bundle: Path, spoil: str) -> None:
 @pytest.mark.parametrize(
     ("value", "cause"),
     [
-        (..., "programs[0].executables[0]: lacks the field 'tuning'"),
-        (7, "programs[0].executables[0].tuning: must be a mapping or null, got 7"),
-        ({"digest": "sha256:0", "bytes": 1}, "programs[0].executables[0].tuning.digest: must be 'sha256:' and 64"),
+        (..., "programs[0].executables[0]: missing required field 'tuning'"),
+        (7, "programs[0].executables[0].tuning: must be 'object | null', got 'int'"),
+        ({"digest": "sha256:0", "bytes": 1}, "programs[0].executables[0].tuning.digest: must be 'str' matching regex"),
         (
             {"digest": synthetic.blob(b"code").digest, "bytes": 9},
             "executables[0].tuning.bytes: the same blob has 4 bytes",
