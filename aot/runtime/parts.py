@@ -6,10 +6,12 @@ for one of the images that come beside the conversation.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot.errors import InputError, shown
-from aot.runtime.pictures import Carried
+
+if TYPE_CHECKING:
+    from aot.runtime.pictures import Carried
 
 PLACE = {"type": "image"}
 """What a template sees of an image."""
@@ -35,7 +37,7 @@ def taken(messages: Messages, beside: Sequence[Any], place: str) -> tuple[list[A
     rest, found = iter(beside), list[Any]()
 
     def take(part: Mapping[str, Any]) -> Mapping[str, Any]:
-        found.append(next(rest) if part == PLACE else _source(part, f"{place}: image {len(found)}"))
+        found.append(next(rest) if part == PLACE else _carried(part, f"{place}: image {len(found)}"))
         return PLACE
 
     return [_changed(message, take) for message in messages], found
@@ -73,7 +75,13 @@ def _before_the_text(messages: Messages, count: int, place: str) -> Messages:
     return [*messages[:last], changed, *messages[last + 1 :]]
 
 
-def _source(part: Mapping[str, Any], place: str) -> Carried:
+def _carried(part: Mapping[str, Any], place: str) -> "Carried":
+    from aot.runtime.pictures import Carried  # which takes a while to import, and few conversations have images
+
+    return Carried(_source(part, place))
+
+
+def _source(part: Mapping[str, Any], place: str) -> Any:
     """What a part says of where its picture lies."""
     if part["type"] == "image_url":
         return _url(part, place)
@@ -81,10 +89,10 @@ def _source(part: Mapping[str, Any], place: str) -> Carried:
         raise InputError(
             f"{place}: beside its type an image has one of {', '.join(_SOURCES)}, got {', '.join(map(str, part))}"
         )
-    return Carried(next(value for name, value in part.items() if name != "type"))
+    return next(value for name, value in part.items() if name != "type")
 
 
-def _url(part: Mapping[str, Any], place: str) -> Carried:
+def _url(part: Mapping[str, Any], place: str) -> Any:
     given = part.get("image_url")
     inner = given if isinstance(given, Mapping) else {"url": given}
     unknown = [*(part.keys() - {"type", "image_url"}), *(inner.keys() - {"url", _DETAIL})]
@@ -92,4 +100,4 @@ def _url(part: Mapping[str, Any], place: str) -> Carried:
         raise InputError(
             f'{place}: must be {{"type": "image_url", "image_url": {{"url": …}}}}, got {shown(part)}; give a data URL'
         )
-    return Carried(inner["url"])
+    return inner["url"]
