@@ -6,7 +6,9 @@ results of programs occur in many of them, so an index ends with one more field:
 order of first use, and programs have positions in it for them. There is one spelling of an index: whatever else would
 decode to it is refused.
 
-msgspec reads it, 111 programs in 2 ms and 10,000 in 0.2 s, where a decoder of ours by type hints took 62 ms and 7.8 s.
+Read by msgspec and proven whole, 111 programs take 15 ms and 10,000 0.7 s (AMD EPYC, 2 cores, jax 0.12.0.1, busy); a
+decoder of ours by type hints took 25 ms and 7.8 s. To import msgspec takes 20 ms where msgpack takes 2: to the first
+token of the tiny model it is 1.18 s for 1.12, in turn.
 """
 
 import collections.abc
