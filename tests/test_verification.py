@@ -14,7 +14,8 @@ from conftest import built
 import aot
 from aot import directories
 from aot.bundle import store, verified
-from aot.errors import AotError, BundleError
+from aot.errors import AotError, BundleError, InputError
+from aot.runtime.verification import Verification
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +238,14 @@ def test_build_and_verify_remember_theirs(bundle, tmp_path, monkeypatch):
         seen.append(is_known(bundle if name == "verify" else tmp_path / "again"))
 
     assert seen == [True, True]
+
+
+def test_what_was_closed_before_it_was_checked_is_not_remembered_as_whole(bundle, state, tmp_path):
+    copy = damaged(bundle, tmp_path / "copy")
+    views = tuple(store.open(copy).map(blob.digest, blob.bytes) for blob in store.open(copy).index.weights.blobs)
+    checked = Verification(store.open(copy), views, "once")
+    checked.close()
+
+    with pytest.raises(InputError, match="closed before its weights were checked"):
+        checked.settle()
+    assert not is_known(copy)

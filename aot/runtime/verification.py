@@ -1,11 +1,12 @@
 """Whether weights are those that the index names: found out beside serving, where it is not known yet."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from aot.bundle import store, verified
 from aot.bundle.store import Bundle
+from aot.errors import InputError
 
 POLICIES = ("always", "once", "never")
 
@@ -26,8 +27,7 @@ class Verification:
         weights = bundle.index.weights
         if policy == "never" or (policy == "once" and verified.known(bundle.path, weights, self._files)):
             self._verdict.set_result(None)
-            self._begun = True
-            self.close()
+            self._begun, self._views = True, {}
         elif policy == "always":
             self.settle()
 
@@ -35,8 +35,9 @@ class Verification:
         """Starts what there is to check; nothing where that has begun."""
         with self._lock:
             begun, self._begun = self._begun, True
+            views, self._views = self._views, {}  # they are the check's, and go with it
         if not begun:
-            self._start()
+            self._start(views)
 
     def settle(self) -> None:
         """Waits for the verdict. Raises BundleError for a damaged blob."""
@@ -45,25 +46,29 @@ class Verification:
             raise fault.with_traceback(None)  # else each call would add to it
 
     def close(self) -> None:
-        """Lets go of what was mapped, for nothing is checked any more."""
-        self._views = {}
+        """Lets go of what was mapped. What has not begun to be checked never will be, and is not known to be whole."""
+        with self._lock:
+            begun, self._begun = self._begun, True
+            self._views = {}
+        if not begun:
+            cause = "the model was closed before its weights were checked; load it again"
+            self._verdict.set_exception(InputError(f"bundle {self._bundle.path}: {cause}"))
 
     def refuse(self) -> None:
         """Raises BundleError where a blob has been found damaged."""
         if self._verdict.done():
             self.settle()
 
-    def _start(self) -> None:
+    def _start(self, views: Mapping[str, memoryview]) -> None:
         try:
-            threading.Thread(target=self._check, name="aot-verify", daemon=True).start()
+            threading.Thread(target=self._check, args=(views,), name="aot-verify", daemon=True).start()
         except RuntimeError:  # the system gives no more threads
-            self._check()
+            self._check(views)
 
-    def _check(self) -> None:
+    def _check(self, views: Mapping[str, memoryview]) -> None:
         try:
-            for name, view in self._views.items():
+            for name, view in views.items():
                 self._bundle.check(name, view)
-            self.close()
             verified.remember(self._bundle.path, self._bundle.index.weights, self._files)
         except BaseException as fault:  # whatever it is, weights are not known to be whole
             self._verdict.set_exception(fault)
