@@ -10,10 +10,10 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 _MODULES = {
-    "build": ("capstone", "elftools", "flax", "orbax", "pydantic", "tensorstore", "yaml"),
+    "build": ("capstone", "elftools", "flax", "msgpack", "orbax", "pydantic", "tensorstore", "yaml"),
     "sign": ("OpenSSL", "model_signing"),
     "": (
-        "PIL", "click", "flatbuffers", "jax", "jaxlib", "jinja2", "ml_dtypes", "msgpack", "numpy", "rich",
+        "PIL", "click", "flatbuffers", "jax", "jaxlib", "jinja2", "ml_dtypes", "msgspec", "numpy", "rich",
         "safetensors", "tokenizers",
     ),
 }  # fmt: skip
