@@ -365,6 +365,28 @@ def test_a_step_that_is_given_up_while_others_take_it_is_taken_to_its_end(pair: 
         pair[0].agree(request="next")
 
 
+def test_who_gives_up_before_a_request_begins_tells_those_who_wait_for_it(pair: list[Group]) -> None:
+    def give_up(group: Group) -> Any:
+        with pytest.raises(TimeoutError), group.preparing():
+            raise TimeoutError  # as a signal's handler does while a long prompt is read
+        return group.agree(request="next")
+
+    found = both(pair, give_up, lambda group: group.agree(request="first"))
+
+    said = "processes: process 0 comes with end before it began, process 1 with request first; "
+    assert [text.startswith(said) for text in found] == [True, True]
+    assert both(pair, whole, whole) == [[0, 1, 2]] * 2
+
+
+def test_what_is_refused_in_all_processes_is_no_end_of_a_turn(pair: list[Group]) -> None:
+    def refuse(group: Group) -> Any:
+        with pytest.raises(InputError), group.preparing():
+            raise InputError("request: empty")
+        return whole(group)
+
+    assert both(pair, refuse, refuse) == [[0, 1, 2]] * 2
+
+
 def test_work_that_fails_in_one_process_is_told_to_the_others(pair: list[Group]) -> None:
     def fail(group: Group) -> Any:
         return group.turn(lambda _: 1 // 0, {"call": "scale"}, "of a call of scale")

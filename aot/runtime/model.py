@@ -4,6 +4,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +114,9 @@ class Model:
             raise InputError(f"call: unknown phase {phase!r}; this bundle has {known}")
         self._refuse()
         candidates, executors = self._phases[phase], self._running
-        inputs = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
-        parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
+        with self._preparing():
+            inputs = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
+            parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
         calls = [
             partial(call.call, executor, candidates, part, state, source, self._defaults)
             for executor, part in zip(executors, parts, strict=False)
@@ -141,7 +143,8 @@ class Model:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         beside, reader = options.beside(len(given), single), self._reader(options)
         sequences: list[Row] = []
-        asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
+        with self._preparing():
+            asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
         for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
@@ -185,9 +188,13 @@ class Model:
         """What draws seeds: the same in all processes, once they agree on what is asked for."""
         if self._group is None:
             return secrets.randbits
-        seen = [(prompt.ids, [digest.of(image.pixels.tobytes()) for image in prompt.images]) for prompt in prompts]
-        asked = digest.of(repr((seen, options)).encode())
+        with self._preparing():
+            seen = [(prompt.ids, [digest.of(image.pixels.tobytes()) for image in prompt.images]) for prompt in prompts]
+            asked = digest.of(repr((seen, options)).encode())
         return random.Random(self._group.agree(request=asked)).getrandbits
+
+    def _preparing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._group is None else self._group.preparing()
 
     def _verified(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
         """The steps, as long as nothing speaks against the weights; checking them begins after the first."""

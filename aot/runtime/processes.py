@@ -68,7 +68,7 @@ class Group:
 
         Raises InputError where they are not equal, PeerError where a process is gone.
         """
-        return self.turn(int, values, "before it began")
+        return self.turn(int, values, _BEFORE)
 
     def turn(self, work: Callable[[int], T], values: Mapping[str, object], end: str, since: int | None = None) -> T:
         """What `work` gives for the number that all processes agree on, once they are here with equal values.
@@ -84,6 +84,20 @@ class Group:
         except BaseException as error:
             if not (future.done() and future.exception() is error):
                 self.leave(end, self.partings)
+            raise
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What comes before a turn, for which the others may wait already: who gives it up tells them.
+
+        An AotError is none to tell: what is asked of all processes is refused in all of them.
+        """
+        try:
+            yield
+        except AotError:
+            raise
+        except BaseException:
+            self.leave(_BEFORE, self.partings)
             raise
 
     def leave(self, end: str, since: int) -> None:
@@ -198,6 +212,7 @@ class Group:
             faulthandler.dump_traceback_later(GRACE, exit=True, file=nowhere)  # the one timer that needs no Python
 
 
+_BEFORE = "before it began"
 _NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 
 
