@@ -1,0 +1,46 @@
+"""Targets that are not there: what compiles for them, and machines that have them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from aot import extras
+from aot import plan as plans
+from aot.builder import compile
+from aot.builder.workers import Worker, decoded
+from aot.bundle.records import ExecutableRecord, ProgramRecord
+from aot.bundle.writer import Writer
+from aot.runtime.machine import Accelerator
+
+GPU = Accelerator("NVIDIA H200", "9.0")
+WHEELS = {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2", "libtpu": "0.0.42.1"}
+
+
+def needing(platform: str) -> Any:
+    """Marks of a test that compiles for a platform."""
+    lacking = extras.missing(platform)
+    return [getattr(pytest.mark, platform), pytest.mark.skipif(lacking is not None, reason=str(lacking))]
+
+
+def lowered(home: Path, writer: Writer, target: Mapping[str, Any]) -> ProgramRecord:
+    """The toy's program for a target's platform and mesh."""
+    ((platform, options),) = target.items()
+    path = toy.manifest(home)
+    text = path.read_text().replace("[cpu]", f"[{platform}]")
+    mesh = options.get("mesh", {"data": 1})
+    text += f"targets: []\npartition: {{mesh: {mesh}, rules: [[input/x, [data]], [.*, []]]}}\n"
+    path.write_text(text.replace("'", '"'))
+    plan = plans.resolve(plans.read(path))
+    with Worker() as worker:
+        made = worker.request("lower", plan=plan.to_json(), staging=str(writer.root))
+    (program,) = (decoded(ProgramRecord, each) for each in made["programs"])
+    return program
+
+
+def compiled(program: ProgramRecord, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
+    with Worker(compile.environment(target)) as worker:
+        task = {"program": program.digest, "mesh": program.mesh, "target": target}
+        return decoded(ExecutableRecord, worker.request("compile", **task, staging=str(writer.root)))
