@@ -18,10 +18,10 @@ if TYPE_CHECKING:
         PeerError,
     )
     from aot.precompile import Combo, PreCompileConfig
-    from aot.runtime.distributed import Distributed
     from aot.runtime.loading import load
     from aot.runtime.model import Model
     from aot.runtime.padding import pad
+    from aot.runtime.peers.distributed import Distributed
     from aot.runtime.sequence import Result
     from aot.sampling import SamplingParams
 
@@ -48,7 +48,7 @@ _HOMES = {
     "load": "aot.runtime.loading",
     "Model": "aot.runtime.model",
     "Result": "aot.runtime.sequence",
-    "Distributed": "aot.runtime.distributed",
+    "Distributed": "aot.runtime.peers.distributed",
     "pad": "aot.runtime.padding",
     "SamplingParams": "aot.sampling",
     "PreCompileConfig": "aot.precompile",

@@ -50,7 +50,7 @@ class Images:
     rotary: str
     """One of ROTARY."""
     recipe: tuple[Mapping[str, Value], ...]
-    """Steps from a picture to pixels [channels, height, width], in order; `aot.runtime.recipe` knows them."""
+    """Steps from a picture to pixels [channels, height, width], in order; `aot.runtime.prompting.recipe` knows them."""
 
     def grid(self, size: Size) -> tuple[int, int]:
         """Rows and columns of the squares of an image."""

@@ -15,7 +15,7 @@ from places import TINY
 from sharing import Shared
 
 from aot.cli import main
-from aot.runtime import expiry
+from aot.runtime.fitting import expiry
 from manifests import Family, family_manifest, mesh_manifest, small_manifest
 
 

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from aot.models import names
-from aot.models.config import DecoderConfig
+from aot.models.families import names
+from aot.models.families.config import DecoderConfig
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],

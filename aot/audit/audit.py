@@ -19,10 +19,14 @@ from aot.audit.comparisons import Cause
 from aot.audit.environments import Environment
 from aot.audit.rebuild import Request
 from aot.audit.refresh import WHOLE, Part
-from aot.builder import build, emulation, provenance, workers
-from aot.builder.releases import Release
-from aot.bundle import codec, records, statement, store
-from aot.bundle.records import Index
+from aot.builder import workers
+from aot.builder.compiling import emulation
+from aot.builder.report import Report
+from aot.builder.stages import provenance
+from aot.builder.stages.releases import Release
+from aot.bundle import statement, store
+from aot.bundle.index import codec, records
+from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import AotError, InputError
 from aot.plan import Plan
@@ -87,7 +91,7 @@ class Options:
     """What to rebuild on, emulated, by QEMU's name."""
 
 
-def audit(path: Path, manifest: Path, release: Release, options: Options, report: build.Report) -> Audit:
+def audit(path: Path, manifest: Path, release: Release, options: Options, report: Report) -> Audit:
     """Makes the bundle again from its manifest by the installed jax, once for each round, and compares.
 
     Raises InputError for a manifest that cannot be built, for a refreshed bundle without the one that it was made from
@@ -150,7 +154,7 @@ def _check_bytes(bundle: Bundle, part: Part) -> None:
 
 def _rebuilt(
     bundle: Bundle, manifest: Path, plan: Plan, release: Release, options: Options, environment: Environment,
-    report: build.Report,
+    report: Report,
 ) -> _Made:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix=f"aot-audit-{environment.round}-") as scratch:
         home = Path(scratch)
@@ -195,7 +199,7 @@ def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def _answer(
-    process: "subprocess.Popen[bytes]", evidence: provenance.Evidence, inputs: tuple[Path, Path], report: build.Report
+    process: "subprocess.Popen[bytes]", evidence: provenance.Evidence, inputs: tuple[Path, Path], report: Report
 ) -> _Made:
     """What the process tells, the index in the end. Raises the AotError that it raised."""
     assert process.stdout is not None

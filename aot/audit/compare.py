@@ -6,8 +6,9 @@ from typing import Any
 
 from aot.audit import diff, explain, factors, words
 from aot.audit.refresh import WHOLE, Part
-from aot.bundle import codec, statement
-from aot.bundle.records import BindingRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle import statement
+from aot.bundle.index import codec
+from aot.bundle.index.records import BindingRecord, ExecutableRecord, Index, ProgramRecord
 
 _TABLES = ("programs", "bindings", "entries", "phases", "weights", "tokenizer")
 _SHOWN = 80  # characters of a value in a cause

@@ -8,8 +8,8 @@ from aot import digest
 from aot.audit import factors, words
 from aot.audit.factors import Factor
 from aot.audit.sides import Side
-from aot.bundle import codec
-from aot.bundle.records import ComboRecord, Index
+from aot.bundle.index import codec
+from aot.bundle.index.records import ComboRecord, Index
 
 _SHOWN = 5  # names in a detail; the rest is counted
 _LONGEST = 80  # characters of a value on the one line of a cause

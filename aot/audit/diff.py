@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from aot.audit import comparisons, factors, matching, sides
 from aot.audit.comparisons import Cause, Pair
-from aot.bundle.records import Index
+from aot.bundle.index.records import Index
 
 _WHICH = {"precompile config", "platforms"}
 """Factors that decide which programs there are, and nothing in a program that both sides have."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aot
-from aot.builder import emulation, workers
+from aot.builder import workers
+from aot.builder.compiling import emulation
 
 T = TypeVar("T")
 

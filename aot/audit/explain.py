@@ -6,7 +6,7 @@ from typing import Any
 from aot import closest
 from aot.audit import factors
 from aot.audit.factors import Digest
-from aot.bundle.records import ChainRecord, EntryRecord, Index, ProgramRecord
+from aot.bundle.index.records import ChainRecord, EntryRecord, Index, ProgramRecord
 from aot.errors import InputError
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aot import digest
-from aot.bundle import codec
-from aot.bundle.records import Index
+from aot.bundle.index import codec
+from aot.bundle.index.records import Index
 
 Kind = Literal["value", "values", "table", "digests"]
 """How a factor is shown: its first field's value, or the distinct values of that field in all records; a digest over

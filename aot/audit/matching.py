@@ -5,8 +5,8 @@ from typing import Any
 
 from aot.audit import stablehlo
 from aot.audit.sides import UNKNOWN, Side
-from aot.bundle import codec
-from aot.bundle.records import ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index import codec
+from aot.bundle.index.records import ChainRecord, ExecutableRecord, Index, ProgramRecord
 
 Place = tuple[str, str, str, tuple[tuple[str, int], ...]]
 """Key, phase, platform, mesh."""

@@ -18,10 +18,13 @@ from aot import plan as plans
 from aot.audit import compare, diff, environments, refresh, sides
 from aot.audit.comparisons import Cause
 from aot.audit.refresh import Part
-from aot.builder import build, executables, provenance, tuning
-from aot.builder.lower import Lowered
-from aot.bundle import codec, store
-from aot.bundle.records import Index
+from aot.builder.compiling import tuning
+from aot.builder.lowering.lower import Lowered
+from aot.builder.report import Report
+from aot.builder.stages import build, executables, provenance
+from aot.bundle import store
+from aot.bundle.index import codec
+from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -137,7 +140,7 @@ def _tuning(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, str]:
 
 
 def _built(
-    plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part, evidence: provenance.Evidence
+    plan: Plan, request: Request, writer: Writer, report: Report, part: Part, evidence: provenance.Evidence
 ) -> Lowered:
     """As `aot build` does it."""
     targets = part.targets(plan.targets)
@@ -147,7 +150,7 @@ def _built(
     return replace(made, programs=executables.compiled(targets, made.programs, writer, request.jobs, report))
 
 
-def _refreshed(plan: Plan, request: Request, writer: Writer, report: build.Report, part: Part) -> Lowered:
+def _refreshed(plan: Plan, request: Request, writer: Writer, report: Report, part: Part) -> Lowered:
     """As `aot refresh` does it."""
     assert request.origin is not None
     made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aot import digest
-from aot.builder import build, executables, reexport, releases, settings, tuning
-from aot.builder.cache import Cache
-from aot.builder.releases import Release
+from aot.builder import settings
+from aot.builder.compiling import tuning
+from aot.builder.report import Report
+from aot.builder.reuse.cache import Cache
+from aot.builder.stages import build, executables, reexport, releases
+from aot.builder.stages.releases import Release
 from aot.builder.workers import Worker
-from aot.bundle import records, store, verified
-from aot.bundle.records import Index, ProgramRecord
+from aot.bundle import store, verified
+from aot.bundle.index import records
+from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import DifferenceError, InputError
-from aot.runtime import expected
+from aot.golden import expected
 
 if TYPE_CHECKING:
-    from aot.builder.lower import Lowered
+    from aot.builder.lowering.lower import Lowered
     from aot.plan import Plan
 
 
@@ -62,7 +66,7 @@ WHOLE = Part()
 
 
 def refresh(
-    path: Path, plan: "Plan | None", release: Release, options: build.Options, report: build.Report
+    path: Path, plan: "Plan | None", release: Release, options: build.Options, report: Report
 ) -> Refreshed:  # fmt: skip
     """Publishes a bundle with the programs of another, exported by the installed jax, and gives its digest.
 
@@ -92,7 +96,7 @@ def indexed(
     plan: "Plan | None",
     writer: Writer,
     jobs: int,
-    report: build.Report,
+    report: Report,
     cache: Cache | None = None,
     part: Part = WHOLE,
 ) -> tuple[Index, str]:
@@ -115,7 +119,7 @@ def _check_gain(old: Bundle, release: Release) -> None:
         )
 
 
-def _differences(old: Bundle, writer: Writer, report: build.Report) -> list[float]:
+def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
     """Between golden outputs of the old bundle and what the new one gives. Raises DifferenceError beyond tolerance."""
     golden = old.attachment("golden")
     if golden is None:
@@ -139,7 +143,7 @@ def targets_of(index: Index) -> tuple[build.Target, ...]:
     return tuple({digest.canonical_json(target): target for target in made}.values())
 
 
-def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: build.Report, part: Part) -> tuple[Index, str]:
+def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: Report, part: Part) -> tuple[Index, str]:
     """The index with new programs and without executables."""
     wanted = _wanted(old.index, part)
     made = reexport.programs([old.index.programs[i] for i in wanted], old.index.waivers, writer, report)

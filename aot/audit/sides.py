@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot import digest
-from aot.builder import build, compile, executables, tuning
-from aot.builder.releases import Release
-from aot.builder.weights import Measured
+from aot.builder.compiling import compile, tuning
+from aot.builder.report import Report
+from aot.builder.stages import build, executables
+from aot.builder.stages.releases import Release
+from aot.builder.tasks.weights import Measured
 from aot.builder.workers import Worker, decoded
 from aot.bundle import statement, weights
-from aot.bundle.records import ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index.records import ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 
@@ -76,7 +78,7 @@ def of_writer(index: Index, writer: Writer) -> Side:
 
 
 @contextlib.contextmanager
-def of_plan(plan: "Plan", release: Release, report: build.Report) -> Iterator[Side]:
+def of_plan(plan: "Plan", release: Release, report: Report) -> Iterator[Side]:
     """What a build of the plan would make: weights are hashed, programs lowered into a directory that does not stay."""
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
         report.step("weights", None)

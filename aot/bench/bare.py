@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aot.bundle.records import Index, ProgramRecord
+from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
-from aot.runtime import client, entries, placing
-from aot.runtime.client import Buffer, dtype
-from aot.runtime.entries import Entry
+from aot.runtime.device import opening, placing
+from aot.runtime.device.client import Buffer, dtype
 from aot.runtime.executables import Executables
+from aot.runtime.fitting import entries
+from aot.runtime.fitting.entries import Entry
 
 Slots = dict[str, Buffer]
 
@@ -28,7 +29,7 @@ class Bare:
 
     def __init__(self, bundle: Bundle) -> None:
         place = entries.place(bundle.index)
-        self._client = client.open(place, compiling=False)
+        self._client = opening.open(place, compiling=False)
         self._executables = Executables(bundle, self._client, "strict")
         self._weights = placing.weights(bundle, placing.maps(bundle), self._client, entries.layout(bundle.index, place))
 

@@ -15,11 +15,11 @@ from aot import buckets, children, errors, isa
 from aot.bench import figures, process
 from aot.bench.process import Contestant
 from aot.bundle import store
-from aot.bundle.records import GenerationRecord, Index
+from aot.bundle.index.records import GenerationRecord, Index
 from aot.bundle.store import BLOBS, Bundle
 from aot.errors import AotError, InputError
 from aot.precompile import Combo
-from aot.runtime import flags
+from aot.runtime.device import flags
 
 BUNDLE, BANDWIDTH = "bundle", "bandwidth"
 _SLACK = 1 << 29

@@ -86,9 +86,9 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
     from importlib import metadata
 
     from aot.bench import bare, dispatch, first_calls, memory
-    from aot.runtime import client
+    from aot.runtime.device import compilations
 
-    alone = {"peak_memory": memory.peak(), "compilations": client.compilations()}  # before there is more than serving
+    alone = {"peak_memory": memory.peak(), "compilations": compilations.count()}  # before there is more than serving
     key = start(model, given, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},

@@ -14,9 +14,10 @@ import numpy as np
 from aot import sampling
 from aot.bench import bare
 from aot.bench.bare import Bare
-from aot.runtime import entries, exercise
-from aot.runtime.entries import Entry
+from aot.golden import exercise
 from aot.runtime.execute import Executor, State
+from aot.runtime.fitting import entries
+from aot.runtime.fitting.entries import Entry
 from aot.runtime.model import Model
 
 _TURNS, _CALLS = 10, 30

@@ -8,8 +8,8 @@ import numpy as np
 from aot.bench import bare
 from aot.bench.bare import Bare
 from aot.bundle.store import Bundle
-from aot.runtime import exercise
-from aot.runtime.entries import Entry
+from aot.golden import exercise
+from aot.runtime.fitting.entries import Entry
 
 
 def measure(bundle: Bundle, key: str) -> list[dict[str, Any]]:

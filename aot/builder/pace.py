@@ -9,7 +9,7 @@ _EMPTY = 7000
 """Bytes of program that take as long to compile as a program takes beside its bytes."""
 
 Progress = Callable[..., None]
-"""How a worker tells that a part of its step is done: `aot.builder.build.Report.advance`."""
+"""How a worker tells that a part of its step is done: `aot.builder.report.Report.advance`."""
 
 
 def cost(size: int) -> float:

@@ -16,9 +16,12 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import aot
 from aot import errors
-from aot.builder import cache, deviceless, emulation, messages, pin
+from aot.builder import messages
+from aot.builder.compiling import deviceless, emulation, pin
 from aot.builder.pace import Progress
-from aot.bundle import codec, staging
+from aot.builder.reuse import cache
+from aot.bundle import staging
+from aot.bundle.index import codec
 from aot.errors import AotError
 
 T = TypeVar("T")
@@ -55,7 +58,7 @@ class Worker:
         # locked for as long as this process lives; making one removes those of builders that were killed
         directory = self._scratch.enter_context(staging.directory(Path(tempfile.gettempdir(), "aot-worker")))
         self._process = subprocess.Popen(
-            [*emulation.python(), "-s", "-P", "-m", "aot.builder.worker"],
+            [*emulation.python(), "-s", "-P", "-m", "aot.builder.tasks.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -78,7 +81,7 @@ class Worker:
         self._scratch.close()
 
     def request(self, task: str, progress: Progress = lambda *_: None, **arguments: Any) -> Any:
-        """The result of a task of `aot.builder.worker` as msgpack gives it; `progress` hears of its steps.
+        """The result of a task of `aot.builder.tasks.worker` as msgpack gives it; `progress` hears of its steps.
 
         Raises the AotError that the worker raised, or one with the last line of its log if it died.
         """

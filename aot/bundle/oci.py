@@ -12,7 +12,7 @@ from typing import Any
 
 from aot import digest
 from aot.bundle import strict_json
-from aot.bundle.records import Index, stored
+from aot.bundle.index.records import Index, stored
 from aot.errors import BundleError
 
 ARTIFACT = "application/vnd.aot.bundle.v1"

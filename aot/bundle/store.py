@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aot import digest
-from aot.bundle import codec, held, oci, weights
+from aot.bundle import held, oci, weights
 from aot.bundle.held import Held
-from aot.bundle.records import Index
+from aot.bundle.index import codec
+from aot.bundle.index.records import Index
 from aot.errors import AotError, BundleError, InputError
 
 Progress = Callable[[int, int], None]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aot import digest, directories
 from aot.bundle import store
-from aot.bundle.records import WeightsRecord
+from aot.bundle.index.records import WeightsRecord
 from aot.bundle.store import BLOBS, Identity
 from aot.errors import AotError
 

@@ -7,19 +7,14 @@ named `~pad/0`, `~pad/1`, ….
 
 import math
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aot import digest
 from aot.bundle import strict_json
-from aot.bundle.records import BlobRecord, WeightRecord, WeightsRecord
+from aot.bundle.index.records import WeightsRecord
 from aot.errors import BundleError, InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from aot.bundle.writer import Nowhere, Writer
 
 ALIGNMENT = 64
 _DTYPES = {  # ours -> safetensors', bytes of an element
@@ -88,29 +83,6 @@ def plan(arrays: Mapping[str, tuple[str, Shape]], limit: int = 2 << 30) -> tuple
     return tuple(_shard(group) for group in groups)
 
 
-def write(
-    writer: "Writer | Nowhere", shards: Iterable[Shard], tensors: Iterable[tuple[str, "np.ndarray[Any, Any]"]]
-) -> WeightsRecord:
-    """Streams tensors, which come in the order of the plan, into blobs, holding one at a time.
-
-    Raises InputError for a tensor that is not the planned one.
-    """
-    stream = iter(tensors)
-    blobs: list[BlobRecord] = []
-    arrays: dict[str, WeightRecord] = {}
-    for position, shard in enumerate(shards):
-        with writer.file() as file:
-            file.write(shard.header)
-            for tensor in shard.tensors:
-                file.write(bytes(tensor.offset - file.size))
-                file.write(_next_data(stream, tensor))
-                arrays[tensor.path] = WeightRecord(tensor.dtype, tensor.shape, position)
-        blobs.append(file.record)
-    if surplus := next(stream, None):
-        raise InputError(f"weights: {surplus[0]!r} was not planned; give each weight once, in the order of the plan")
-    return WeightsRecord(tuple(blobs), arrays)
-
-
 def table(view: memoryview, where: str) -> dict[str, tuple[str, Shape, int]]:
     """(dtype, shape, offset in the view) of each weight in a safetensors file; nothing of the data is read.
 
@@ -133,12 +105,13 @@ def agree(found: Mapping[str, tuple[str, Shape, int]], record: WeightsRecord, po
     for path in sorted(named.keys() | held.keys()):
         if named.get(path) != held.get(path):
             raise BundleError(
-                f"{where}: weight {path!r} is {_spelled(held.get(path))}, in the index {_spelled(named.get(path))}; "
+                f"{where}: weight {path!r} is {described(held.get(path))}, in the index {described(named.get(path))}; "
                 "fetch it again or rebuild"
             )
 
 
-def _spelled(array: tuple[str, Shape] | None) -> str:
+def described(array: tuple[str, Shape] | None) -> str:
+    """A dtype and a shape as messages say them."""
     return f"{array[0]} {list(array[1])}" if array else "absent"
 
 
@@ -175,21 +148,6 @@ def _shard(tensors: list[Tensor]) -> Shard:
 
 def _fields(dtype: str, shape: Shape, begin: int, size: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": (begin, begin + size)}
-
-
-def _next_data(stream: Iterator[tuple[str, "np.ndarray[Any, Any]"]], tensor: Tensor) -> memoryview:
-    import numpy as np
-
-    path, array = next(stream, ("nothing", np.empty(0)))
-    found = (path, array.dtype.name, array.shape)
-    if found != (tensor.path, tensor.dtype, tensor.shape):
-        raise InputError(
-            f"weights: got {path!r} {_spelled(found[1:])}, planned is {tensor.path!r} "
-            f"{_spelled((tensor.dtype, tensor.shape))}; give each weight once, in the order of the plan"
-        )
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _header_length(view: memoryview) -> int:

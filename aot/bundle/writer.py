@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aot import digest
-from aot.bundle import codec, oci, staging, store
-from aot.bundle.records import BlobRecord, Index
+from aot.bundle import oci, staging, store
+from aot.bundle.index import codec
+from aot.bundle.index.records import BlobRecord, Index
 from aot.errors import AotError, InputError
 
 

@@ -65,7 +65,7 @@ class _Lazy(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             context.fail(f"unknown command {name!r}; {closest.hint(name, _COMMANDS, 'there are')}")
-        command: click.Command = importlib.import_module(f"aot.cli.{name}").command
+        command: click.Command = importlib.import_module(f"aot.cli.commands.{name}").command
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from aot import plan as plans
-from aot.builder import tokenizer
+from aot.builder.stages import tokenizer
 from aot.plan import Plan
-from aot.runtime.text import Text
+from aot.runtime.prompting.text import Text
 
 
 def document(plan: Plan) -> dict[str, Any]:

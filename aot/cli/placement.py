@@ -7,7 +7,7 @@ from aot import partition
 from aot.cli import output
 
 if TYPE_CHECKING:
-    from aot.builder.footprint import Footprint, Placement
+    from aot.builder.lowering.footprint import Footprint, Placement
 
 
 def document(found: "Footprint") -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Bar(ProgressColumn):
 
 
 class Display:
-    """A `Report` of `aot.builder.build`. A context manager."""
+    """A `Report` of `aot.builder.report`. A context manager."""
 
     def __init__(self) -> None:
         self._shown: _Bars | _Lines = _Bars() if is_watched() else _Lines()

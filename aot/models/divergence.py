@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from aot.chain import Call, Program
-from aot.models import arrays, quantize
-from aot.models.decoder import Decoder
+from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
+from aot.models.layers.decoder import Decoder
 from aot.programs.generation import Options, Phases, Sizes
 
 _PLATFORM = "cpu"

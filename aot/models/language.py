@@ -9,9 +9,11 @@ import numpy as np
 
 from aot import vision
 from aot.chain import Array, Chain
-from aot.models import axes, quantize
-from aot.models.decoder import Decoder
-from aot.models.family import ModelConfig
+from aot.models import encoders
+from aot.models.checkpoints import quantize
+from aot.models.families import axes
+from aot.models.families.family import ModelConfig
+from aot.models.layers.decoder import Decoder
 from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs import encode
@@ -59,7 +61,8 @@ class LanguageModel:
         assert self.config.encoder is not None, combo
         assert combo.vision_batch_size is not None, combo
         encoder, images = self.config.encoder, combo.vision_batch_size
-        return {"encode": encode.phase(encoder.part(self.dtype, platform), images, encoder.images.channels, size)}
+        part = encoders.part(encoder, self.dtype, platform)
+        return {"encode": encode.phase(part, images, encoder.images.channels, size)}
 
     def dimensions(self, combo: Combo) -> Dimensions:
         return axes.of(self.config.decoder)

@@ -1,6 +1,6 @@
 """From a manifest to a plan: `plan.resolve(plan.read(path))`."""
 
-from aot.plan.manifest import Manifest, read
+from aot.plan.manifests.manifest import Manifest, read
 from aot.plan.padding import waste
 from aot.plan.plan import GenerationPlan, ModelPlan, Plan
 from aot.plan.resolve import resolve

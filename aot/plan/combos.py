@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aot.plan import images, strict, yaml
-from aot.plan.manifest import Manifest
-from aot.plan.sections import Precompile
+from aot.plan import images
+from aot.plan.manifests import strict, yaml
+from aot.plan.manifests.manifest import Manifest
+from aot.plan.manifests.sections import Precompile
 from aot.precompile import Combo
 from aot.vision import Images
 

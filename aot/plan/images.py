@@ -33,7 +33,7 @@ class Fitted:
 
 def of(plan: Plan) -> Images | None:
     """What the model of a plan makes of images; None where it takes none, or is a factory's."""
-    from aot.models import family
+    from aot.models.families import family
 
     if plan.model.config is None:
         return None

@@ -9,7 +9,7 @@ from aot import closest, tuning
 from aot.errors import InputError, ManifestError
 from aot.plan import combos, meshes, source
 from aot.plan.files import Files
-from aot.plan.manifest import Manifest
+from aot.plan.manifests.manifest import Manifest
 from aot.plan.plan import GenerationPlan, Plan
 from aot.plan.tokens import Sources
 from aot.precompile import Combo

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aot import digest, tokenizer_files
 from aot.errors import InputError
 from aot.plan.files import Files
-from aot.plan.manifest import Manifest
+from aot.plan.manifests.manifest import Manifest
 from aot.plan.plan import ModelPlan
 
 if TYPE_CHECKING:
-    from aot.models.family import ModelConfig
-    from aot.models.registry import Description
+    from aot.models.families.family import ModelConfig
+    from aot.models.families.registry import Description
 
 _CONFIG = "config.json"
 _PREPROCESSOR = "preprocessor_config.json"
@@ -59,7 +59,7 @@ def of(manifest: Manifest, faults: list[str]) -> Source:
 
 
 def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults: list[str]) -> Source:
-    from aot.models import checkpoint
+    from aot.models.checkpoints import checkpoint
 
     kind = checkpoint.kind(directory)
     key = "config" if kind == "orbax" else "checkpoint"
@@ -69,7 +69,7 @@ def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults:
 
 
 def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, faults: list[str]) -> Source:
-    from aot.models import family, registry
+    from aot.models.families import family, registry
 
     config, place, files = _configuration(manifest, directory, kind)
     preprocessor = _preprocessor(files)
@@ -97,7 +97,7 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
 
 def _configuration(manifest: Manifest, directory: Path, kind: str) -> tuple[dict[str, Any], str, Files]:
     """The configuration, what messages call it, and the files beside it."""
-    from aot.models import checkpoint
+    from aot.models.checkpoints import checkpoint
 
     given = manifest.content.model.config
     if kind == "huggingface":
@@ -147,7 +147,7 @@ def _portable(value: Any) -> Any:
 
 def _stored_dtype(directory: Path, kind: str, subtree: str, model: "ModelConfig") -> str:
     """The dtype of a checkpoint whose configuration does not say: that of most of its weights, which may be absent."""
-    from aot.models import checkpoint, orbax
+    from aot.models.checkpoints import checkpoint, orbax
 
     if kind == "huggingface":
         found = checkpoint.stored_dtype(directory)
@@ -157,7 +157,7 @@ def _stored_dtype(directory: Path, kind: str, subtree: str, model: "ModelConfig"
 
 
 def _check(directory: Path, kind: str, subtree: str, model: "ModelConfig", dtype: str) -> None:
-    from aot.models import checkpoint, orbax
+    from aot.models.checkpoints import checkpoint, orbax
 
     if kind == "huggingface":
         checkpoint.check(directory, model, dtype)

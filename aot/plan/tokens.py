@@ -7,7 +7,7 @@ from typing import Any
 from aot.errors import InputError
 from aot.plan import generation_config
 from aot.plan.files import Files
-from aot.plan.manifest import Manifest
+from aot.plan.manifests.manifest import Manifest
 from aot.plan.plan import Plan
 from aot.sampling import Restrictions, SamplingParams
 

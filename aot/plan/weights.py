@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aot.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from aot.models.family import ModelConfig
+    from aot.models.families.family import ModelConfig
 
 _SIZES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -25,7 +25,7 @@ def stored(plan: Plan) -> dict[str, int]:
 
 def has_weights(plan: Plan) -> bool:
     """Whether the files of a planned checkpoint's weights are there, which planning does not need."""
-    from aot.models import checkpoint
+    from aot.models.checkpoints import checkpoint
 
     directory = plan.model.checkpoint
     assert directory is not None, plan.model
@@ -38,7 +38,7 @@ def family(plan: Plan) -> str:
 
 
 def _described(plan: Plan) -> "ModelConfig":
-    from aot.models import family
+    from aot.models.families import family
 
     assert plan.model.config is not None, plan.model
     return family.read(plan.model.config, plan.model.preprocessor)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aot import buckets
-from aot.bundle.records import PhaseRecord
+from aot.bundle.index.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
 from aot.precompile import IMAGE, Combo
 from aot.runtime import execute, values
-from aot.runtime.client import dtype
-from aot.runtime.entries import Entry
+from aot.runtime.device.client import dtype
 from aot.runtime.execute import Executor, Inputs, State
+from aot.runtime.fitting.entries import Entry
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Axes = tuple[str | None, ...]

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aot.bundle.records import Index
+from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.partition import spelled
-from aot.runtime import client, entries, fit
-from aot.runtime.client import Place
-from aot.runtime.distributed import Distributed
+from aot.runtime.device import client, opening
 from aot.runtime.execute import Executor
+from aot.runtime.fitting import entries, fit
+from aot.runtime.peers.distributed import Distributed
+from aot.runtime.place import Place
 
 if TYPE_CHECKING:
-    from aot.runtime.processes import Group
+    from aot.runtime.peers.processes import Group
 
 ALL = "all"
 
@@ -59,14 +60,14 @@ class Devices:
         """One for each replica, of weights that are mapped, and the processes that the one of a mesh spans."""
         group = None
         if self.distributed is not None:
-            from aot.runtime import meeting  # one process alone does without
+            from aot.runtime.peers import meeting  # one process alone does without
 
             mesh = spelled(dict(place.mesh))
             group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
         if self.replicas is None:
-            clients = [client.open(place, compiling=compiling, ids=self.ids, group=group)]
+            clients = [opening.open(place, compiling=compiling, ids=self.ids, group=group)]
         else:
-            clients = client.each(place.platform, self._replicas(place.platform), compiling=compiling)
+            clients = opening.each(place.platform, self._replicas(place.platform), compiling=compiling)
         return tuple(Executor(bundle, policy, place, client=each, views=views) for each in clients), group
 
     def _replicas(self, platform: str) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ class Devices:
         if isinstance(self.given, int) and self.replicas in (None, ALL):
             number = self.given
         elif self.replicas == ALL:
-            number = len(self.ids) or client.count(platform)
+            number = len(self.ids) or opening.count(platform)
         else:
             number = int(self.replicas or 1)
         if number > client.MOST_DEVICES:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from aot.bundle.records import ProgramRecord
+from aot.bundle.index.records import ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import AotError, MachineError
-from aot.runtime import entries, expiry
-from aot.runtime.client import Client, Executable
+from aot.runtime.device.client import Client, Executable
+from aot.runtime.fitting import entries, expiry
 
 log = logging.getLogger("aot")
 

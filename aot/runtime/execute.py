@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from aot import isa
-from aot.bundle.bounds import Axes
-from aot.bundle.records import ArgumentRecord, BindingRecord, ProgramRecord
+from aot.bundle.index.bounds import Axes
+from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
-from aot.runtime import entries, placing
-from aot.runtime.client import Buffer, Client, Place, dtype
-from aot.runtime.client import open as open_client
-from aot.runtime.entries import Entry
+from aot.runtime.device import placing
+from aot.runtime.device.client import Buffer, Client, dtype
+from aot.runtime.device.opening import open as open_client
 from aot.runtime.executables import Executables
+from aot.runtime.fitting import entries
+from aot.runtime.fitting.entries import Entry
+from aot.runtime.place import Place
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]

@@ -9,14 +9,14 @@ import numpy as np
 
 from aot import buckets
 from aot.precompile import Combo
-from aot.runtime.entries import Entry
 from aot.runtime.execute import Executor, Inputs, State
+from aot.runtime.fitting.entries import Entry
 from aot.runtime.requests import Prepared
 from aot.runtime.sequence import Sequence
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from aot.runtime.encoding import Encoding
+    from aot.runtime.prompting.encoding import Encoding
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Batch = list[Sequence | None]
@@ -171,7 +171,7 @@ class Generation:
 
     @cached_property
     def _encoding(self) -> "Encoding":
-        from aot.runtime.encoding import Encoding  # text alone does without
+        from aot.runtime.prompting.encoding import Encoding  # text alone does without
 
         return Encoding(self._executor, self._entries, self._table.alike(self._request.props, images=True))
 

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aot.bundle import held, store
-from aot.bundle.records import BlobRecord
+from aot.bundle.index.records import BlobRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.runtime import entries, expiry, placing, verification
+from aot.runtime import verification
+from aot.runtime.device import compilations, placing
 from aot.runtime.devices import Devices
-from aot.runtime.distributed import Distributed
-from aot.runtime.entries import Entry
+from aot.runtime.fitting import entries, expiry
+from aot.runtime.fitting.entries import Entry
 from aot.runtime.model import Model
+from aot.runtime.peers.distributed import Distributed
 from aot.runtime.verification import Verification
 
 POLICIES = ("strict", "compile")
@@ -47,6 +49,7 @@ def load(
     for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
+    compilations.watch()
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn(bundle)
     asked = Devices(devices, replicas, distributed)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aot import buckets, digest, vision
-from aot.bundle.records import GenerationRecord
+from aot.bundle.index.records import GenerationRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError
-from aot.runtime import call, client, entries, padding, replicas, requests
-from aot.runtime.entries import Entry
+from aot.runtime import call, padding, replicas, requests
+from aot.runtime.device import client
 from aot.runtime.execute import Executor, Inputs, State
+from aot.runtime.fitting import entries
+from aot.runtime.fitting.entries import Entry
 from aot.runtime.generation import Generation, Pieces, Request
-from aot.runtime.prompts import Reader
+from aot.runtime.prompting.prompts import Reader
 from aot.runtime.requests import Options, Prepared, Prompt
 from aot.runtime.sequence import Result
 from aot.runtime.sequence import Sequence as Row
@@ -26,9 +28,9 @@ from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from aot.runtime.processes import Group
-    from aot.runtime.recipe import Recipe
-    from aot.runtime.text import Text
+    from aot.runtime.peers.processes import Group
+    from aot.runtime.prompting.recipe import Recipe
+    from aot.runtime.prompting.text import Text
 
 
 class Model:
@@ -163,7 +165,7 @@ class Model:
         ]
         steps: Iterator[Pieces] = replicas.merged(runs)
         if self._group is not None:
-            from aot.runtime.lockstep import Lockstep
+            from aot.runtime.peers.lockstep import Lockstep
 
             steps = Lockstep(steps, self._group)
         return Run(given, single, sequences, self._verified(steps))
@@ -180,7 +182,7 @@ class Model:
     def _recipe(self) -> "Recipe | None":
         if (images := self._bundle.index.images) is None:
             return None
-        from aot.runtime.recipe import Recipe
+        from aot.runtime.prompting.recipe import Recipe
 
         return Recipe(images, f"bundle {self._bundle.path}")
 
@@ -240,7 +242,7 @@ class Model:
     def _tokenizer(self) -> "Text | None":
         if "tokenizer.json" not in self._bundle.index.tokenizer:
             return None
-        from aot.runtime.text import Text
+        from aot.runtime.prompting.text import Text
 
         index = self._bundle.index
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in index.tokenizer.items()}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aot.runtime.entries import Entry
+from aot.runtime.fitting.entries import Entry
 
 _ROWS = "batch_size"
 T = TypeVar("T")

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aot import digest
-from aot.bundle.records import GenerationRecord
+from aot.bundle.index.records import GenerationRecord
 from aot.errors import InputError, shown
 from aot.sampling import SamplingParams, params_of, restrictions_of
 from aot.vision import Size
 
 if TYPE_CHECKING:
-    from aot.runtime.text import Text
+    from aot.runtime.prompting.text import Text
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, token ids, or a conversation: messages with role and content."""
@@ -84,7 +84,7 @@ class Options:
     template: Mapping[str, Any] | None = None
     """What the chat template takes beside a conversation: `tools`, `documents`, `enable_thinking` and the like."""
     images: Sequence[Any] | None = field(default=None, repr=False, compare=False)
-    """Pictures beside a single prompt, or for a list of prompts a list of such lists; see `aot.runtime.pictures`."""
+    """Pictures beside a single prompt, or for a list of prompts a list of such lists; see `aot.runtime.prompting`."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """Fields of SamplingParams that differ from the bundle's defaults."""
 

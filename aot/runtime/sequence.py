@@ -11,7 +11,7 @@ from aot.errors import BundleError, InputError
 from aot.runtime.requests import Prepared, Prompt
 
 if TYPE_CHECKING:
-    from aot.runtime.text import Stream, Text
+    from aot.runtime.prompting.text import Stream, Text
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ class Sequence:
 
 
 def _stream(text: "Text", stop: tuple[str, ...], behind: list[int]) -> "Stream":
-    from aot.runtime.text import Stream
+    from aot.runtime.prompting.text import Stream
 
     return Stream(text, stop, behind)

@@ -9,7 +9,7 @@ from aot import sampling
 from aot.errors import InputError
 
 if TYPE_CHECKING:
-    from aot.runtime.entries import Entry
+    from aot.runtime.fitting.entries import Entry
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]

@@ -18,9 +18,10 @@ from places import TINY
 from aot import digest
 from aot.audit import compare, environments, shuffled
 from aot.audit.refresh import Part
-from aot.builder import executables
-from aot.bundle import records, store
-from aot.bundle.records import Index
+from aot.builder.stages import executables
+from aot.bundle import store
+from aot.bundle.index import records
+from aot.bundle.index.records import Index
 from aot.bundle.writer import Writer
 
 

@@ -16,7 +16,7 @@ from aot import digest
 from aot.audit import diff, explain, factors, stablehlo
 from aot.audit.sides import Side
 from aot.bundle import store
-from aot.bundle.records import ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index.records import ExecutableRecord, Index, ProgramRecord
 from aot.cli import main
 from aot.errors import InputError
 

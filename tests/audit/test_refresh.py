@@ -18,10 +18,12 @@ from places import TINY
 
 import aot as product
 from aot import digest
-from aot.builder import reexport, releases, workers
-from aot.bundle import attachments, oci, records, store
+from aot.builder import workers
+from aot.builder.stages import reexport, releases
+from aot.bundle import attachments, oci, store
+from aot.bundle.index import records
 from aot.bundle.writer import Writer
-from aot.runtime import golden
+from aot.golden import replay as golden
 from manifests import MESH_MANIFEST
 
 X = [1.0, 2.0, 3.0]

@@ -19,10 +19,10 @@ from commands import aot, heedful
 from aot import digest
 from aot.bench import bench, process
 from aot.bundle import store
-from aot.bundle.records import Index
+from aot.bundle.index.records import Index
 from aot.bundle.writer import Writer
 from aot.errors import AotError
-from aot.runtime import fit
+from aot.runtime.fitting import fit
 
 
 @pytest.fixture(scope="module")

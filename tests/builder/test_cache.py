@@ -17,8 +17,10 @@ from places import TINY
 
 from aot import chain
 from aot import plan as plans
-from aot.builder import cache, eviction, identity, layouts, settings, sources
-from aot.builder.cache import Cache, Kept
+from aot.builder import settings
+from aot.builder.lowering import layouts, sources
+from aot.builder.reuse import cache, eviction, identity
+from aot.builder.reuse.cache import Cache, Kept
 from aot.errors import AotError
 from aot.programs import steps
 
@@ -121,7 +123,7 @@ def test_a_cache_that_cannot_be_written_says_so_once_and_holds_nothing_up(
 BUILD = """
 import sys
 from pathlib import Path
-from aot.builder.cache import Cache
+from aot.builder.reuse.cache import Cache
 made, seed = Cache(Path(sys.argv[1])), int(sys.argv[2])
 for number in range(100_000):
     value = (number * 7 + seed) % 40

@@ -15,12 +15,15 @@ from places import TINY
 
 from aot import digest
 from aot import plan as plans
-from aot.builder import build, cache, executables, golden
-from aot.bundle import codec, store, verified
-from aot.bundle.records import WeightsRecord
+from aot.builder.reuse import cache
+from aot.builder.stages import build, executables, golden
+from aot.builder.tasks import golden as golden_task
+from aot.bundle import store, verified
+from aot.bundle.index import codec
+from aot.bundle.index.records import WeightsRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
-from aot.runtime import exercise
+from aot.golden import exercise
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def test_of_a_build_that_is_killed_the_entries_that_ran_are_kept(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        golden.write(tiny_bundle, [], missing, heard.advance, kept)
+        golden_task.write(tiny_bundle, [], missing, heard.advance, kept)
 
     assert len([number for number, factors in missing if kept.read(factors)]) == len(heard.parts) == 3
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aot.builder import memory, pace
+from aot.builder import pace
+from aot.builder.compiling import memory
 
 GIB = 1 << 30
 LARGE = 1 << 19  # bytes of a program whose compile is reckoned at 1 GiB and a third

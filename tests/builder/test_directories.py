@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aot import directories
-from aot.builder import cache, canonical
+from aot.builder.compiling import canonical
+from aot.builder.reuse import cache
 from aot.errors import AotError
 
 KINDS = {"cache": ".cache", "state": ".local/state"}

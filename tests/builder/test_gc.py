@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aot.builder.cache import Cache
-from aot.cli import gc, main
+from aot.builder.reuse.cache import Cache
+from aot.cli import main
+from aot.cli.commands import gc
 
 HOUR = 3600
 

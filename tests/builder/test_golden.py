@@ -17,14 +17,17 @@ from oracles import records
 
 import aot
 from aot import digest
-from aot.bundle import attachments, store
+from aot.bundle import attachments, store, weight_writer
 from aot.bundle import weights as layout
-from aot.bundle.records import ArgumentRecord
+from aot.bundle.index.records import ArgumentRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import BundleError, InputError
-from aot.runtime import agreement, execute, exercise, expected, fit, golden
-from aot.runtime.client import dtype
+from aot.golden import agreement, exercise, expected
+from aot.golden import replay as golden
+from aot.runtime import execute
+from aot.runtime.device.client import dtype
+from aot.runtime.fitting import fit
 
 Weights = dict[str, Any]
 
@@ -59,7 +62,7 @@ def with_weights(bundle: Path, destination: Path, change: Callable[[Weights], No
     with Writer.stage(destination) as writer:
         writer.adopt(old)
         plan = layout.plan({path: (array.dtype.name, array.shape) for path, array in arrays.items()})
-        index = dataclasses.replace(old.index, weights=layout.write(writer, plan, arrays.items()))
+        index = dataclasses.replace(old.index, weights=weight_writer.write(writer, plan, arrays.items()))
         writer.publish(index, attachments={"golden": old.attachment("golden") or b""})
     return destination
 

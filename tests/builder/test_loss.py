@@ -13,10 +13,11 @@ from decoders import config, random
 
 from aot.bundle import attachments, loss, store
 from aot.bundle.loss import Loss
-from aot.cli import build
+from aot.cli.commands import build
 from aot.errors import BundleError
-from aot.models import divergence, names
-from aot.models.family import ModelConfig
+from aot.models import divergence
+from aot.models.families import names
+from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.programs.generation import Options
 

@@ -17,8 +17,10 @@ from places import TINY
 
 from aot import digest
 from aot import plan as plans
-from aot.builder import cpu, provenance, releases
-from aot.builder.releases import Release
+from aot.builder import installed as installed_here
+from aot.builder.compiling import cpu
+from aot.builder.stages import provenance, releases
+from aot.builder.stages.releases import Release
 from aot.builder.workers import Worker
 from aot.bundle import attachments, store
 from aot.cli import main
@@ -135,7 +137,7 @@ def test_a_wheels_digest_is_that_of_its_files_however_it_was_installed(tmp_path,
     found = []
     for name, script, python in (("a", "../../../bin/thing", "311"), ("b", "../../Scripts/thing.exe", "312")):
         monkeypatch.setattr(sys, "path", [str(installed(tmp_path / name, bin_path=script, python=python)), *sys.path])
-        found.append(provenance.wheel("thing"))
+        found.append(installed_here.wheel("thing"))
         monkeypatch.undo()
 
     files = "".join(
@@ -154,14 +156,14 @@ def test_the_digest_of_jaxlib_follows_from_the_files_that_are_installed():
         if f.hash and not str(f).startswith("..") and f.name not in ("INSTALLER", "REQUESTED") and f.suffix != ".pyc"
     }
 
-    found = provenance.wheel("jaxlib")
+    found = installed_here.wheel("jaxlib")
 
     assert found is not None
-    assert found["digest"]["dirHash"] == provenance.dir_hash(rows)
+    assert found["digest"]["dirHash"] == installed_here.dir_hash(rows)
 
 
 def test_a_wheel_that_is_not_installed_is_left_out():
-    assert provenance.wheel("no-such-wheel-at-all") is None
+    assert installed_here.wheel("no-such-wheel-at-all") is None
 
 
 def test_our_own_source_is_named_file_by_file():

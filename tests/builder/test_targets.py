@@ -15,12 +15,14 @@ from commands import complaint
 
 from aot import devices, extras, xla_flags
 from aot import plan as plans
-from aot.builder import build, compile, cuda, golden, identity, provenance
-from aot.bundle.records import ChainRecord, ExecutableRecord, Index
+from aot.builder.compiling import compile, cuda
+from aot.builder.reuse import identity
+from aot.builder.stages import build, golden, provenance
+from aot.bundle.index.records import ChainRecord, ExecutableRecord, Index
 from aot.cli import main
 from aot.errors import InputError, ManifestError
-from aot.runtime import entries, fit, machine
-from aot.runtime.machine import Accelerator, Accelerators
+from aot.runtime.fitting import entries, fit, machine
+from aot.runtime.fitting.machine import Accelerator, Accelerators
 
 H200 = {"cuda": {"device": "h200"}}
 V5E = {"tpu": {"topology": "v5e:2x2"}}
@@ -119,7 +121,7 @@ def test_a_flag_is_recorded_and_a_factor_of_the_executable() -> None:
 def test_the_wheels_that_compile_are_factors_of_the_executable_and_of_no_other(monkeypatch: Any) -> None:
     cpu = {"cpu": {"isa": "avx2", "threads": 32}}
     before = [identity.executable("sha256:0", target) for target in (cpu, H200, V5E)]
-    monkeypatch.setattr(identity.provenance, "wheel", lambda name: {"name": name, "version": "another"})
+    monkeypatch.setattr(identity.installed, "wheel", lambda name: {"name": name, "version": "another"})
     after = [identity.executable("sha256:0", target) for target in (cpu, H200, V5E)]
 
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
@@ -344,11 +346,11 @@ def test_golden_outputs_are_those_of_the_cpu_on_a_machine_with_the_device_too(ha
     having(cuda=Accelerators((GPU,)))
     bundle: Any = SimpleNamespace(index=index("cpu", "cuda"))
 
-    assert (entries.place(bundle.index).platform, golden._place(bundle).platform) == ("cuda", "cpu")
+    assert (entries.place(bundle.index).platform, golden.place(bundle).platform) == ("cuda", "cpu")
 
 
 def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(provenance, "wheel", lambda name: {"name": name})
+    monkeypatch.setattr(provenance.installed, "wheel", lambda name: {"name": name})
     named = []
     for home, target in (("cpu", "{cpu: {}}"), ("tpu", "{tpu: {topology: 'v5e:2x2'}}")):
         plan = planned(tmp_path / home, target)

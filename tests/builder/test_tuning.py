@@ -24,15 +24,19 @@ from aot import devices, digest, extras, tuning
 from aot import plan as plans
 from aot.audit import diff, sides
 from aot.audit.rebuild import _moved
-from aot.builder import build, compile, cuda, identity, provenance, releases, tune, workers
-from aot.builder import tuning as tunings
-from aot.bundle import codec, oci, store, weights
-from aot.bundle.records import BlobRecord, Index
+from aot.builder import workers
+from aot.builder.compiling import compile, cuda
+from aot.builder.compiling import tuning as tunings
+from aot.builder.reuse import identity
+from aot.builder.stages import build, provenance, releases, tune
+from aot.bundle import oci, store, weight_writer, weights
+from aot.bundle.index import codec
+from aot.bundle.index.records import BlobRecord, Index
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import AotError, BundleError, InputError, MachineError, ManifestError
-from aot.runtime import machine
-from aot.runtime.machine import Accelerator, Accelerators
+from aot.runtime.fitting import machine
+from aot.runtime.fitting.machine import Accelerator, Accelerators
 from aot.tuning import Choice, Tuning
 
 H200 = {"cuda": {"device": "h200"}}
@@ -353,7 +357,7 @@ def bundle(tmp_path: Path) -> Path:
         for data in (synthetic.PROGRAM, b"code", FOUND.to_bytes(), synthetic.TOKENIZER):
             staged.add(data)
         table = weights.plan({path: (array.dtype.name, array.shape) for path, array in synthetic.ARRAYS.items()})
-        stored_weights = weights.write(staged, table, synthetic.ARRAYS.items())
+        stored_weights = weight_writer.write(staged, table, synthetic.ARRAYS.items())
         staged.publish(dataclasses.replace(with_tuning(H200, blob), weights=stored_weights))
     return tmp_path / "tuned"
 
@@ -428,7 +432,8 @@ def test_replacing_a_bundle_never_removes_the_tuning(tmp_path: Path, refused: Ca
 _ASKS = """
 import sys
 from pathlib import Path
-from aot.builder import compile, cuda, settings
+from aot.builder.compiling import compile, cuda
+from aot.builder import settings
 settings.apply()
 options = {"device": sys.argv[2]}
 compile.lowered(Path(sys.argv[1]).read_bytes(), (), cuda.devices(options, 1)).compile(dict(cuda._TUNED))

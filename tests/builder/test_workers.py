@@ -9,7 +9,8 @@ import faulty_models
 import pytest
 
 from aot import plan as plans
-from aot.builder import compile, workers
+from aot.builder import workers
+from aot.builder.compiling import compile
 from aot.builder.workers import Worker
 from aot.bundle.writer import Writer
 from aot.errors import AotError

@@ -10,8 +10,8 @@ import safetensors
 import safetensors.numpy
 import synthetic
 
-from aot.bundle import store, weights
-from aot.bundle.records import WeightRecord, WeightsRecord
+from aot.bundle import store, weight_writer, weights
+from aot.bundle.index.records import WeightRecord, WeightsRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, BundleError, InputError
 
@@ -32,7 +32,7 @@ def plan_of(arrays: dict[str, np.ndarray], **options: int) -> tuple[weights.Shar
 def stored(folder: Path, arrays: dict[str, np.ndarray], **options: int) -> tuple[WeightsRecord, list[bytes]]:
     """The record and the bytes of each blob."""
     with Writer.stage(folder / "bundle") as writer:
-        record = weights.write(writer, plan_of(arrays, **options), arrays.items())
+        record = weight_writer.write(writer, plan_of(arrays, **options), arrays.items())
         files = {path.name: path.read_bytes() for path in folder.glob(".bundle.*.partial/blobs/sha256/*")}
     return record, [files[blob.digest.removeprefix("sha256:")] for blob in record.blobs]
 
@@ -115,7 +115,7 @@ def test_a_model_without_weights_has_no_blobs(tmp_path: Path):
 )
 def test_tensors_other_than_planned_are_refused(tmp_path: Path, tensors: list, said: str):
     with Writer.stage(tmp_path / "bundle") as writer, pytest.raises(InputError) as caught:
-        weights.write(writer, weights.plan({"w0": ("float32", (2,))}), tensors)
+        weight_writer.write(writer, weights.plan({"w0": ("float32", (2,))}), tensors)
 
     assert said in str(caught.value)
 
@@ -144,7 +144,7 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path):
             del array
 
     with Writer.stage(tmp_path / "bundle") as writer:
-        record = weights.write(writer, weights.plan({f"w{i}": ("float32", (8,)) for i in range(4)}), tensors())
+        record = weight_writer.write(writer, weights.plan({f"w{i}": ("float32", (8,)) for i in range(4)}), tensors())
 
     assert len(record.arrays) == 4
 
@@ -230,7 +230,7 @@ def test_verify_compares_the_weights_of_a_whole_bundle_with_its_index(tmp_path: 
         for data in (synthetic.PROGRAM, synthetic.EXECUTABLE, synthetic.TOKENIZER):
             writer.add(data)
         plan = weights.plan({"embed": ("float32", (1,))})
-        blob = weights.write(writer, plan, [("embed", np.zeros(1, np.float32))]).blobs[0]
+        blob = weight_writer.write(writer, plan, [("embed", np.zeros(1, np.float32))]).blobs[0]
         writer.publish(synthetic.index(WeightsRecord((blob,), synthetic.index().weights.arrays)))
 
     with pytest.raises(BundleError, match=r"weight 'embed' is float32 \[1\], in the index float32 \[5, 3\]"):

@@ -7,9 +7,9 @@ import msgpack
 import pytest
 import synthetic
 
-from aot.bundle import codec, consistency
-from aot.bundle.document import Fault
-from aot.bundle.records import FORMAT, ComboRecord, Index
+from aot.bundle.index import codec, consistency
+from aot.bundle.index.document import Fault
+from aot.bundle.index.records import FORMAT, ComboRecord, Index
 from aot.errors import BundleError, MachineError
 from aot.precompile import Combo
 

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aot import digest
-from aot.bundle import codec, store
-from aot.bundle.records import FORMAT
+from aot.bundle import store
+from aot.bundle.index import codec
+from aot.bundle.index.records import FORMAT
 from aot.errors import AotError, BundleError, InputError, MachineError
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import synthetic
 
-from aot.bundle.records import ChainRecord
+from aot.bundle.index.records import ChainRecord
 from aot.errors import MachineError
-from aot.runtime import entries
-from aot.runtime.client import Place
+from aot.runtime.fitting import entries
+from aot.runtime.place import Place
 
 ONE, PAIR, SQUARE, ROW = (), (("model", 2),), (("data", 2), ("model", 2)), (("data", 4),)
 

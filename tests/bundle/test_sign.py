@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 import aot
 from aot import digest
-from aot.bundle import attachments, codec, sign, store
+from aot.bundle import attachments, sign, store
+from aot.bundle.index import codec
 from aot.cli import main
 from aot.errors import BundleError, InputError
 

@@ -20,9 +20,11 @@ from commands import aot, complaint
 
 from aot import errors
 from aot import plan as plans
-from aot.builder import messages, releases
+from aot.builder import messages
+from aot.builder.stages import releases
 from aot.cli import main, output
-from aot.runtime import client, expiry
+from aot.runtime.device import opening
+from aot.runtime.fitting import expiry
 from manifests import small_manifest
 
 COMMANDS = [
@@ -149,7 +151,7 @@ def test_help_has_the_exit_codes_and_the_variables_that_are_heeded(capfd: pytest
     codes = {error.exit_code for error in (errors.AotError, *subclasses(errors.AotError))}
 
     assert {int(code) for code in re.findall(r"^ {4}(\d+) ", out, re.MULTILINE)} == codes | {0, main.INTERRUPTED}
-    assert {"AOT_CACHE_DIR", "AOT_STATE_DIR", expiry.VARIABLE, client.VARIABLE} <= set(re.findall("[A-Z_]{8,}", out))
+    assert {"AOT_CACHE_DIR", "AOT_STATE_DIR", expiry.VARIABLE, opening.VARIABLE} <= set(re.findall("[A-Z_]{8,}", out))
 
 
 def subclasses(kind: type) -> list[type]:

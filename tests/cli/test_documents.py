@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from places import TINY
 
 from aot import precompile
-from aot.builder import releases
+from aot.builder.stages import releases
 from aot.cli import main
 from manifests import ISAS, Family, small_manifest
 

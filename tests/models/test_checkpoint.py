@@ -14,8 +14,9 @@ from oracles import records, values
 from safetensors.numpy import load_file, save_file
 
 from aot.errors import InputError
-from aot.models import arrays, checkpoint, names
-from aot.models.config import DecoderConfig
+from aot.models.checkpoints import arrays, checkpoint
+from aot.models.families import names
+from aot.models.families.config import DecoderConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -352,7 +353,7 @@ def test_shards_without_their_index_are_an_error(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from aot.models import arrays, checkpoint
+from aot.models.checkpoints import arrays, checkpoint
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10

@@ -14,7 +14,8 @@ from processors import LLAVA, QWEN2_VL
 from safetensors.numpy import load_file, save_file
 
 from aot.errors import InputError
-from aot.models import checkpoint, family
+from aot.models.checkpoints import checkpoint
+from aot.models.families import family
 
 PROCESSORS = {"llava": LLAVA, "qwen2_vl": QWEN2_VL}
 EARLY = {"tie_word_embeddings": True, "multimodal_projector_bias": False, "vision_feature_layer": 1}

@@ -9,9 +9,9 @@ from oracles import names as tensor_names
 from oracles import records
 
 from aot.errors import InputError
-from aot.models import names, registry
-from aot.models.config import DecoderConfig
-from aot.models.family import read
+from aot.models.families import names, registry
+from aot.models.families.config import DecoderConfig
+from aot.models.families.family import read
 
 SIZES = {
     "vocab_size": 96,

@@ -11,7 +11,7 @@ import transformers
 from oracles import records
 
 from aot.errors import InputError
-from aot.models import family
+from aot.models.families import family
 
 PROCESSORS: dict[str, dict[str, Any]] = {
     "llava": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 56}, "crop_size": 56},

@@ -18,12 +18,13 @@ import aot as product
 from aot import plan as plans
 from aot.builder.workers import Worker, decoded
 from aot.bundle import store
-from aot.bundle.records import ProgramRecord
+from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import InputError, NoEntryError
 from aot.models import protocol
-from aot.runtime import client, entries
+from aot.runtime.device import compilations, opening
+from aot.runtime.fitting import entries
 
 MANIFEST = """\
 name: own
@@ -55,11 +56,11 @@ def features(rows: int) -> np.ndarray[Any, Any]:
 def test_served_outputs_are_those_of_flax_for_any_number_of_rows(bundle: Path, rows: int) -> None:
     network = classifier.Network(32, classifier.nnx.Rngs(5))
     expected = np.asarray(network(features(rows)))
-    before = client.compilations()
+    before = compilations.count()
     with product.load(bundle) as model:
         outputs = model.call("classify", features=features(rows))
 
-    assert client.compilations() == before
+    assert compilations.count() == before
     assert outputs.keys() == {"logits", "probabilities"}
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(outputs["probabilities"], jax.nn.softmax(expected), atol=1e-5)
@@ -113,7 +114,7 @@ def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: 
     lowered, filled, programs = lowered_and_filled(manifest(tmp_path, "scale:make", "width: 16"), worker)
     features, factors = np.full((4, 16), 2, np.float32), np.linspace(0, 1, 16, dtype=np.float32)
     arguments = [(argument["name"], argument["shape"]) for argument in lowered["programs"][1]["arguments"]]
-    here = client.open(entries.ONE_DEVICE, compiling=True)
+    here = opening.open(entries.ONE_DEVICE, compiling=True)
     contract = decoded(ProgramRecord, lowered["programs"][1])
     (scaled,) = here.compile(programs[1], contract)([here.put(features), here.put(factors)])
 

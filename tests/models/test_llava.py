@@ -9,7 +9,8 @@ from oracles.records import Case
 from prefills import assert_pieces, assert_torchs, chains, embedded, error, pixels_of, prefilled, weights_of
 from processors import LLAVA
 
-from aot.models import family, llava, llava_config, quantize
+from aot.models.checkpoints import quantize
+from aot.models.families import family, llava, llava_config
 from aot.vision import Size
 
 TRAINED = Size(16, 16)

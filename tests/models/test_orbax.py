@@ -14,8 +14,9 @@ import pytest
 from flax import nnx
 
 from aot.errors import InputError
-from aot.models import checkpoint, names, orbax
-from aot.models.config import DecoderConfig
+from aot.models.checkpoints import checkpoint, orbax
+from aot.models.families import names
+from aot.models.families.config import DecoderConfig
 
 CONFIG = DecoderConfig.from_huggingface(
     {

@@ -11,8 +11,9 @@ from commands import aot, built
 from places import TINY
 
 from aot.bundle import store
-from aot.models import checkpoint, names
-from aot.models.config import DecoderConfig
+from aot.models.checkpoints import checkpoint
+from aot.models.families import names
+from aot.models.families.config import DecoderConfig
 from manifests import SMALL_MANIFEST
 
 

@@ -16,12 +16,13 @@ from serving import padded, prompts
 from aot.bundle import store
 from aot.chain import Array, Program
 from aot.errors import InputError
-from aot.models import checkpoint as checkpoints
-from aot.models import names, quantize
-from aot.models.config import DecoderConfig
-from aot.models.decoder import Decoder
-from aot.models.family import ModelConfig
+from aot.models.checkpoints import checkpoint as checkpoints
+from aot.models.checkpoints import quantize
+from aot.models.families import names
+from aot.models.families.config import DecoderConfig
+from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
+from aot.models.layers.decoder import Decoder
 from aot.precompile import Combo
 from aot.programs import product
 from aot.programs.generation import Options, Phases, Sizes

@@ -14,8 +14,8 @@ from places import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from aot import plan
-from aot.builder import lower
-from aot.models import family
+from aot.builder.lowering import lower
+from aot.models.families import family
 from aot.plan import Plan, images
 
 MANIFESTS = ("llava-1.5-7b", "qwen2-vl-2b")

@@ -6,7 +6,7 @@ from oracles import records
 from prefills import assert_pieces, assert_torchs, chains, embedded, error, pixels_of, weights_of
 from processors import QWEN2_VL
 
-from aot.models import qwen2_vl
+from aot.models.families import qwen2_vl
 from aot.vision import Size
 
 SIZES = (Size(24, 40), Size(32, 16))

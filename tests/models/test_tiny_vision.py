@@ -17,8 +17,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import aot as runtime
 from aot import vision
-from aot.runtime import client
-from aot.runtime.recipe import Recipe
+from aot.runtime.device import compilations
+from aot.runtime.prompting.recipe import Recipe
 
 PAD = "<|image_pad|>"
 CHECKPOINT = ROOT / "manifests" / "tiny-vision"
@@ -159,9 +159,9 @@ def test_rows_with_none_to_three_images_in_one_batch_are_transformers_token_for_
     given = oracle.given["generated"]
 
     with runtime.load(bundle) as model:
-        before = client.compilations()
+        before = compilations.count()
         results = model.generate(CONVERSATIONS, max_new_tokens=given["steps"])
-        compiled = client.compilations() - before
+        compiled = compilations.count() - before
 
     assert [processor.ids(messages) for messages in CONVERSATIONS] == given["ids"]
     assert [list(map(file, pictures(messages))) for messages in CONVERSATIONS] == given["pictures"]

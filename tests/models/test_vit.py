@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aot.models import vit
+from aot.models.layers import vit
 
 
 def attended(query, key, value):

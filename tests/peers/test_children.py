@@ -13,7 +13,7 @@ import aot
 from aot import children
 from aot.bench import bench, memory
 from aot.bundle import store
-from aot.runtime import meeting
+from aot.runtime.peers import meeting
 
 HOSTILE = "open(__file__ + '.ran', 'w').close()\n"
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from aot.errors import InputError
-from aot.runtime import coordinator, door, link, meeting, processes
-from aot.runtime.coordinator import _Coordinator
-from aot.runtime.distributed import Distributed
-from aot.runtime.link import Link
-from aot.runtime.lockstep import Lockstep
-from aot.runtime.processes import Group
+from aot.runtime.peers import coordinator, door, link, meeting, processes
+from aot.runtime.peers.coordinator import _Coordinator
+from aot.runtime.peers.distributed import Distributed
+from aot.runtime.peers.link import Link
+from aot.runtime.peers.lockstep import Lockstep
+from aot.runtime.peers.processes import Group
 
 SECRET = "a secret of all processes"
 

@@ -14,8 +14,9 @@ from commands import aot
 import aot as api
 from aot import partition
 from aot.bundle import store
-from aot.runtime import entries
-from aot.runtime.client import Place, dtype
+from aot.runtime.device.client import dtype
+from aot.runtime.fitting import entries
+from aot.runtime.place import Place
 from manifests import MESH
 
 SERVING = Path(mesh_serving.__file__)
@@ -92,7 +93,7 @@ def test_devices_that_say_nothing_are_refused(mesh_bundle, devices):
 PLACING = """
 import json, mmap, sys
 import numpy as np
-from aot.runtime import mesh_client
+from aot.runtime.device import mesh_client
 
 def memory(name):
     (line,) = [line for line in open("/proc/self/status") if line.startswith(name)]

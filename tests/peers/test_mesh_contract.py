@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import aot as api
-from aot.bundle.records import ArgumentRecord, ProgramRecord
+from aot.bundle.index.records import ArgumentRecord, ProgramRecord
 from aot.errors import BundleError, MachineError
-from aot.runtime import client, mesh_contract
+from aot.runtime.device import client, mesh_contract
 
 HEADER = (
     "HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={("
@@ -72,7 +72,8 @@ import sys
 import numpy as np
 import aot
 from aot.errors import BundleError
-from aot.runtime import execute, exercise
+from aot.runtime import execute
+from aot.golden import exercise
 from aot.runtime.execute import State
 
 def wide(buffer):

@@ -17,7 +17,7 @@ import pytest
 from peer import free_port
 
 import aot as api
-from aot.runtime import link, meeting, processes
+from aot.runtime.peers import link, meeting, processes
 
 PROMPT = ("--prompt", "def main", "--temperature", "0.8", "--seed", "3")
 
@@ -126,7 +126,7 @@ def coordinator_of(process: subprocess.Popen[str]) -> int:
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == process.pid and b"aot.runtime.coordinator" in (directory / "cmdline").read_bytes():
+            if int(parent) == process.pid and b"aot.runtime.peers.coordinator" in (directory / "cmdline").read_bytes():
                 return int(directory.name)
     raise AssertionError("no coordinator")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from commands import aot
 
-from aot.builder import footprint
-from aot.builder.footprint import Footprint
+from aot.builder.lowering import footprint
+from aot.builder.lowering.footprint import Footprint
 
 UNTRACEABLE = """
 from aot import chain

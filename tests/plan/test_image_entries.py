@@ -12,8 +12,8 @@ from aot.buckets import Group, Table
 from aot.errors import NoEntryError
 from aot.plan import images as planning
 from aot.precompile import Combo, PreCompileConfig
-from aot.runtime.prompts import Reader
-from aot.runtime.recipe import Recipe
+from aot.runtime.prompting.prompts import Reader
+from aot.runtime.prompting.recipe import Recipe
 from aot.runtime.requests import Prepared
 from aot.vision import Images, Size
 

@@ -10,8 +10,9 @@ from safetensors import numpy
 
 from aot import plan
 from aot.errors import ManifestError
-from aot.models import family
-from aot.plan import Plan, generation_config, yaml
+from aot.models.families import family
+from aot.plan import Plan, generation_config
+from aot.plan.manifests import yaml
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
 

@@ -16,7 +16,7 @@ from seeing import resolved
 
 from aot import plan, vision
 from aot.errors import ManifestError
-from aot.models import family
+from aot.models.families import family
 from aot.plan import Plan, images
 from aot.plan import shapes as shapes_of
 from aot.precompile import Combo

@@ -12,9 +12,11 @@ from commands import aot, built
 from places import TINY
 
 import aot as package
-from aot.bundle import codec, store
+from aot.bundle import store
+from aot.bundle.index import codec
 from aot.errors import BundleError
-from aot.runtime import agreement, entries
+from aot.golden import agreement
+from aot.runtime.fitting import entries
 from aot.sampling import Restrictions, SamplingParams, params_of, recorded, restrictions_of
 
 PROMPT = "def read(self"

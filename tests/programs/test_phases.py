@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from aot.models.config import DecoderConfig
-from aot.models.family import ModelConfig
+from aot.models.families.config import DecoderConfig
+from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs.generation import Options

@@ -48,7 +48,7 @@ def test_what_is_there_and_cannot_be_imported_is_not_called_missing(
     (tmp_path / "yaml" / "__init__.py").write_text("raise ImportError('libyaml.so: wrong ELF class', name='yaml')\n")
     for name in [name for name in sys.modules if name.split(".")[0] == "yaml" or name.startswith("aot.plan")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "aot.cli.plan", raising=False)
+    monkeypatch.delitem(sys.modules, "aot.cli.commands.plan", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
 
     assert main.run(["plan", "x.yaml"]) == 1

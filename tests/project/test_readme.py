@@ -26,9 +26,9 @@ from pydantic import BaseModel
 from aot import errors
 from aot.bundle import store
 from aot.cli import main
-from aot.plan.manifest import Content
-from aot.plan.sections import Generation, Model, Precompile
-from aot.runtime import expiry
+from aot.plan.manifests.manifest import Content
+from aot.plan.manifests.sections import Generation, Model, Precompile
+from aot.runtime.fitting import expiry
 
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from aot.builder import releases
-from aot.builder.releases import Release
+from aot.builder.stages import releases
+from aot.builder.stages.releases import Release
 
 Setup = Callable[..., str]
 

@@ -15,10 +15,10 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokeni
 
 from aot.errors import InputError, NoEntryError
 from aot.runtime import requests
-from aot.runtime.prompts import Reader
-from aot.runtime.recipe import Recipe
+from aot.runtime.prompting.prompts import Reader
+from aot.runtime.prompting.recipe import Recipe
+from aot.runtime.prompting.text import Text
 from aot.runtime.sequence import Sequence
-from aot.runtime.text import Text
 from aot.vision import Images, Size
 
 TEMPLATE = (

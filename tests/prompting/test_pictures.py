@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, ImageOps
 from transformers import image_utils
 
 from aot.errors import InputError
-from aot.runtime import pictures
-from aot.runtime import png as png_rows
+from aot.runtime.prompting import pictures
+from aot.runtime.prompting import png as png_rows
 
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PLACE = "request: prompt 0: image 2"

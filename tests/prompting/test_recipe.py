@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 from aot.errors import BundleError, InputError
-from aot.runtime.recipe import Recipe
+from aot.runtime.prompting.recipe import Recipe
 from aot.vision import Images, Size
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

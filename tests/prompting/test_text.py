@@ -14,8 +14,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from aot.errors import BundleError, InputError
-from aot.runtime import chat, requests, sequence, vocabulary
-from aot.runtime import text as texts
+from aot.runtime import requests, sequence
+from aot.runtime.prompting import chat, vocabulary
+from aot.runtime.prompting import text as texts
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; the dog sleeps, and the fox runs home again.",
@@ -1003,7 +1004,8 @@ def test_stop_strings_that_are_none_are_named(stop):
 
 
 def test_importing_text_loads_neither_tokenizers_nor_jinja():
-    code = "import sys, aot.runtime.text; print({'tokenizers', 'jinja2', 'jax', 'transformers'} & sys.modules.keys())"
+    left_out = {"tokenizers", "jinja2", "jax", "transformers"}
+    code = f"import sys, aot.runtime.prompting.text; print({left_out} & sys.modules.keys())"
 
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

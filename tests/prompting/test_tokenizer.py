@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from aot import plan as plans
-from aot.builder import provenance, tokenizer
+from aot.builder.stages import provenance, tokenizer
 from aot.errors import InputError, ManifestError
 from aot.plan import Plan
-from aot.runtime.text import Text
+from aot.runtime.prompting.text import Text
 
 CORPUS = ["The quick brown fox doesn't jump 1234 times.\n\n", "  Grüße aus Köln 你好 🦊", "def main():\n\treturn 0"]
 MANIFEST = "name: a\nmodel: {{checkpoint: tiny{more}}}\nprecompile: {{prefill_length: 64}}\n"

@@ -5,7 +5,7 @@ import native
 import pytest
 
 from aot import isa
-from aot.builder import canonical, cpu, pin, wire
+from aot.builder.compiling import canonical, cpu, pin, wire
 from aot.errors import AotError
 
 AVX2 = isa.baseline("avx2")

@@ -19,7 +19,7 @@ from other_cpus import EMULATED, emulator, needs_emulator, printed
 from places import ROOT, TINY
 
 from aot import isa
-from aot.builder import cpu, pin
+from aot.builder.compiling import cpu, pin
 from aot.bundle import store
 from aot.errors import MachineError
 

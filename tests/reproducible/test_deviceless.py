@@ -12,7 +12,8 @@ from accelerators import compiled, lowered, needing
 
 import aot
 from aot import devices, extras, xla_flags
-from aot.builder import canonical, workers
+from aot.builder import workers
+from aot.builder.compiling import canonical
 from aot.bundle.writer import Writer
 from aot.errors import InputError
 

@@ -21,9 +21,10 @@ from places import ROOT, TESTS, TINY
 
 from aot import plan as plans
 from aot.audit import factors
-from aot.builder import pin
+from aot.builder.compiling import pin
 from aot.builder.workers import _FIXED
-from aot.bundle import codec, records, store
+from aot.bundle import store
+from aot.bundle.index import codec, records
 from aot.plan import Plan
 
 HERE = TESTS / "support"

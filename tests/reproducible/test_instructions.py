@@ -4,7 +4,7 @@ import native
 import pytest
 
 from aot import isa
-from aot.builder import canonical, instructions, wire
+from aot.builder.compiling import canonical, instructions, wire
 from aot.errors import AotError
 
 AVX2, AVX512 = isa.baseline("avx2"), isa.baseline("avx512")

@@ -8,7 +8,7 @@ import synthetic
 
 from aot import cpuid, isa
 from aot.errors import InputError
-from aot.runtime import fit
+from aot.runtime.fitting import fit
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 

@@ -2,7 +2,7 @@ import native
 import pytest
 
 from aot import isa
-from aot.builder import canonical, instructions, pin, topology
+from aot.builder.compiling import canonical, instructions, pin, topology
 from aot.errors import AotError, MachineError
 from manifests import ISAS
 

@@ -13,7 +13,9 @@ from other_cpus import EMULATED, emulator, needs_emulator, printed
 from places import TINY
 
 from aot.bundle import loss, store
-from aot.runtime import entries, expected, golden
+from aot.golden import expected
+from aot.golden import replay as golden
+from aot.runtime.fitting import entries
 
 KINDS = {"float32": "dtype: float32", "bfloat16": "dtype: bfloat16", "int8": "dtype: float32, quantization: int8"}
 MANIFEST = """\

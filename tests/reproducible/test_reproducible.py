@@ -12,8 +12,9 @@ from places import ROOT
 
 import aot as product
 from aot import isa
-from aot.builder import canonical, instructions
-from aot.bundle import records, store
+from aot.builder.compiling import canonical, instructions
+from aot.bundle import store
+from aot.bundle.index import records
 from aot.errors import AotError
 from manifests import ISAS, RUN, small_manifest
 

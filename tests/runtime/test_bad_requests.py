@@ -12,8 +12,9 @@ import synthetic
 
 import aot
 from aot import digest
-from aot.bundle import codec, oci, store
-from aot.bundle.records import FORMAT, Index
+from aot.bundle import oci, store
+from aot.bundle.index import codec
+from aot.bundle.index.records import FORMAT, Index
 from aot.cli import main
 from aot.errors import InputError
 

@@ -12,8 +12,9 @@ import aot
 from aot.bench import dispatch
 from aot.bundle import store
 from aot.errors import InputError
-from aot.runtime import client, entries
+from aot.runtime.device import opening
 from aot.runtime.execute import Executor, _Prepared
+from aot.runtime.fitting import entries
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_the_same_values_give_the_same_however_they_lie_in_memory(model, spelled
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_a_large_array_may_lie_in_any_order(compiling):
-    device = client.open(entries.ONE_DEVICE, compiling=compiling)
+    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
     whole = np.arange(24 * 36, dtype=np.int32).reshape(24, 36)
 
     for array in (whole, whole.T, whole[::2, ::-3], np.asfortranarray(whole)):

@@ -13,11 +13,13 @@ from commands import Finished
 
 import aot
 from aot import digest, isa
-from aot.bundle import codec, records, store
-from aot.bundle.records import ExecutableRecord, Index
+from aot.bundle import store
+from aot.bundle.index import codec, records
+from aot.bundle.index.records import ExecutableRecord, Index
 from aot.cli import main
 from aot.errors import MachineError
-from aot.runtime import client, entries, fit
+from aot.runtime.device import compilations
+from aot.runtime.fitting import entries, fit
 
 AVX2 = isa.Machine("x86_64", frozenset(isa.baseline("avx2").kernel))
 WITHOUT = isa.Machine("x86_64", AVX2.features - {"avx2", "fma"})
@@ -226,14 +228,14 @@ def test_causes_name_each_target_that_does_not_fit(tiny_bundle: Path, monkeypatc
 
 def test_strict_refuses_what_does_not_fit_and_compiles_nothing(tiny_bundle: Path, run: Run, monkeypatch: Any) -> None:
     pretend(monkeypatch, WITHOUT)
-    before = client.compilations()
+    before = compilations.count()
     done = run("run", tiny_bundle, "--prompt", PROMPT, "--json")
     with pytest.raises(MachineError, match=r"lacks avx2, fma; rebuild .*'compile'"):
         aot.load(tiny_bundle)
 
     assert (done.code, done.out) == (4, "")
     assert len(done.err.splitlines()) == 1
-    assert client.compilations() == before
+    assert compilations.count() == before
 
 
 def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
@@ -241,12 +243,12 @@ def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
 ) -> None:
     expected = aot.load(tiny_bundle).generate(PROMPT).token_ids
     monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
-    before = client.compilations()
+    before = compilations.count()
     with caplog.at_level(logging.WARNING, "aot"):
         done = run("run", tiny_bundle, "--prompt", PROMPT, "--policy", "compile", "--json")
 
     assert done.code == 0, done.err
     assert json.loads(done.out)["results"][0]["token_ids"] == list(expected)
-    assert json.loads(done.out)["compilations"] >= client.compilations() - before > 0
+    assert json.loads(done.out)["compilations"] >= compilations.count() - before > 0
     assert any("compiling program decode" in message for message in caplog.messages)
     assert all("built by jaxlib" in message for message in caplog.messages)

@@ -23,10 +23,12 @@ from commands import Finished, aot
 from places import ROOT, TINY
 
 from aot import devices, extras
-from aot.bundle import codec, records, store
-from aot.bundle.records import ExecutableRecord, Index
+from aot.bundle import store
+from aot.bundle.index import codec, records
+from aot.bundle.index.records import ExecutableRecord, Index
 from aot.bundle.writer import Writer
-from aot.runtime import golden, machine
+from aot.golden import replay as golden
+from aot.runtime.fitting import machine
 
 CPU = {"cpu": {"isa": "avx2", "threads": 32}}
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}

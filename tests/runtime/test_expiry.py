@@ -12,12 +12,13 @@ from bundles import TODAY, dated
 from commands import Finished, aot, built
 
 import aot as product
-from aot.builder import releases, workers
-from aot.builder.releases import Release
+from aot.builder import workers
+from aot.builder.stages import releases
+from aot.builder.stages.releases import Release
 from aot.bundle import store
 from aot.cli import main
 from aot.errors import ExpiredError, InputError, MachineError
-from aot.runtime import expiry, fit
+from aot.runtime.fitting import expiry, fit
 
 LAST = datetime.date(2026, 12, 31)  # of the synthetic bundle
 DAY = datetime.timedelta(days=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import aot
 
-from aot.runtime import fit
+from aot.runtime.fitting import fit
 
 LIBRARY = """
 import os, sys

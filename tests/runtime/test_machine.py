@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aot.runtime import machine
-from aot.runtime.machine import Accelerator, Accelerators
+from aot.runtime.fitting import machine
+from aot.runtime.fitting.machine import Accelerator, Accelerators
 
 
 class Function:

@@ -14,14 +14,15 @@ from commands import built
 
 import aot
 from aot.bundle import store
-from aot.bundle.records import ArgumentRecord
+from aot.bundle.index.records import ArgumentRecord
 from aot.errors import InputError, MachineError
-from aot.runtime import client, entries, fit, jax_client, jaxlib_client
+from aot.runtime.device import client, jax_client, jaxlib_client, opening
 from aot.runtime.execute import Executor
+from aot.runtime.fitting import entries, fit
 
 # pickle asks for a name of Jython, msgspec for typing_extensions where it is there
 ALLOWED = {"aot", "numpy", "jaxlib", "ml_dtypes", "msgspec", "typing_extensions", "org"}
-MODULES = 50
+MODULES = 60
 """Of aot, on the way; each costs half a millisecond and more."""
 STANDARD = 75
 """Of Python's own, beside those that numpy and jaxlib bring: 74 in Python 3.11, 56 in 3.13."""
@@ -55,7 +56,7 @@ def address(buffer: object) -> int:
 def test_weights_are_used_where_the_files_are_mapped(tiny_bundle, monkeypatch, compiling):
     maps, mapped = [], store.Bundle.map
     monkeypatch.setattr(store.Bundle, "map", lambda *of: maps.append(mapped(*of)) or maps[-1])
-    device = client.open(entries.ONE_DEVICE, compiling=compiling)
+    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
     executor = Executor(store.open(tiny_bundle), "strict", client=device)
 
     placed = [address(buffer) for buffer in executor._weights.values()]
@@ -130,7 +131,7 @@ def test_an_unknown_jaxlib_is_left_for_the_way_through_jax_with_a_line(monkeypat
     monkeypatch.setattr(jaxlib_client._jax, name, None)
 
     with caplog.at_level(logging.WARNING, "aot"):
-        made = client.open(entries.ONE_DEVICE, compiling=False)
+        made = opening.open(entries.ONE_DEVICE, compiling=False)
 
     assert type(made) is jax_client.Client
     assert re.fullmatch("taking the slower way through jax: jaxlib: .+", caplog.messages[0])
@@ -139,9 +140,9 @@ def test_an_unknown_jaxlib_is_left_for_the_way_through_jax_with_a_line(monkeypat
 def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
     texts = []
     for name in ("jaxlib", "jax"):
-        monkeypatch.setenv(client.VARIABLE, name)
+        monkeypatch.setenv(opening.VARIABLE, name)
         with aot.load(tiny_bundle) as model:
-            assert type(model._executors[0].client).__module__ == f"aot.runtime.{name}_client"
+            assert type(model._executors[0].client).__module__ == f"aot.runtime.device.{name}_client"
             texts.append(model.generate("def main(", max_new_tokens=12, temperature=0.8, seed=3).text)
 
     assert texts[0] == texts[1]
@@ -151,7 +152,7 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_arrays_come_back_as_they_went(dtype, compiling):
     given = np.arange(6).reshape(2, 3).astype(client.dtype(dtype))
-    device = client.open(entries.ONE_DEVICE, compiling=compiling)
+    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
 
     found = device.read(device.put(given))
 
@@ -160,7 +161,7 @@ def test_arrays_come_back_as_they_went(dtype, compiling):
 
 
 def test_an_unknown_client_is_refused(tiny_bundle, monkeypatch):
-    monkeypatch.setenv(client.VARIABLE, "tpu")
+    monkeypatch.setenv(opening.VARIABLE, "tpu")
 
     with pytest.raises(InputError, match=r"^AOT_CLIENT: must be jaxlib or jax, got 'tpu'$"):
         aot.load(tiny_bundle)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aot.errors import InputError
-from aot.runtime.stopping import MOST_CHARACTERS, MOST_STRINGS, Stops
+from aot.runtime.prompting.stopping import MOST_CHARACTERS, MOST_STRINGS, Stops
 
 AB = st.text("ab", max_size=12)
 

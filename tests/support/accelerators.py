@@ -9,11 +9,11 @@ import toy
 
 from aot import extras
 from aot import plan as plans
-from aot.builder import compile
+from aot.builder.compiling import compile
 from aot.builder.workers import Worker, decoded
-from aot.bundle.records import ExecutableRecord, ProgramRecord
+from aot.bundle.index.records import ExecutableRecord, ProgramRecord
 from aot.bundle.writer import Writer
-from aot.runtime.machine import Accelerator
+from aot.runtime.fitting.machine import Accelerator
 
 GPU = Accelerator("NVIDIA H200", "9.0")
 WHEELS = {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2", "libtpu": "0.0.42.1"}

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from aot.models.config import DecoderConfig
+from aot.models.families.config import DecoderConfig
 
 
 def random(*shape: int, dtype: str = "float32") -> np.ndarray[Any, Any]:

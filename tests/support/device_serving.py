@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import aot
-from aot.runtime import client
+from aot.runtime.device import compilations
 
 PROMPTS = ["def main", "import os", "class Foo"]
 
@@ -20,12 +20,12 @@ def main(bundle: str) -> None:
     with aot.load(bundle) as model:
         results = model.generate(PROMPTS, temperature=0.0)
         pieces = model.generate(PROMPTS[0], n=2, temperature=0.0)
-        compilations = client.compilations()
+        compiled = compilations.count()
         (executor,) = model._running
         held = [device(buffer) for buffer in executor._weights.values()]
     document = {
         "results": [[result.token_ids, result.logprobs] for result in (*results, *pieces)],
-        "compilations": compilations,
+        "compilations": compiled,
         "devices": [list(each) for each in {tuple(each) for each in held}],
     }
     print(json.dumps(document))

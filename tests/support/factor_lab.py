@@ -22,8 +22,12 @@ import jaxlib
 from jax._src.lib.mlir.dialects import hlo
 
 from aot import digest
-from aot.builder import build, compile, cpu, lower, releases, settings, weights
-from aot.bundle import codec, records
+from aot.builder import settings
+from aot.builder.compiling import compile, cpu
+from aot.builder.lowering import lower
+from aot.builder.stages import build, releases
+from aot.builder.tasks import weights
+from aot.bundle.index import codec, records
 from aot.bundle.writer import Writer
 from aot.plan import Plan
 

@@ -9,7 +9,7 @@ from oracles.records import Case
 from places import TINY
 
 from aot import isa
-from aot.builder import cpu
+from aot.builder.compiling import cpu
 from aot.errors import MachineError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

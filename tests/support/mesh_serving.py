@@ -14,7 +14,7 @@ import numpy as np
 
 import aot
 from aot.errors import AotError
-from aot.runtime import client
+from aot.runtime.device import compilations
 from aot.runtime.model import Model
 
 PROMPTS = ["def main", "import os", "class Foo"]
@@ -57,7 +57,7 @@ def main(bundle: str, devices: Any) -> None:
         held = {"weights": executor._weights.values(), "cache": cache.values()}
         document = {
             "answers": answers(model),
-            "compilations": client.compilations(),
+            "compilations": compilations.count(),
             "held": {name: bytes_each(buffers) for name, buffers in held.items()},
             "cache": sum(buffer.nbytes for buffer in cache.values()),
         }

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import aot
-from aot.builder import cpu, pin
+from aot.builder.compiling import cpu, pin
 
 _BUILD = """
 import sys
@@ -17,7 +17,7 @@ import jax
 jax.config.update("jax_traceback_in_locations_limit", 0)
 import jax.numpy as jnp
 from aot import isa
-from aot.builder import compile, cpu, pin
+from aot.builder.compiling import compile, cpu, pin
 
 def mixed(x, w, b):
     by_rows = (((1,), (1,)), ((), ()))

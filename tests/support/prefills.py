@@ -5,12 +5,13 @@ import numpy as np
 from interpreter import greedy, run
 from oracles import values
 
-from aot.models import family
+from aot.models import encoders
+from aot.models.families import family
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs import encode
 from aot.programs.generation import Options
-from aot.runtime import rotary
+from aot.runtime.prompting import rotary
 from aot.vision import Size
 
 ROWS, WIDTH, CAPACITY, CHUNK = 5, 64, 80, 4
@@ -30,7 +31,7 @@ def weights_of(oracle, config):
 def embedded(config, weights, pixels, dtype="float32"):
     """Embeddings [images, tokens, hidden] by the phase encode."""
     images, channels, *size = pixels.shape
-    chain = encode.phase(config.encoder.part(dtype, "cpu"), images, channels, Size(*size))
+    chain = encode.phase(encoders.part(config.encoder, dtype, "cpu"), images, channels, Size(*size))
     outputs, _ = run(chain, weights, {"pixels": pixels})
     return np.asarray(outputs["embeddings"])
 

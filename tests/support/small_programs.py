@@ -161,7 +161,7 @@ def digest(function, arguments, devices, options):
     from jax import export
 
     import aot.digest
-    from aot.builder import compile, cpu
+    from aot.builder.compiling import compile, cpu
 
     given = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments]
     stored = bytes(export.export(jax.jit(function), platforms=["cpu"])(*given).serialize())
@@ -169,7 +169,8 @@ def digest(function, arguments, devices, options):
 
 
 def main(target, names):
-    from aot.builder import compile, cpu, settings
+    from aot.builder import settings
+    from aot.builder.compiling import compile, cpu
 
     os.environ.update(compile.environment(target), JAX_PLATFORMS="cpu")
     if name := os.environ.get("CPUID_AS"):
@@ -192,7 +193,7 @@ def seen():
     """What XLA takes this CPU for, and what it finds that AMD's have, by LLVM's names."""
     import jax
 
-    from aot.builder import canonical
+    from aot.builder.compiling import canonical
 
     free = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((8,), "float32")).compile()
     found = canonical.compiled_for(bytes(free.runtime_executable().serialize()))

@@ -8,8 +8,8 @@ import msgpack
 import numpy as np
 
 from aot import digest
-from aot.bundle import oci, weights
-from aot.bundle.records import (
+from aot.bundle import oci, weight_writer, weights
+from aot.bundle.index.records import (
     ArgumentRecord,
     BindingRecord,
     BlobRecord,
@@ -51,7 +51,7 @@ def write(destination: Path, replace: bool = False, jaxlib: str = JAXLIB) -> str
         for data in (PROGRAM, EXECUTABLE, TOKENIZER):
             writer.add(data)
         plan = weights.plan({path: (array.dtype.name, array.shape) for path, array in ARRAYS.items()})
-        return writer.publish(index(weights.write(writer, plan, ARRAYS.items()), jaxlib), replace)
+        return writer.publish(index(weight_writer.write(writer, plan, ARRAYS.items()), jaxlib), replace)
 
 
 def index(stored: WeightsRecord | None = None, jaxlib: str = JAXLIB) -> Index:

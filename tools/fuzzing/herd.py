@@ -21,11 +21,14 @@ from fuzzing.sound import Sound
 _FORK = multiprocessing.get_context("fork")
 _IMPORTED = (
     "aot",
-    *(f"aot.cli.{command}" for command in judge.COMMANDS),
-    *(f"aot.runtime.{name}" for name in ("chat", "encoding", "golden", "jaxlib_client", "loading", "pictures", "text")),
+    *(f"aot.cli.commands.{command}" for command in judge.COMMANDS),
+    "aot.golden.replay",
+    "aot.runtime.loading",
+    "aot.runtime.device.jaxlib_client",
+    *(f"aot.runtime.prompting.{name}" for name in ("chat", "encoding", "pictures", "text")),
     *("jinja2.sandbox", "rich._emoji_codes", "tokenizers", "PIL.ImageOps", "PIL.PngImagePlugin"),
 )
-_IMPORTED_FOR_A_MESH = ("jax", "aot.runtime.mesh_client")
+_IMPORTED_FOR_A_MESH = ("jax", "aot.runtime.device.mesh_client")
 
 
 @dataclass(frozen=True)

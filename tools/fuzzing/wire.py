@@ -15,7 +15,7 @@ import msgpack
 
 from aot import digest
 from aot.bundle import oci
-from aot.bundle.records import Index
+from aot.bundle.index.records import Index
 
 Plain = dict[str, Any]
 _CONTRACT = ("arguments", "results")

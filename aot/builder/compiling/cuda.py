@@ -1,0 +1,153 @@
+"""Compiling for NVIDIA GPUs, on a machine that has none: for the device that a description of it stands for."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aot import devices as accelerators
+from aot import extras, xla_flags
+from aot.builder.compiling import deviceless
+from aot.builder.compiling.deviceless import Made
+from aot.devices import Gpu
+from aot.errors import InputError, MachineError
+
+Options = Mapping[str, Any]
+"""Of a cuda target: device, devices and so on."""
+Value = xla_flags.Value | str
+
+REPLAYED = "./tuning.textproto"
+"""Where XLA looks for choices, from the directory of the process: the name is stored in executables."""
+
+_CHOSEN = "./chosen.textproto"
+"""Where XLA writes what it chose, and finds again what it chose for the programs before."""
+_FLAGS: Mapping[str, Value] = {
+    # Where there is no GPU nothing can be tried out: the cost model decides, and the same on every machine.
+    "xla_gpu_autotune_level": 0,
+    # Otherwise the kernels are divided among as many compilers as the machine has cores.
+    "xla_gpu_force_compilation_parallelism": 1,
+}
+_TUNED: Mapping[str, Value] = {
+    **_FLAGS,
+    "xla_gpu_autotune_level": 4,  # the level that chose: it decides for what a choice is needed
+    "xla_gpu_cudnn_gemm_fusion_level": 0,  # cuDNN compiles its fusions on the device only
+}
+_REPLAYING: Mapping[str, Value] = {
+    **_TUNED,
+    "xla_gpu_load_autotune_results_from": REPLAYED,
+    "xla_gpu_require_complete_aot_autotune_results": True,  # else it would fall back on the cost model in silence
+}
+_REFILED = (0, 12)
+"""The first jaxlib that files choices by the device's whole description and the version of its own code."""
+_TOOLKIT = "nvidia.cu13"
+_CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxlib takes
+
+
+def check(options: Options) -> None:
+    """Raises InputError where the compiler is not installed, MachineError for a tuning that it would not replay."""
+    if lacking := extras.missing("cuda"):
+        raise InputError(f"target cuda {options['device']}: {lacking}, or leave the target out")
+    if "tuning" in options and not replays():
+        raise MachineError(
+            f"target cuda {options['device']}: from jaxlib 0.12 on a tuning is not replayed; build with jaxlib 0.10.2 "
+            "(Python 3.11), or leave `tuning` out"
+        )
+
+
+def replays() -> bool:
+    """Whether the installed jaxlib finds choices as we file them."""
+    import jaxlib.version
+
+    return bool(jaxlib.version.__version_info__ < _REFILED)
+
+
+def environment(options: Options) -> dict[str, str]:
+    """Nothing beyond what every worker has."""
+    return {}
+
+
+def flags(options: Options) -> tuple[str, ...]:
+    """Those of XLA that we set."""
+    return tuple(f"--{name}={str(v).lower() if v is True else v}" for name, v in _set(options).items())
+
+
+def devices(options: Options, number: int) -> list[Any]:
+    """As many GPUs of the kind, in one machine, of which there is only the description."""
+    _link_toolkit()
+    described = target_config(accelerators.gpu(options["device"]))
+    return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
+
+
+def compiled(lowered: Any, options: Options) -> Made:
+    """What XLA made; its bytes are the same on every machine as they are."""
+    return deviceless.compiled(lowered, {**_set(options), **_given(options)})
+
+
+def present(options: Options, number: int) -> list[Any]:
+    """As many GPUs of the kind that this machine has."""
+    import jax
+
+    kinds = accelerators.gpu(options["device"]).kinds
+    return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
+
+
+def chosen(lowered: Any, options: Options) -> str:
+    """What XLA chooses by trying it out on the devices that it compiles for, with all that it chose here before."""
+    known = {"xla_gpu_load_autotune_results_from": _CHOSEN} if Path(_CHOSEN).exists() else {}
+    lowered.compile({**_TUNED, **known, "xla_gpu_dump_autotune_results_to": _CHOSEN, **_given(options)})
+    return Path(_CHOSEN).read_text(encoding="utf-8")
+
+
+def requires(options: Options, number: int) -> dict[str, Any]:
+    """The GPUs, and the driver that takes their code."""
+    gpu = accelerators.gpu(options["device"])
+    found = {"compute_capability": gpu.compute_capability, "driver": gpu.driver}
+    return {"kinds": gpu.kinds, "devices": number, **found}
+
+
+def target_config(gpu: Gpu) -> str:
+    """XLA's GpuTargetConfigProto as text."""
+    major, minor = gpu.compute_capability.split(".")
+    feature = "ACCELERATED_FEATURES" if gpu.accelerated else "NONE"
+    capability = f"cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {feature} }}"
+    return "\n".join(
+        [
+            f"gpu_device_info {{ {' '.join(_fields(gpu.figures))} {capability} }}",
+            'platform_name: "CUDA"',
+            f"dnn_version_info {{ major: {_CUDNN[0]} minor: {_CUDNN[1]} }}",
+            f'device_description_str: "{gpu.kinds[0]}"',
+        ]
+    )
+
+
+def model(gpu: Gpu) -> str:
+    """The name by which XLA's autotuner knows the GPU that `target_config` describes."""
+    figures = gpu.figures
+    return (
+        f"CUDA: {gpu.compute_capability}, Cores: {figures['core_count']}, "
+        f"GPU clock: {figures['clock_rate_ghz']:g} GHz, "
+        f"Memory bandwidth: {int(figures['memory_bandwidth']) // 10**9} GB/s, "
+        f"L2 cache: {figures['l2_cache_size'] / 2**20:g} MB, DNN version: {_CUDNN[0]}.{_CUDNN[1]}.0"
+    )
+
+
+def _set(options: Options) -> Mapping[str, Value]:
+    return _REPLAYING if "tuning" in options else _FLAGS
+
+
+def _given(options: Options) -> Mapping[str, Value]:
+    return xla_flags.options("cuda", options.get("xla_flags", ()))
+
+
+def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:
+    return (f"{name}: {value}" for name, value in figures.items())
+
+
+def _link_toolkit() -> None:
+    """Lays ptxas and libdevice where XLA looks for them by a relative path, which so is the same on every machine."""
+    spec = importlib.util.find_spec(_TOOLKIT)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.requirement('cuda')}")
+    link = Path(deviceless.TOOLKIT)
+    if not link.is_symlink():
+        link.symlink_to(next(iter(spec.submodule_search_locations)))

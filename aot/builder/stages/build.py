@@ -1,0 +1,211 @@
+"""The build: from a plan to a published bundle."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aot import devices, digest, sampling
+from aot.builder.compiling import compile, tuning
+from aot.builder.lowering import footprint
+from aot.builder.pace import Progress
+from aot.builder.report import Report
+from aot.builder.reuse.cache import Cache
+from aot.builder.stages import executables, golden, loss, provenance, tokenizer
+from aot.builder.stages.destination import Destination
+from aot.builder.stages.releases import Release
+from aot.builder.workers import Worker, decoded
+from aot.bundle import store, verified
+from aot.bundle.index import codec, records
+from aot.bundle.index.records import Index
+from aot.bundle.store import Bundle
+from aot.bundle.writer import Writer
+from aot.errors import AotError
+
+if TYPE_CHECKING:
+    from aot.builder.lowering.lower import Counted, Lowered
+    from aot.plan import Plan
+
+Target = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a build goes and how it runs; nothing here changes a byte of it."""
+
+    destination: Path
+    replace: bool = False
+    """Whether a bundle that is there already may be replaced."""
+    force: bool = False
+    """Whether anything that is there already may be replaced."""
+    jobs: int = 1
+    cache: Cache | None = None
+    """What earlier builds made; without one, all is made anew."""
+
+    def place(self) -> Destination:
+        """The destination, as it is now. Raises InputError where something is in the way."""
+        return Destination.of(self.destination, self.replace, self.force)
+
+
+def build(plan: "Plan", release: Release, options: Options, report: Report) -> str:
+    """Builds and publishes a bundle with the installed jax, which is of this release, and gives its digest.
+
+    Raises InputError for what the plan names and for a destination that holds something else, AotError for what the
+    machine refuses. Nothing is to be seen at the destination unless the build is whole.
+    """
+    place = options.place()
+    place.expect(**planned(plan, release.valid_until))
+    check_machine(plan.targets)
+    with Writer.stage(options.destination) as writer:
+        targets = tuning.stored(plan.targets, writer)
+        evidence = provenance.Evidence(plan)
+        weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
+        place.expect(weights=weights)
+        made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
+        place.expect_programs(made.programs, targets)
+        programs = executables.compiled(targets, made.programs, writer, options.jobs, report, options.cache)
+        index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
+        name = writer.seal(index)
+        outputs = golden.outputs(writer.root, report, options.cache)
+        cost = loss.attachment(plan, weights, report, options.cache)
+        options.place()  # it may have come in the meantime
+        report.step("publish", None)
+        statement = provenance.statement(plan, release, index, name, evidence)
+        attachments = {"provenance": statement, "golden": outputs, "loss": cost}
+        said = {kind: data for kind, data in attachments.items() if data is not None}
+        writer.publish(index, options.replace or options.force, said)
+    verified.remember(options.destination, weights)
+    return name
+
+
+def count(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
+    """The programs and compiles of a plan, and what it asks of each device; nothing is lowered.
+
+    `progress` hears of each combo.
+    """
+    from aot.builder.lowering.lower import Counted
+
+    with Worker() as worker:
+        return decoded(Counted, worker.request("count", progress, plan=plan.to_json()))
+
+
+def fullness(plan: "Plan") -> tuple[str, ...]:
+    """A line for each target whose devices weights and state nearly fill. Raises ManifestError where they do not fit.
+
+    Nothing is counted where no target says how much memory its devices have.
+    """
+    if all(devices.memory(target) is None for target in plan.targets):
+        return ()
+    return tuple(footprint.remarks(plan.targets, count(plan).footprints))
+
+
+def check_machine(targets: Iterable[Target]) -> None:
+    """Raises InputError or MachineError where this machine cannot compile for one of the targets."""
+    for target in targets:
+        compile.check(target)
+
+
+def lowered(
+    plan: "Plan",
+    writer: Writer,
+    report: Report,
+    key: str | None = None,
+    evidence: provenance.Evidence | None = None,
+    cache: Cache | None = None,
+) -> "Lowered":
+    """The programs of a plan, in the writer; with a key those of its combo alone. Without a cache each is lowered."""
+    from aot.builder.lowering.lower import Lowered
+
+    report.step("lower", None)
+    with Worker() as worker:
+        task = {"plan": plan.to_json(), "staging": str(writer.root), "key": key}
+        raw = worker.request("lower", report.advance, **task, cache=None if cache is None else str(cache.root))
+        if evidence is not None:
+            evidence.collect(worker)
+    made = decoded(Lowered, raw)
+    writer.include(records.BlobRecord(program.digest, program.bytes) for program in made.programs)
+    return made
+
+
+def laid_out(
+    plan: "Plan",
+    writer: Writer,
+    report: Report,
+    evidence: provenance.Evidence | None = None,
+    old: Bundle | None = None,
+) -> records.WeightsRecord:
+    """The weights of a plan's model, in the writer; where an old bundle has the very same, its files are shared."""
+    report.step("weights", None)
+    held = None if old is None else codec.plain(old.index.weights)
+    with Worker() as worker:
+        task = {"plan": plan.to_json(), "staging": str(writer.root), "held": held}
+        raw = worker.request("weights", report.advance, **task)
+        if evidence is not None:
+            evidence.collect(worker)
+    weights = decoded(records.WeightsRecord, raw)
+    if old is not None and weights == old.index.weights:
+        writer.share(old, weights.blobs)
+        verified.remember(old.path, weights)  # a link is a change of the file
+    writer.include(weights.blobs)
+    return weights
+
+
+def _old(options: Options) -> Bundle | None:
+    """The bundle at the destination, where its weights are known to be whole and may be used again."""
+    if options.cache is None:
+        return None
+    try:
+        found = store.open(options.destination)
+    except AotError:
+        return None
+    return found if verified.known(found.path, found.index.weights) else None
+
+
+def indexed(
+    plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer, valid_until: str
+) -> Index:  # fmt: skip
+    """The index of all that was made; tokenizer files go into the writer."""
+    for data in tokenizer.files(plan.model.tokenizer).values():
+        writer.add(data)
+    return Index(**planned(plan, valid_until), **vars(lowered), weights=weights)
+
+
+def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
+    """The fields of the index that are known before anything is made."""
+    from aot.plan import images
+
+    files = tokenizer.files(plan.model.tokenizer)
+    return {
+        "format": _format(plan),
+        "valid_until": valid_until,
+        "origin": None,
+        "model": _model(plan),
+        "generation": _generation(plan),
+        "images": images.of(plan),
+        "rules": {} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
+        "waivers": plan.allow_custom_calls,
+        "combos": tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
+        "tokenizer": {name: records.BlobRecord(digest.of(data), len(data)) for name, data in files.items()},
+    }
+
+
+def _model(plan: "Plan") -> Mapping[str, Any]:
+    source = plan.model
+    if source.factory is not None:
+        return {"factory": source.factory, "arguments": source.arguments}
+    quantization = {} if source.quantization is None else {"quantization": source.quantization}
+    return {"config": source.config, "dtype": source.dtype, **quantization}
+
+
+def _generation(plan: "Plan") -> records.GenerationRecord | None:
+    made = plan.generation
+    if made is None:
+        return None
+    plain = {name: value for name, value in vars(made).items() if name != "restrictions"}
+    return records.GenerationRecord(**{**plain, "sampling": sampling.recorded(made.sampling, made.restrictions)})
+
+
+def _format(plan: "Plan") -> int:
+    """The oldest version of the format that can say what the index has to."""
+    restricted = plan.generation is not None and plan.generation.restrictions != sampling.Restrictions()
+    return records.FORMAT if restricted else 1

@@ -1,0 +1,22 @@
+"""The stage that exports stored programs anew with the installed jax, from their StableHLO alone."""
+
+from collections.abc import Sequence
+
+from aot.builder.report import Report
+from aot.builder.tasks.reexport import Reexported
+from aot.builder.workers import Worker, decoded
+from aot.bundle.index import codec, records
+from aot.bundle.index.records import ProgramRecord
+from aot.bundle.writer import Writer
+
+
+def programs(
+    given: Sequence[ProgramRecord], waivers: Sequence[str], writer: Writer, report: Report
+) -> Reexported:  # fmt: skip
+    """Exports programs that are in the writer anew, in a process of their own."""
+    report.step("export", len(given))
+    with Worker() as worker:
+        task = {"programs": [codec.plain(record) for record in given], "waivers": list(waivers)}
+        made = decoded(Reexported, worker.request("reexport", report.advance, **task, staging=str(writer.root)))
+    writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.programs)
+    return made

@@ -1,0 +1,43 @@
+"""Measures what quantization costs, in a worker: the model beside itself in its own dtype, on golden inputs."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aot.builder.lowering import sources
+from aot.bundle.index.records import ArgumentRecord
+from aot.bundle.loss import Loss
+from aot.golden import exercise
+
+if TYPE_CHECKING:
+    from aot.plan import Plan
+
+_TOKENS = 256
+"""Of the golden inputs that are taken: with a vocabulary of 150,000 their logits are 150 MB."""
+
+
+def measured(plan: "Plan") -> bytes | None:
+    """The loss of a plan's model, written; None where what the model gives is not finite."""
+    from aot.models import divergence
+    from aot.models.language import LanguageModel
+
+    model, (rows, width) = sources.model(plan), shape(plan)
+    assert isinstance(model, LanguageModel), model
+    tokens = ArgumentRecord("tokens", "int32", (rows, width), (None, None))
+    ids = exercise.values("tokens", tokens, model.config.decoder.vocab_size)
+    found = divergence.measure(model, ids, exercise.lengths(rows, width))
+    if not math.isfinite(found.nats):
+        return None
+    assert plan.model.quantization is not None, plan
+    assert plan.model.dtype is not None, plan
+    nats = max(0.0, float(np.float32(found.nats)))  # no less than nothing, and no digits that mean nothing
+    return Loss(plan.model.quantization, plan.model.dtype, found.tokens, nats, found.alike).write()
+
+
+def shape(plan: "Plan") -> tuple[int, int]:
+    """Rows and tokens a row: of the largest combo with so few tokens, else of the smallest."""
+    shapes = sorted(
+        ((c.batch_size, c.prefill_length or 1) for c in plan.combos), key=lambda shape: (math.prod(shape), shape)
+    )
+    return next((shape for shape in reversed(shapes) if math.prod(shape) <= _TOKENS), shapes[0])

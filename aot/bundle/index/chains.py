@@ -1,0 +1,206 @@
+"""What holds between chains and what they call: what lies in each slot, call by call."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from aot.bundle.index.bounds import Mesh
+from aot.bundle.index.contracts import Layout
+from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, EntryRecord, Index
+from aot.chain import GATHER
+
+_OWN = ("input/", "state/", "value/")  # slots whose arrays a call may use up
+
+
+@dataclass
+class _Known:
+    """What the calls seen so far say of the arrays on one platform and mesh."""
+
+    weights: dict[str, Layout] = field(default_factory=dict)
+    carried: dict[int, dict[str, Layout]] = field(default_factory=dict)
+    """By combo: state, and what is gathered."""
+    sources: list[tuple[str, dict[str, Layout]]] = field(default_factory=list)
+    """Where states of other generations are read, and their arrays."""
+
+
+def faults(index: Index) -> Iterator[str]:
+    """What does not hold in chains, each with its path."""
+    known: dict[tuple[str, Mesh], _Known] = {}
+    layouts = _Layouts(index)
+    # what is gathered is given before it is taken
+    ordered = sorted(enumerate(index.entries), key=lambda numbered: numbered[1].phase != GATHER)
+    for i, entry in ordered:
+        if len({(chain.platform, chain.mesh) for chain in entry.chains}) < len(entry.chains):
+            yield f"entries[{i}].chains: two for one platform and mesh"
+        if entry.phase != GATHER and not entry.chains:
+            yield f"entries[{i}].chains: must hold at least one chain"
+        for j, chain in enumerate(entry.chains):
+            seen = known.setdefault((chain.platform, chain.mesh), _Known())
+            if (fault := next(_calls(index, chain), "")) or (fault := _Walk(layouts, entry, seen).run(chain)):
+                yield f"entries[{i}].chains[{j}]{fault}"
+                return
+    for seen in known.values():
+        for where, wanted in seen.sources:
+            if not any(wanted.items() <= state.items() for state in seen.carried.values()):
+                yield f"{where}: reads the state of another generation, and no combo's is like it"
+
+
+def _calls(index: Index, chain: ChainRecord) -> Iterator[str]:
+    if not chain.calls:
+        yield ".calls: must hold at least one call"
+    for i, j in dict.fromkeys(chain.calls):
+        for kind, position, rows in (("program", i, index.programs), ("binding", j, index.bindings)):
+            if position >= len(rows):
+                yield f".calls: there is no {kind} {position}, there are {len(rows)}"
+                return
+        program, binding = index.programs[i], index.bindings[j]
+        if (program.platform, program.mesh) != (chain.platform, chain.mesh):
+            yield (
+                f".calls: program {i} is for {program.platform!r} {dict(program.mesh)}, "
+                f"the chain for {chain.platform!r} {dict(chain.mesh)}"
+            )
+        counts = (len(program.arguments), len(program.results)), (len(binding.takes), len(binding.gives))
+        if counts[0] != counts[1]:
+            yield f".calls: program {i} takes and gives {counts[0]} arrays, binding {j} {counts[1]}"
+
+
+class _Layouts:
+    """The layouts of an index, equal ones the same object: of each argument, by its identity, and of each weight."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.weights = {f"weight/{path}": (a.dtype, a.shape) for path, a in index.weights.arrays.items()}
+        self._known: dict[Layout, Layout] = {}
+        self._of: dict[int, Layout] = {}
+        self._calls: dict[int, _Arrays] = {}
+
+    def arrays(self, program: int) -> "_Arrays":
+        """What a program takes and gives."""
+        if program not in self._calls:
+            record = self.index.programs[program]
+            takes, gives = map(self._each, (record.arguments, record.results))
+            donated = tuple(place for place, argument in enumerate(record.arguments) if argument.donated)
+            self._calls[program] = _Arrays(takes, gives, donated)
+        return self._calls[program]
+
+    def _each(self, records: tuple[ArgumentRecord, ...]) -> list[Layout]:
+        for record in records:
+            if id(record) not in self._of:
+                layout = record.dtype, record.shape, record.sharding
+                self._of[id(record)] = self._known.setdefault(layout, layout)
+        return [self._of[id(record)] for record in records]
+
+
+class _Arrays(NamedTuple):
+    """Layouts of the arguments and results of a program, and the places of what it uses up."""
+
+    takes: list[Layout]
+    gives: list[Layout]
+    donated: tuple[int, ...]
+
+
+class _Walk:
+    """A chain, call by call: what lies in each slot."""
+
+    def __init__(self, layouts: _Layouts, entry: EntryRecord, known: _Known) -> None:
+        self._layouts, self._index, self._known = layouts, layouts.index, known
+        self._phase = self._index.phases[entry.phase]
+        self._combo = self._index.combos[entry.combo]
+        self._name = entry.phase
+        self._carried = known.carried.setdefault(entry.combo, {})
+        self._lies = dict(self._carried)
+        self._gone: set[str] = set()
+        self._source: dict[str, Layout] = {}
+
+    def run(self, chain: ChainRecord) -> str:
+        """What does not hold in it, by the way to it from the chain; empty where all does."""
+        for number, (i, j) in enumerate(chain.calls):
+            if fault := self._call(self._layouts.arrays(i), self._index.bindings[j]):
+                return f".calls[{number}]: program {self._index.programs[i].name}: {fault}"
+        if self._source:
+            self._known.sources.append((f"phases[{self._name!r}]", self._source))
+        return next(self._ends(), "")
+
+    def _call(self, arrays: _Arrays, binding: BindingRecord) -> str:
+        lies, weights = self._lies, self._known.weights
+        for slot, layout in zip(binding.takes, arrays.takes, strict=True):
+            # what lies there already, in most cases: ten thousand programs have a hundred thousand such
+            if lies.get(slot) is not layout and weights.get(slot) is not layout and (fault := self._take(slot, layout)):
+                return fault
+        for place in arrays.donated:
+            if fault := self._use_up(binding.takes[place], binding.takes):
+                return fault
+        for slot, layout in zip(binding.gives, arrays.gives, strict=True):
+            if lies.get(slot) is not layout and (fault := self._give(slot, layout)):
+                return fault
+        return ""
+
+    def _take(self, slot: str, layout: Layout) -> str:
+        source, _, name = slot.partition("/")
+        held: Layout | None = self._lies.get(slot)
+        if slot in self._gone:
+            return f"takes {slot!r}, which an earlier call used up"
+        if source == "weight":
+            held = self._known.weights.setdefault(slot, layout)
+            if self._layouts.weights[slot] != layout[:2]:
+                return f"takes {_shown(layout)} for {slot!r}, which is {_shown((*self._layouts.weights[slot], ()))}"
+        elif source == "source":
+            held = self._source.setdefault(f"state/{name}", layout)
+        elif held is None and source == "input":
+            if fault := self._sized(slot, name, layout, self._phase.inputs):
+                return fault
+            held = self._lies[slot] = layout
+        elif held is None and source == "state":
+            held = self._lies[slot] = self._carried[slot] = layout
+        elif held is None:
+            return f"takes {slot!r}, which nothing gives before"
+        return _unlike(slot, held, layout)
+
+    def _use_up(self, slot: str, takes: tuple[str, ...]) -> str:
+        if not slot.startswith(_OWN):
+            return f"uses up {slot!r}, which others take"
+        if takes.count(slot) > 1:
+            return f"uses up {slot!r}, which it takes twice"
+        del self._lies[slot]
+        self._gone.add(slot)
+        return ""
+
+    def _give(self, slot: str, layout: Layout) -> str:
+        source, _, name = slot.partition("/")
+        self._gone.discard(slot)
+        self._lies[slot] = layout
+        if source == "output":
+            return self._sized(slot, name, layout, self._phase.outputs)
+        if source == "gathered" and self._name != GATHER:
+            return f"gives {slot!r}, which the phase {GATHER!r} gives alone"
+        return "" if source == "value" else _unlike(slot, self._carried.setdefault(slot, layout), layout)
+
+    def _sized(self, slot: str, name: str, layout: Layout, phase: Mapping[str, tuple[str | None, ...]]) -> str:
+        """The sides of an input or output are the combo's dimensions."""
+        shape, axes = layout[1], phase.get(name)
+        if axes is None or len(axes) != len(shape):
+            return f"{slot!r} has {len(shape)} axes, its phase says {axes!r}"
+        for axis, side in zip(axes, shape, strict=True):
+            if axis is not None and self._combo.dimensions.get(axis) != side:
+                return f"{slot!r} has the shape {list(shape)}, {axis} is {self._combo.dimensions.get(axis)!r}"
+        return ""
+
+    def _ends(self) -> Iterator[str]:
+        """All inputs are taken and all outputs given, and no state is used up for good."""
+        there = self._lies.keys() | self._gone
+        if idle := sorted(n for n in self._phase.inputs.keys() - set(self._phase.partial) if f"input/{n}" not in there):
+            yield f": does not take the input {idle[0]!r} of its phase"
+        if lacking := sorted(name for name in self._phase.outputs if f"output/{name}" not in self._lies):
+            yield f": does not give the output {lacking[0]!r} of its phase"
+        if lost := sorted(slot for slot in self._gone if slot.startswith("state/")):
+            yield f": uses up {lost[0]!r} and gives none"
+
+
+def _unlike(slot: str, held: Layout, layout: Layout) -> str:
+    return "" if held == layout else f"takes or gives {_shown(layout)} in {slot!r}, where {_shown(held)} lies"
+
+
+def _shown(layout: Layout) -> str:
+    dtype, shape, axes = layout
+    over = f" over {list(axes)}" if any(axes) else ""
+    return f"{dtype}{list(shape)}{over}"

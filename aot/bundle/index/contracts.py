@@ -1,0 +1,101 @@
+"""What holds in the contract of a program: its arrays, their shardings, and what its executables are for."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from aot.bundle.index.bounds import Axes, Mesh
+from aot.bundle.index.records import (
+    ArgumentRecord,
+    ExecutableRecord,
+    Index,
+    ProgramRecord,
+)
+
+ITEM_SIZES = {
+    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+}
+"""Bytes of an element of each dtype that an array may have."""
+
+_BYTES = 1 << 46  # what a process can address, halved
+_DEVICES = 1 << 12
+
+_TARGETS = {"cpu": {"isa", "threads"}, "cuda": {"device"}, "tpu": {"topology"}}
+_REQUIRES: dict[str, dict[str, type]] = {
+    "cpu": {"machine": str, "features": tuple},
+    "cuda": {"kinds": tuple, "devices": int, "compute_capability": str},
+    "tpu": {"kinds": tuple, "devices": int},
+}
+
+_MEMORY = {"arguments", "outputs", "aliased", "temporaries", "code"}
+
+Layout = tuple[str, tuple[int, ...], Axes]
+"""Dtype, shape and sharding of an array."""
+
+
+def array(dtype: str, shape: tuple[int, ...]) -> str:
+    """What is wrong with the size of an array, by the way to it; empty where nothing is."""
+    if dtype not in ITEM_SIZES:
+        return f".dtype: must be one of {', '.join(ITEM_SIZES)}, got {dtype!r}"
+    if (size := math.prod(shape) * ITEM_SIZES[dtype]) > _BYTES:
+        return f".shape: {list(shape)} of {dtype} has {size} bytes, at most {_BYTES} are allowed"
+    return ""
+
+
+def programs(index: Index) -> Iterator[str]:
+    """What does not hold in programs, each with its path."""
+    sound: dict[Mesh, set[int]] = {}
+    for i, program in enumerate(index.programs):
+        place = f"programs[{i}]"
+        if program.mesh not in sound:
+            yield from _mesh(place, program.mesh)
+        seen = sound.setdefault(program.mesh, set())
+        for kind, arrays in (("arguments", program.arguments), ("results", program.results)):
+            if len({record.name for record in arrays}) < len(arrays):
+                yield f"{place}.{kind}: a name occurs twice"
+            for record in [record for record in arrays if id(record) not in seen]:
+                yield from _argument(f"{place}.{kind}[{arrays.index(record)}]", record, program.mesh)
+                seen.add(id(record))
+        for j, executable in enumerate(program.executables):
+            yield from _executable(f"{place}.executables[{j}]", executable, program)
+
+
+def _mesh(place: str, mesh: Mesh) -> Iterator[str]:
+    if len(dict(mesh)) < len(mesh):
+        yield f"{place}.mesh: an axis occurs twice"
+    if (devices := math.prod(size for _, size in mesh)) > _DEVICES:
+        yield f"{place}.mesh: {devices} devices, at most {_DEVICES} are allowed"
+
+
+def _argument(place: str, record: ArgumentRecord, mesh: Mesh) -> Iterator[str]:
+    if fault := array(record.dtype, record.shape):
+        yield f"{place}{fault}"
+    if len(record.sharding) != len(record.shape):
+        yield f"{place}.sharding: has {len(record.sharding)} axes, the shape {len(record.shape)}"
+        return
+    sizes, used = dict(mesh), list[str]()
+    for side, axes in zip(record.shape, record.sharding, strict=True):
+        over = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        used.extend(over)
+        if unknown := [axis for axis in over if axis not in sizes]:
+            yield f"{place}.sharding: {unknown[0]!r} is no axis of the mesh {sizes}"
+        elif side % math.prod(sizes[axis] for axis in over):
+            yield f"{place}.sharding: {side} does not divide over {', '.join(over)} of the mesh {sizes}"
+    if len(set(used)) < len(used):
+        yield f"{place}.sharding: splits over an axis twice"
+
+
+def _executable(place: str, record: ExecutableRecord, program: ProgramRecord) -> Iterator[str]:
+    if list(record.target) != [program.platform] or program.platform not in _TARGETS:
+        yield f"{place}.target: must be one for {program.platform!r}, got {dict(record.target)!r}"
+        return
+    kind, options = program.platform, record.target[program.platform]
+    if not isinstance(options, Mapping) or not _TARGETS[kind] <= options.keys():
+        yield f"{place}.target: must have {', '.join(sorted(_TARGETS[kind]))}, got {dict(record.target)!r}"
+    if record.memory.keys() != _MEMORY:
+        yield f"{place}.memory: must have {', '.join(sorted(_MEMORY))}, got {', '.join(record.memory)}"
+    for name, wanted in _REQUIRES[kind].items():
+        if type(record.requires.get(name)) is not wanted:
+            yield f"{place}.requires.{name}: must be there, a {wanted.__name__}, got {record.requires.get(name)!r}"

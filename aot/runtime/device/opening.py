@@ -1,0 +1,88 @@
+"""Opens the devices that a bundle is loaded on.
+
+Two implementations stand behind a client: `jaxlib_client`, which needs no jax and is ready in a tenth of a second, and
+`jax_client`, which imports jax, and can compile.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aot.errors import InputError, MachineError
+from aot.runtime.device.client import MOST_DEVICES, Client
+from aot.runtime.place import Place
+
+if TYPE_CHECKING:
+    from aot.runtime.peers.processes import Group
+
+log = logging.getLogger("aot")
+
+VARIABLE = "AOT_CLIENT"
+"""Environment variable that names the implementation to use: jaxlib or jax."""
+
+
+def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None) -> Client:
+    """The client for a place: without jax for one device, where nothing is to be compiled and jaxlib is known to us.
+
+    `ids` are the devices to take; `group` the processes that the mesh spans. Raises InputError for an unknown name in
+    the environment, MachineError where devices lack.
+    """
+    _check_ids(ids)
+    if place.mesh:
+        _heed_flags()
+        from aot.runtime.device import mesh_client
+
+        return mesh_client.Client(place.platform, place.mesh, ids, group)
+    return each(place.platform, ids or (0,), compiling=compiling)[0]
+
+
+def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
+    """A client for each of some devices of this process. Raises as `open`."""
+    _check_ids(ids)
+    asked = os.environ.get(VARIABLE) or "jaxlib"
+    if asked not in ("jaxlib", "jax"):
+        raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
+    _heed_flags()
+    if asked == "jaxlib" and platform == "cpu" and not compiling:
+        _quiet()
+        from aot.runtime.device import jaxlib_client
+
+        try:
+            return list(jaxlib_client.clients(ids))
+        except jaxlib_client.UnknownError as unknown:
+            log.warning("taking the slower way through jax: %s", unknown)
+    from aot.runtime.device import jax_client
+
+    return [jax_client.Client(device) for device in jax_client.devices(platform, max(ids) + 1, ids)]
+
+
+def _check_ids(ids: Sequence[int]) -> None:
+    if max(ids, default=0) >= MOST_DEVICES:
+        raise MachineError(f"devices: no process has one of the id {max(ids)}, they are below {MOST_DEVICES}")
+
+
+def count(platform: str) -> int:
+    """How many devices of a platform this process has."""
+    _heed_flags()
+    if "jax" in sys.modules or platform != "cpu":
+        from aot.runtime.device import jax_client
+
+        return len(jax_client.devices(platform, 1))
+    _quiet()
+    from aot.runtime.device import jaxlib_client
+
+    return jaxlib_client.count()
+
+
+def _heed_flags() -> None:
+    if "XLA_FLAGS" in os.environ:
+        from aot.runtime.device import flags
+
+        flags.settle()
+
+
+def _quiet() -> None:
+    """As jax sets it, before jaxlib is imported: XLA would speak of each device."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
