@@ -295,7 +295,7 @@ def memory_of(program: Program) -> Any:
 
 @pytest.mark.parametrize(
     ("dtype", "quantization"),
-    [("bfloat16", None), ("float16", None), ("bfloat16", "int8")],
+    [("bfloat16", None), pytest.param("float16", None, marks=pytest.mark.thorough), ("bfloat16", "int8")],
 )
 def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization: str | None) -> None:
     decoder = config(hidden_size=256, intermediate_size=2048, num_hidden_layers=1)
@@ -313,7 +313,12 @@ def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization
 
 @pytest.mark.parametrize(
     ("phase", "dtype", "batch"),
-    [("decode", "float32", 1), ("decode", "bfloat16", 1), ("decode", "bfloat16", 3), ("prefill", "bfloat16", 1)],
+    [
+        ("decode", "float32", 1),
+        pytest.param("decode", "bfloat16", 1, marks=pytest.mark.thorough),
+        ("decode", "bfloat16", 3),
+        ("prefill", "bfloat16", 1),
+    ],
 )
 def test_a_step_on_cpu_updates_a_cache_of_thousands_of_slots_in_place(phase: str, dtype: str, batch: int) -> None:
     sizes = config(head_dim=64, num_hidden_layers=1)

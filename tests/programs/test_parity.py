@@ -13,6 +13,8 @@ import aot
 from manifests import FAMILIES
 
 STEPS = 20
+THOROUGH = dict.fromkeys(("llama", "mistral"), pytest.mark.thorough)
+"""Of which Qwen2 has all, its biases, its windows, and more."""
 RAGGED = ("three of 8", "three of 16", "one of 9")
 
 
@@ -22,7 +24,7 @@ class Served:
     oracle: Case
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=THOROUGH.get(n, ())) for n in FAMILIES])
 def served(request, family):
     made = family(request.param)
     with aot.load(made.bundle) as model:

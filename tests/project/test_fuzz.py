@@ -114,6 +114,7 @@ def test_other_tokens_are_a_fault_unless_golden_outputs_say_so(
     assert [fault.what for fault in found.faults] == faults
 
 
+@pytest.mark.thorough
 def test_the_mutants_of_some_seconds_are_answered_or_refused(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "tools" / "fuzz", "--seconds", "20", "--directory", tmp_path / "fuzz"]
 

@@ -18,6 +18,7 @@ from aot.golden import replay as golden
 from aot.runtime.fitting import entries
 
 KINDS = {"float32": "dtype: float32", "bfloat16": "dtype: bfloat16", "int8": "dtype: float32, quantization: int8"}
+THOROUGH = dict.fromkeys(("float32", "int8"), pytest.mark.thorough)
 MANIFEST = """\
 name: portable
 model: {{checkpoint: tiny/, {model}}}
@@ -51,7 +52,7 @@ def logits(bundle: Path, **how: Any) -> str:
     return printed("read_logits.py", bundle, HOME=str(bundle.parent), **how)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=THOROUGH.get(kind, ())) for kind in KINDS])
 def test_logits_and_texts_are_the_same_bits_in_every_disguise(
     kind: str, bundle: Bundles, wardrobe: dict[str, str]
 ) -> None:

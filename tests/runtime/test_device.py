@@ -60,7 +60,7 @@ def lacking() -> str:
 
 
 CUDA = pytest.param("cuda", marks=[pytest.mark.device, pytest.mark.skipif(bool(lacking()), reason=lacking())])
-PLATFORMS = pytest.mark.parametrize("platform", ["cpu", CUDA])
+PLATFORMS = pytest.mark.parametrize("platform", [pytest.param("cpu", marks=pytest.mark.thorough), CUDA])
 DTYPES = pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 
 Made = Callable[[str, str], Path]
