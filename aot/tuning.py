@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aot import strict_json
 from aot.errors import InputError
 
 FORMAT = 1
@@ -73,10 +74,9 @@ def read(path: Path, device: str) -> Tuning:
 def parse(data: bytes, device: str, where: str) -> Tuning:
     """The tuning in some bytes, for a device. Raises InputError."""
     try:
-        found = _tuning(json.loads(data.decode("utf-8"), object_pairs_hook=_distinct))
-    except (ValueError, RecursionError) as error:
-        cause = str(error) or "nested too deeply"
-        raise InputError(f"{where}: is no tuning: {cause}; remove it, and {ADVICE}") from None
+        found = _tuning(strict_json.parse(data))
+    except ValueError as error:
+        raise InputError(f"{where}: is no tuning: {error}; remove it, and {ADVICE}") from None
     if found.device != device:
         raise InputError(
             f"{where}: was tuned on {found.device!r}, the target is {device!r}; name another file, or remove it and "
@@ -86,30 +86,14 @@ def parse(data: bytes, device: str, where: str) -> Tuning:
 
 
 def _tuning(plain: Any) -> Tuning:
-    fields = _expect(plain, "it", _FIELDS)
+    fields = strict_json.expect(plain, "it", _FIELDS)
     if fields["format"] != FORMAT:
         raise ValueError(f"format must be {FORMAT}, got {fields['format']}")
-    rows = [_expect(row, f"choices[{i}]", _CHOICE) for i, row in enumerate(fields["choices"])]
+    rows = [strict_json.expect(row, f"choices[{i}]", _CHOICE) for i, row in enumerate(fields["choices"])]
     for i, row in enumerate(rows):
         if not row["hlo"] or not all(type(line) is str for line in row["hlo"]):
             raise ValueError(f"choices[{i}].hlo must be a list of lines")
     return of(fields["device"], (Choice("\n".join(row["hlo"]), row["version"], row["result"]) for row in rows))
-
-
-def _expect(value: Any, where: str, types: dict[str, type]) -> dict[str, Any]:
-    if type(value) is not dict or value.keys() != types.keys():
-        found = ", ".join(map(repr, value)) if type(value) is dict else type(value).__name__
-        raise ValueError(f"{where} must have the fields {', '.join(types)}, got {found[:80]}")
-    for name, kind in types.items():
-        if type(value[name]) is not kind:
-            raise ValueError(f"{where}.{name} must be of type {kind.__name__}, got {value[name]!r:.80}")
-    return value
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name occurs twice")
-    return dict(pairs)
 
 
 def _shown(hlo: str) -> str:

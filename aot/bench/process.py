@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from aot import system
 from aot.bench import group
 
 LIMIT = 900.0
@@ -112,7 +113,7 @@ def _prepare(contestant: Contestant) -> None:
     while the files are read, and let go last, so that neither takes the other's place.
     """
     files = {path: path.stat().st_size for path in contestant.files if path.is_file()}
-    amount = min(contestant.memory, _available() - sum(files.values()))
+    amount = min(contestant.memory, system.available_memory() - sum(files.values()))
     with contextlib.ExitStack() as held:
         if amount > 0:
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -130,12 +131,6 @@ def _read(files: Iterable[Path]) -> None:
         with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:  # the contestant will say it better
             while file.readinto(buffer):
                 pass
-
-
-def _available() -> int:
-    """Bytes that the machine can give without swapping."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _document(line: str) -> Document | None:

@@ -58,7 +58,7 @@ class Worker:
         # locked for as long as this process lives; making one removes those of builders that were killed
         directory = self._scratch.enter_context(staging.directory(Path(tempfile.gettempdir(), "aot-worker")))
         self._process = subprocess.Popen(
-            [*emulation.python(), "-s", "-P", "-m", "aot.builder.tasks.worker"],
+            [*emulation.python(), "-s", "-P", "-m", "aot.builder.tasks.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -4,8 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aot import digest
-from aot.bundle import strict_json
+from aot import digest, strict_json
 from aot.bundle.store import Bundle
 from aot.errors import BundleError
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from aot import digest
-from aot.bundle import strict_json
+from aot import digest, strict_json
 from aot.bundle.index.records import Index, stored
 from aot.errors import BundleError
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot import digest, extras
-from aot.bundle import attachments, oci, store, strict_json
+from aot import digest, extras, strict_json
+from aot.bundle import attachments, oci, store
 from aot.errors import AotError, BundleError, InputError
 
 if TYPE_CHECKING:

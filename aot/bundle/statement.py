@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aot import digest, nesting
-from aot.bundle import strict_json
+from aot import digest, nesting, strict_json
 from aot.bundle.store import Bundle
 from aot.errors import BundleError
 

@@ -11,30 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aot import digest
-from aot.bundle import strict_json
+from aot import digest, dtypes, strict_json
 from aot.bundle.index.records import WeightsRecord
 from aot.errors import BundleError, InputError
 
 ALIGNMENT = 64
-_DTYPES = {  # ours -> safetensors', bytes of an element
-    "bool": ("BOOL", 1),
-    "uint8": ("U8", 1),
-    "int8": ("I8", 1),
-    "float8_e4m3fn": ("F8_E4M3", 1),
-    "float8_e5m2": ("F8_E5M2", 1),
-    "uint16": ("U16", 2),
-    "int16": ("I16", 2),
-    "float16": ("F16", 2),
-    "bfloat16": ("BF16", 2),
-    "uint32": ("U32", 4),
-    "int32": ("I32", 4),
-    "float32": ("F32", 4),
-    "uint64": ("U64", 8),
-    "int64": ("I64", 8),
-    "float64": ("F64", 8),
-}
-_NAMES = {name: (ours, size) for ours, (name, size) in _DTYPES.items()}
+_NAMES = {theirs: name for name, theirs in dtypes.SAFETENSORS.items()}
 _PAD = "~pad/"
 _HEADER_LIMIT = 100_000_000  # the library's own
 _RANK_LIMIT = 64  # NumPy's
@@ -116,7 +98,7 @@ def described(array: tuple[str, Shape] | None) -> str:
 
 
 def _size(dtype: str, shape: Shape) -> int:
-    return math.prod(shape) * _DTYPES[dtype][1]
+    return math.prod(shape) * dtypes.SIZES[dtype]
 
 
 def _aligned(offset: int) -> int:
@@ -124,8 +106,10 @@ def _aligned(offset: int) -> int:
 
 
 def _check_storable(path: str, dtype: str) -> None:
-    if dtype not in _DTYPES:
-        raise InputError(f"weights: {path!r} has the dtype {dtype!r}, storable are {', '.join(_DTYPES)}; cast it")
+    if dtype not in dtypes.SAFETENSORS:
+        raise InputError(
+            f"weights: {path!r} has the dtype {dtype!r}, storable are {', '.join(dtypes.SAFETENSORS)}; cast it"
+        )
     if path == "__metadata__" or path.startswith(_PAD):
         raise InputError(f"weights: the name {path!r} belongs to the file format; rename the parameter")
 
@@ -137,7 +121,7 @@ def _shard(tensors: list[Tensor]) -> Shard:
     for tensor in tensors:
         if gap := tensor.offset - end:
             fields[f"{_PAD}{sum(name.startswith(_PAD) for name in fields)}"] = _fields("U8", (gap,), end, gap)
-        fields[tensor.path] = _fields(_DTYPES[tensor.dtype][0], tensor.shape, tensor.offset, tensor.size)
+        fields[tensor.path] = _fields(dtypes.SAFETENSORS[tensor.dtype], tensor.shape, tensor.offset, tensor.size)
         end = tensor.offset + tensor.size
     text = digest.canonical_json(fields)
     header = text.ljust(_aligned(8 + len(text)) - 8)
@@ -176,7 +160,7 @@ def _tensor(path: str, value: Any, start: int) -> Tensor:
             f"{where} must have a shape of at most {_RANK_LIMIT} axes and two data_offsets, all at least 0"
         )
     begin, end = fields["data_offsets"]
-    tensor = Tensor(path, _NAMES[fields["dtype"]][0], tuple(fields["shape"]), start + begin)
+    tensor = Tensor(path, _NAMES[fields["dtype"]], tuple(fields["shape"]), start + begin)
     if end - begin != tensor.size:
         raise ValueError(f"{where} has {end - begin} bytes, its dtype and shape make {tensor.size}")
     return tensor

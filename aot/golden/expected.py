@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aot.bundle import strict_json
+from aot import strict_json
 from aot.errors import BundleError
 from aot.runtime.device.client import dtype
 

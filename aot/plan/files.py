@@ -1,10 +1,9 @@
 """The small files that a plan is made from: JSON of one directory, and the digest of each that was read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from aot import digest, nesting
+from aot import digest, json_files
 from aot.errors import InputError
 
 
@@ -29,16 +28,10 @@ class Files:
 
     def _fields(self, file: Path) -> dict[str, Any]:
         try:
-            data = file.read_bytes()
-            fields = json.loads(data)
-            nesting.check(fields)
+            data, fields = json_files.read(file)
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}; make it readable") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
-        if not isinstance(fields, dict):
-            raise InputError(f"{file}: must hold a JSON object, got {type(fields).__name__}; fetch it again")
         self._digests[file.name] = digest.of(data)
         return fields

@@ -4,12 +4,11 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from aot import dtypes
 from aot.plan.plan import Plan
 
 if TYPE_CHECKING:
     from aot.models.families.family import ModelConfig
-
-_SIZES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
 
 def stored(plan: Plan) -> dict[str, int]:
@@ -19,7 +18,7 @@ def stored(plan: Plan) -> dict[str, int]:
     assert plan.model.dtype is not None, plan.model
     found: Counter[str] = Counter()
     for array in _described(plan).weights(plan.model.dtype, plan.model.quantization).values():
-        found[array.dtype] += math.prod(array.shape) * _SIZES[array.dtype]
+        found[array.dtype] += math.prod(array.shape) * dtypes.SIZES[array.dtype]
     return dict(found)
 
 

@@ -224,13 +224,3 @@ def test_options_of_jax_are_a_factor_of_a_lowering(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(settings, "LOWERING", {**settings.LOWERING, "jax_enable_x64": True})
 
     assert identity.program(placed, ()) != base
-
-
-def test_all_that_a_compile_imports_of_ours_is_among_its_factors() -> None:
-    code = "import sys; from aot.builder import compile; print(*(name for name in sys.modules if name[:4] == 'aot.'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = [name.split(".") for name in done.stdout.split()]
-    packages = {parts[1] if len(parts) > 2 else "" for parts in modules} | {"builder", "bundle"}
-
-    assert len(modules) > 8
-    assert packages == set(identity.COMPILING)

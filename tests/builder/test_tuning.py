@@ -136,12 +136,15 @@ ROW = {"hlo": ["x"], "version": 45, "result": NATIVE}
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (b"\xff", "is no tuning: .* can't decode byte 0xff"),
+        (b"\xff", "is no tuning: not UTF-8 at byte 0"),
         (b"{", "is no tuning: Expecting property name"),
         (b"[" * 100_000, "is no tuning: "),
-        (b"[]", "is no tuning: it must have the fields format, device, choices, got list"),
-        (b'{"format": 1, "format": 1, "device": "h200", "choices": []}', "is no tuning: a name occurs twice"),
-        (changed(host="me"), "is no tuning: it must have the fields format, device, choices, got .*'host'"),
+        (b"[]", "is no tuning: it must be an object, got "),
+        (
+            b'{"format": 1, "format": 1, "device": "h200", "choices": []}',
+            "is no tuning: the name 'format' occurs twice",
+        ),
+        (changed(host="me"), "is no tuning: it has the unknown field 'host'; known: format, device, choices"),
         (changed(format=2), "is no tuning: format must be 1, got 2"),
         (changed(format=True), "is no tuning: it.format must be of type int, got True"),
         (changed(choices=[{**ROW, "version": "45"}]), r"is no tuning: choices\[0\].version must be of type int"),

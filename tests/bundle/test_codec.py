@@ -228,7 +228,7 @@ def test_a_spoiled_value_is_named_with_its_path(path: str, value: object, said: 
         ("generation/sampling/top_k", -2, "generation.sampling: sampling.top_k: must be an integer of at least 0"),
         ("generation/sampling/zeta", 1, "generation.sampling['zeta']: unknown name; known: temperature"),
         ("generation/logits", "some", "generation.logits: must be none or last or all, got 'some'"),
-        ("arguments/1/dtype", "S4", "arguments[1].dtype: must be one of bool, int8"),
+        ("arguments/1/dtype", "S4", "arguments[1].dtype: must be one of bool, uint8"),
         ("arguments/1/shape/0", 2**40, "of int32 has 140737488355328 bytes, at most 70368744177664 are allowed"),
         ("arguments/1/shape", [1] * 65, "arguments[1].shape: must be 'array' of length <= 64"),
         ("arguments/1/sharding/0", "model", "sharding: 'model' is no axis of the mesh {}"),

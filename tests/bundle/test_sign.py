@@ -549,7 +549,7 @@ def test_without_the_library_the_extra_is_named(
 
 def test_the_library_is_imported_only_when_a_key_is_given(pristine: Path):
     code = (
-        "import sys; from aot.bundle import sign, store; from aot.cli import verify; import aot.runtime.model;"
+        "import sys; from aot.bundle import sign, store; from aot.cli.commands import verify; import aot.runtime.model;"
         f"store.verify({str(pristine)!r} and __import__('pathlib').Path({str(pristine)!r}));"
         "print(*{name.partition('.')[0] for name in sys.modules} & {'model_signing', 'sigstore', 'OpenSSL'})"
     )

@@ -273,7 +273,7 @@ def test_too_many_pixels_are_refused_by_the_header_alone(kind):
 
 def test_too_many_pixels_are_refused_without_a_further_word_of_pillow_s():
     code = (
-        "import sys; from aot.runtime import pictures\n"
+        "import sys; from aot.runtime.prompting import pictures\n"
         "from aot.errors import InputError\n"
         "try: pictures.opened(sys.stdin.buffer.read(), 'x')\n"
         "except InputError as error: print(error)"

@@ -1,6 +1,5 @@
 """Commands of aot, each in a child of a process that has imported what they need: under limits, as if started anew."""
 
-import ctypes
 import faulthandler
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aot import system
 from aot.cli import main
 
 MEMORY = 1 << 30
@@ -37,9 +37,10 @@ class Finished:
 def run(arguments: Sequence[str], seconds: float, variables: dict[str, str]) -> Finished:
     """Runs a command for at most so many seconds, with some environment variables set."""
     out, err = os.memfd_create("out"), os.memfd_create("err")
+    parent = os.getpid()
     process = os.fork()
     if process == 0:
-        _become(arguments, seconds, variables, out, err)
+        _become(parent, arguments, seconds, variables, out, err)
     try:
         late = not _ended(process, seconds)
         if late:
@@ -66,11 +67,13 @@ def _read(descriptor: int) -> str:
     return os.pread(descriptor, 1 << 20, 0).decode(errors="replace")
 
 
-def _become(arguments: Sequence[str], seconds: float, variables: dict[str, str], out: int, err: int) -> None:
+def _become(
+    parent: int, arguments: Sequence[str], seconds: float, variables: dict[str, str], out: int, err: int
+) -> None:
     """Turns a forked child into the command; never returns."""
     code = 1
     try:
-        end_with_parent()
+        system.end_with(parent)
         _streams(out, err)
         os.environ.update(variables)
         _limit()
@@ -90,11 +93,6 @@ def _become(arguments: Sequence[str], seconds: float, variables: dict[str, str],
             sys.stderr.flush()
         finally:
             os._exit(code)
-
-
-def end_with_parent() -> None:
-    """Has this process killed when the one that forked it ends, however that is."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _streams(out: int, err: int) -> None:

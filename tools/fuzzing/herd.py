@@ -3,6 +3,7 @@
 import gc
 import importlib
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzzing import children, judge, mutants
+from aot import system
+from fuzzing import judge, mutants
 from fuzzing.draft import Source
 from fuzzing.judge import Judged
 from fuzzing.mutants import Mutant, Name
@@ -80,7 +82,7 @@ def judged(bundles: Mapping[str, Sound], bounds: Bounds, scratch: Path) -> Itera
     turns, found = _FORK.Semaphore(bounds.jobs), _FORK.Queue()
     until = time.monotonic() + bounds.seconds
     crowd = [
-        _FORK.Process(target=_work, args=(sound, bounds, job, until, scratch, turns, found), daemon=True)
+        _FORK.Process(target=_work, args=(os.getpid(), sound, bounds, job, until, scratch, turns, found), daemon=True)
         for sound in bundles.values()
         for job in range(bounds.jobs)
     ]
@@ -94,8 +96,10 @@ def judged(bundles: Mapping[str, Sound], bounds: Bounds, scratch: Path) -> Itera
             sys.exit("mutants could not be made or judged; the reason is above")
 
 
-def _work(sound: Sound, bounds: Bounds, job: int, until: float, scratch: Path, turns: Any, found: Any) -> None:
-    children.end_with_parent()
+def _work(
+    parent: int, sound: Sound, bounds: Bounds, job: int, until: float, scratch: Path, turns: Any, found: Any
+) -> None:
+    system.end_with(parent)
     try:
         with turns:
             stable = Stable(sound, scratch)

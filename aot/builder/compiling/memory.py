@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from aot import system
+
 log = logging.getLogger("aot")
 
 # A worker's peak, measured with jaxlib 0.10.2 and libtpu 0.0.42 over the programs of Qwen2 0.5 B (1.7 to 210 KB) and of
@@ -33,7 +35,7 @@ def affordable(jobs: int, sizes: Sequence[int], platform: str) -> int:
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that this process can still take: of the machine, and of each control group that it is in."""
     try:
-        machine = _table(proc / "meminfo")["MemAvailable:"] * 1024
+        machine = system.available_memory(proc)
     except (OSError, KeyError):  # no Linux
         machine = _UNLIMITED
     return min([machine, *_free(proc, groups)])
@@ -64,12 +66,7 @@ def _left(group: Path, limit: str, used: str, reclaimable: str) -> int | None:
         most = (group / limit).read_text().strip()
         if most == "max" or int(most) >= _UNLIMITED:
             return None
-        taken = int((group / used).read_text()) - _table(group / "memory.stat").get(reclaimable, 0)
+        taken = int((group / used).read_text()) - system.table(group / "memory.stat").get(reclaimable, 0)
     except (OSError, ValueError):
         return None
     return max(0, int(most) - taken)
-
-
-def _table(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}

@@ -6,30 +6,27 @@ A task that compiles runs in a child of its own, forked from a process that has 
 XLA numbers the modules of a process and stores the number, so what was compiled before would show in the bytes.
 """
 
-import contextlib
-import ctypes
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aot import system
 from aot.builder import messages
 from aot.builder.pace import Progress
 from aot.bundle.index import codec
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-
 Answer = Callable[[str, Any], None]
 
 
-def main() -> None:
-    _die_with_parent()
+def main(parent: int) -> None:
+    """Answers the requests of the process with this number, and ends with it."""
+    system.end_with(parent)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
@@ -55,12 +52,6 @@ class _Told(logging.Handler):
         self._answer("log", record.getMessage())
 
 
-def _die_with_parent() -> None:
-    """A killed builder cannot end its workers, and one that is busy would not see it go: on Linux the kernel tells."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _perform(request: dict[str, Any], answer: Answer) -> None:
     try:
         result = _TASKS[request["task"]](lambda *step: answer("progress", step), **request["arguments"])
@@ -77,10 +68,11 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
     """Performs a request in a child that answers itself; if it dies, so does this process, in the same way."""
     import jax.export  # noqa: F401, here once and not in each child
 
+    here = os.getpid()
     if (child := os.fork()) == 0:
         status = 1
         try:
-            _die_with_parent()
+            system.end_with(here)
             _perform(request, answer)
             status = 0
         except BaseException:
@@ -199,4 +191,4 @@ _TASKS: dict[str, Callable[..., Any]] = {
 _APART = {"compile", "tune"}
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

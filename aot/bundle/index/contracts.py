@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from aot import dtypes
 from aot.bundle.index.bounds import Axes, Mesh
 from aot.bundle.index.records import (
     ArgumentRecord,
@@ -10,14 +11,6 @@ from aot.bundle.index.records import (
     Index,
     ProgramRecord,
 )
-
-ITEM_SIZES = {
-    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
-    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int32", "uint32", "float32"), 4),
-    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
-}
-"""Bytes of an element of each dtype that an array may have."""
 
 _BYTES = 1 << 46  # what a process can address, halved
 _DEVICES = 1 << 12
@@ -37,9 +30,9 @@ Layout = tuple[str, tuple[int, ...], Axes]
 
 def array(dtype: str, shape: tuple[int, ...]) -> str:
     """What is wrong with the size of an array, by the way to it; empty where nothing is."""
-    if dtype not in ITEM_SIZES:
-        return f".dtype: must be one of {', '.join(ITEM_SIZES)}, got {dtype!r}"
-    if (size := math.prod(shape) * ITEM_SIZES[dtype]) > _BYTES:
+    if dtype not in dtypes.SIZES:
+        return f".dtype: must be one of {', '.join(dtypes.SIZES)}, got {dtype!r}"
+    if (size := math.prod(shape) * dtypes.SIZES[dtype]) > _BYTES:
         return f".shape: {list(shape)} of {dtype} has {size} bytes, at most {_BYTES} are allowed"
     return ""
 

@@ -1,6 +1,5 @@
 """Hugging Face checkpoints: what a directory holds, whether it fits the model, and its tensors one by one."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aot import nesting
+from aot import json_files
 from aot.errors import InputError
 from aot.models.checkpoints import arrays
 from aot.models.checkpoints.arrays import Stored
@@ -209,12 +208,6 @@ def _pickles(directory: Path) -> list[str]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
-        nesting.check(value)
+        return json_files.read(file)[1]
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; a Hugging Face checkpoint has it") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: is not JSON: {error}; fetch it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: must hold a JSON object, got {type(value).__name__}; fetch it again")
-    return value

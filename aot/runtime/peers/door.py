@@ -23,8 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aot import directories
-from aot.bundle import strict_json
+from aot import directories, strict_json
 from aot.errors import AotError, InputError
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aot.bundle import strict_json
+from aot import strict_json
 
 PULSE = 2.0
 """Seconds between two signs of life."""
