@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from aot.errors import (
         AotError,
         BundleError,
@@ -57,6 +59,14 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("jax-aot")
     if name not in __all__:
         raise AttributeError(f"module 'aot' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "aot.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

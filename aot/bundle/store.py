@@ -35,7 +35,7 @@ _INDEX_LIMIT = 1 << 28
 _SIGNATURE_LIMIT = 1 << 26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """An opened bundle. Its digest, which is its index's, is checked; a blob is when it is read."""
 
@@ -44,10 +44,13 @@ class Bundle:
     digest: str
     manifest: oci.Manifest
     manifest_digest: str
-    hashed: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    hashed: Mapping[str, Identity] = field(default_factory=dict, compare=False)
     """The files that `verify` hashed, by digest, as they were when it began with them."""
-    held: Mapping[str, Held] = field(default_factory=dict, repr=False, compare=False)
+    held: Mapping[str, Held] = field(default_factory=dict, compare=False)
     """Files of blobs, by digest, that are read whatever becomes of the bundle's path."""
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}, {self.digest})"
 
     @property
     def attachments(self) -> Mapping[str, oci.Descriptor]:

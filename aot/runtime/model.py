@@ -53,6 +53,9 @@ class Model:
         self._settled = False
         self._process = os.getpid()
 
+    def __repr__(self) -> str:
+        return f"Model({str(self._bundle.path)!r}, {', '.join(self._phases)}{'' if self._executors else ', closed'})"
+
     def __enter__(self) -> "Model":
         return self
 

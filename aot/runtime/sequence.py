@@ -20,7 +20,7 @@ class Result:
 
     token_ids: list[int]
     """Generated tokens, with the EOS that ended them, without padding."""
-    logprobs: list[float]
+    logprobs: list[float] = field(repr=False)
     """Log-softmax of the raw logits at each token."""
     finish_reason: str
     """`eos`, `stop` (a stop string) or `length`."""
