@@ -12,6 +12,7 @@ from aot.builder.reuse import cache
 from aot.bundle import staging
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
+_BEGUN = 60.0  # seconds; a file that is empty for longer is left
 _PARTIAL = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
 
 
@@ -68,16 +69,21 @@ def _found(root: Path) -> tuple[list[_File], list[_File]]:
             file = _File(path, status.st_size, status.st_mtime)
             if _ENTRY.fullmatch(path.name):
                 (whole if cache.parse(path.name, path.read_bytes()) else spoilt).append(file)
-            elif _PARTIAL.fullmatch(path.name) and _is_left(path):
+            elif _PARTIAL.fullmatch(path.name) and not _is_begun(file) and _is_left(path):
                 spoilt.append(file)
     return sorted(whole, key=lambda file: -file.used), spoilt
 
 
+def _is_begun(file: _File) -> bool:
+    """Whether somebody may have made a file and not locked it yet, which takes two steps."""
+    return file.bytes == 0 and time.time() - file.used < _BEGUN
+
+
 def _is_left(path: Path) -> bool:
-    """Whether nobody is writing a file any more."""
+    """Whether nobody is writing a file any more. Raises FileNotFoundError where it has become an entry meanwhile."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return staging.locked(descriptor)
+        return staging.locked(descriptor) and path.stat().st_ino == os.fstat(descriptor).st_ino
     finally:
         os.close(descriptor)
 
