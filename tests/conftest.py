@@ -20,18 +20,18 @@ from manifests import Family, family_manifest, mesh_manifest, small_manifest
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Directories of this run, which all of its processes share."""
     own = tmp_path_factory.getbasetemp()
     return Shared(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def build_cache(tmp_path_factory: pytest.TempPathFactory, shared: Shared) -> Iterator[Path]:
+def build_cache(tmp_path_factory: pytest.TempPathFactory, filled_once: Shared) -> Iterator[Path]:
     """The build cache of all builds of the run but those that take `--no-cache`: equal programs compile once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AOT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("AOT_CACHE_DIR", str(shared("cache", Path.touch)))
+        patch.setenv("AOT_CACHE_DIR", str(filled_once("cache", Path.touch)))
         yield Path(os.environ["AOT_CACHE_DIR"])
 
 
@@ -44,39 +44,39 @@ def in_time() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(shared: Shared) -> Path:
+def tiny_bundle(filled_once: Shared) -> Path:
     """The bundle of manifests/tiny.yaml."""
-    return shared("tiny", lambda home: built(TINY, home / "bundle")) / "bundle"
+    return filled_once("tiny", lambda home: built(TINY, home / "bundle")) / "bundle"
 
 
 @pytest.fixture(scope="session")
-def small_bundle(shared: Shared) -> Path:
+def small_bundle(filled_once: Shared) -> Path:
     """The bundle of a small manifest, with executables for each isa that this machine can build for."""
-    return shared("small", lambda home: built(small_manifest(home), home / "bundle")) / "bundle"
+    return filled_once("small", lambda home: built(small_manifest(home), home / "bundle")) / "bundle"
 
 
 @pytest.fixture(scope="session")
-def mesh_bundle(shared: Shared) -> Path:
+def mesh_bundle(filled_once: Shared) -> Path:
     """The small bundle's model and shape, for a mesh of 2 × 2 alone."""
-    return shared("mesh", lambda home: built(mesh_manifest(home), home / "bundle")) / "bundle"
+    return filled_once("mesh", lambda home: built(mesh_manifest(home), home / "bundle")) / "bundle"
 
 
 @pytest.fixture(scope="session")
-def family(shared: Shared) -> Callable[[str], Family]:
+def family(filled_once: Shared) -> Callable[[str], Family]:
     """Gives the Family of a name, made when it is first asked for."""
 
     def get(name: str) -> Family:
         oracle = records.read(f"text/{name}")
-        home = shared(name, lambda home: built(family_manifest(oracle, home), home / "bundle"))
+        home = filled_once(name, lambda home: built(family_manifest(oracle, home), home / "bundle"))
         return Family(name, home / "checkpoint", oracle, home / "bundle")
 
     return functools.cache(get)
 
 
 @pytest.fixture(scope="session")
-def wardrobe(shared: Shared) -> dict[str, str]:
+def wardrobe(filled_once: Shared) -> dict[str, str]:
     """Variables that let a script of `other_cpus` put on a disguise."""
-    directory = shared("wardrobe", lambda home: (home / "cause").write_text(disguise.made(home) or ""))
+    directory = filled_once("wardrobe", lambda home: (home / "cause").write_text(disguise.made(home) or ""))
     if cause := (directory / "cause").read_text():
         pytest.skip(f"this CPU cannot be disguised: {cause}")
     return {disguise.VARIABLE: str(directory)}
