@@ -224,7 +224,7 @@ def _work(combo: Combo) -> int:
 
 
 def _rank(combo: Combo) -> tuple[Any, ...]:
-    """By padded work, then by the dimensions in their order, an absent one before any size."""
+    """What combos are sorted by: padded work, then the dimensions in their order, an absent one before any size."""
     sizes = ((value is not None, value or 0) for name in FIELDS[:-1] for value in [getattr(combo, name)])
     return _work(combo), *sizes
 

@@ -38,7 +38,7 @@ class Tpu:
     pci: str
     """Device id of a chip on the PCI bus."""
     dimensions: int
-    """Of its topologies."""
+    """Dimensions of the kind's topologies."""
     memory: int
     """Bytes of a chip."""
 

@@ -50,7 +50,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def canonical_text(value: Any) -> str:
-    """The same as text, in which names of files may not be UTF-8."""
+    """Canonical JSON as text, in which names of files may not be UTF-8."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

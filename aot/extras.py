@@ -26,7 +26,7 @@ def wheels(platform: str) -> tuple[str, ...]:
 
 
 def versions(platform: str) -> dict[str, str]:
-    """Those that are installed, with their versions."""
+    """The distributions for a platform that are installed, with their versions."""
     return {name: found for name in wheels(platform) if (found := version(name)) is not None}
 
 

@@ -22,7 +22,7 @@ class Baseline:
     llvm: tuple[str, ...]
     """Features by LLVM's names, sorted."""
     kernel: tuple[str, ...]
-    """The same by the names of /proc/cpuinfo, sorted."""
+    """The features by the names of /proc/cpuinfo, sorted."""
     xla_max_isa: str
     level: str
     """The psABI micro-architecture level, which LLVM knows as a CPU: x86-64-v3."""

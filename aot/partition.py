@@ -94,7 +94,7 @@ class Layouts:
         self.faults: dict[str, None] = {}
         self._shadowed: set[str] = set()
         self.laid: dict[tuple[str, tuple[int, ...], bool, Dimensions], Layout] = {}
-        """By path, shape, whether decoding has a say in it, and what the combo calls the axes."""
+        """Layouts by path, shape, whether decoding has a say in it, and what the combo calls the axes."""
         self._weights: dict[str, Axes] = {}
 
     def of(self, path: str, shape: tuple[int, ...], phase: str, dimensions: Dimensions) -> Layout:

@@ -67,7 +67,7 @@ class Rows:
 
     @cached_property
     def _shares(self) -> tuple[list[int], list[int]]:
-        """Of the last rows of each order, by their number."""
+        """The shares of the last rows of each order, by their number."""
         seeing, blind = (
             list(itertools.accumulate((self._unit // row.widest for row in reversed(rows)), initial=0))
             for rows in (self.seeing, self.blind)
@@ -93,5 +93,5 @@ class Rows:
 
 
 def _room(rows: Sequence[Row], left: int) -> float:
-    """That of the first row left."""
+    """The room of the first row left."""
     return rows[-left].room if left else math.inf

@@ -27,7 +27,7 @@ class Choice:
     hlo: str
     """The operation in the spelling by which XLA's autotuner looks it up."""
     version: int
-    """Of that spelling and of what there is to choose, as XLA counts; a choice of another version is none to it."""
+    """XLA's version of that spelling and of what there is to choose; it heeds no choice of another version."""
     result: str
     """XLA's AutotuneResult as text, without what was measured."""
 
@@ -37,7 +37,7 @@ class Tuning:
     """The choices for all programs of a target, in order; no operation twice."""
 
     device: str
-    """As targets name it."""
+    """The device as targets name it."""
     choices: tuple[Choice, ...]
 
     def to_bytes(self) -> bytes:
@@ -97,5 +97,5 @@ def _tuning(plain: Any) -> Tuning:
 
 
 def _shown(hlo: str) -> str:
-    """Its result, in one line."""
+    """The result of an operation, in one line."""
     return " ".join(hlo.split("ROOT ")[-1].split())[:80]

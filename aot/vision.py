@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 Value = str | int | float | bool | None | tuple[int | float, ...]
-"""Of a step from a picture to pixels."""
+"""A value of a step from a picture to pixels."""
 
 FITS = ("stretch", "cover")
 """How a picture is brought to a shape: by stretching, or covering it and cutting off what lies beyond."""

@@ -52,7 +52,7 @@ class Audit:
         return len({(v.key, v.phase) for verdicts in self.verdicts for v in verdicts if v.key is not None})
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """The values that JSON can hold."""
         rows = [
             {
                 "round": environment.round,
@@ -86,7 +86,7 @@ class Options:
     part: Part = WHOLE
     rounds: int = 1
     origin: Path | None = None
-    """For a refreshed bundle: the one that it was made from."""
+    """The bundle that a refreshed one was made from."""
     cpu: str | None = None
     """What to rebuild on, emulated, by QEMU's name."""
 

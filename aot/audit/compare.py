@@ -113,7 +113,7 @@ def _programs(old: tuple[Call, ...], new: tuple[Call, ...]) -> str:
 
 
 def _executables(calls: tuple[Call, ...], part: Part) -> dict[str, ExecutableRecord]:
-    """By program name and digest and target, in words."""
+    """Executables by their program's name and digest and by their target, in words."""
     return {
         f"{program.name} {_short(program.digest)} for {words.shown(codec.plain(e.target), _SHOWN)}": e
         for _, program, _ in calls

@@ -58,7 +58,7 @@ def _value(factor: Factor, pair: Pair) -> Iterator[Cause]:
 
 
 def _nothing(factor: Factor, pair: Pair) -> Iterator[Cause]:
-    """For what is compared program by program."""
+    """No cause, where a factor is compared program by program."""
     yield from ()
 
 
@@ -77,7 +77,7 @@ def _generation(factor: Factor, pair: Pair) -> Iterator[Cause]:
 
 
 def _format(factor: Factor, pair: Pair) -> Iterator[Cause]:
-    """It follows from what only a newer one can say."""
+    """No cause: an older format is another one because of what only a newer one can say."""
     if not {"generation.sampling", "generation.suppressed"} & pair.changed:
         yield from _value(factor, pair)
 
@@ -88,7 +88,7 @@ def _validity(factor: Factor, pair: Pair) -> Iterator[Cause]:
 
 
 def _compiler(factor: Factor, pair: Pair) -> Iterator[Cause]:
-    """Where it is the jaxlib that lowered as well, that one says it."""
+    """The compiler's versions, unless they are those of the jaxlib that lowered, which is compared by itself."""
     found = [(factor.value(index), [{"jaxlib": index.versions["jaxlib"]}]) for index in (pair.a, pair.b)]
     if all(compiler for compiler, _ in found) and any(compiler != lowered for compiler, lowered in found):
         yield from _value(factor, pair)
@@ -164,7 +164,7 @@ def _tuning(factor: Factor, pair: Pair) -> Iterator[Cause]:
 
 
 def _flags(factor: Factor, pair: Pair) -> Iterator[Cause]:
-    """Those with which a tuning is replayed follow from it."""
+    """Flags of executables, without those that replay a tuning, which is compared by itself."""
     tuned = {cause.detail.removeprefix("tuning of ") for cause in _per_target(factor, pair, "tuning")}
     for cause in _per_target(factor, pair, "flags"):
         if cause.detail.removeprefix("flags of ") not in tuned:

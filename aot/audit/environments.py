@@ -43,12 +43,12 @@ class Environment:
     umask: int
     jobs: int
     cores: tuple[int, ...]
-    """Those that the process may use; empty where the kernel does not say."""
+    """Cores that the process may use; empty where the kernel does not say."""
     cpu: str | None = None
     """What its workers run on, emulated; None for the machine's own."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """The values that JSON can hold."""
         return {**asdict(self), "umask": f"{self.umask:03o}", "cores": len(self.cores) or None, "files": "shuffled"}
 
     def start(self, home: Path, module: str, arguments: list[str]) -> "subprocess.Popen[bytes]":

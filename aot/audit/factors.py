@@ -42,7 +42,7 @@ class Factor:
         return _owned(index).get(self.name, {})
 
     def value(self, index: Index) -> Any:
-        """What it is in an index, as plain JSON; None where the index has none of it."""
+        """The value of a factor in an index, as plain JSON; None where the index has none of it."""
         if self.kind in ("value", "values"):
             found = list(_distinct(_at(codec.plain(index), self.fields[0].split("."))))
             return found if self.kind == "values" else next(iter(found), None)

@@ -11,7 +11,7 @@ from aot.bundle.index.records import ChainRecord, ExecutableRecord, Index, Progr
 Place = tuple[str, str, str, tuple[tuple[str, int], ...]]
 """Key, phase, platform, mesh."""
 Difference = tuple[Any, Any, str]
-"""What it is on either side, and where."""
+"""A value on the one side, on the other, and the place where they differ."""
 
 
 class Matched:

@@ -45,14 +45,14 @@ class Request:
     platform: str | None
     executables: bool
     valid_until: str
-    """Of what the installed jax exports."""
+    """The last day on which programs that the installed jax exports are read."""
     jobs: int
     cores: tuple[int, ...]
     staging: str
     """A path in a directory of the process's own; nothing is left there."""
 
     def to_json(self) -> str:
-        """As one argument of a command line."""
+        """The request as one argument of a command line."""
         return json.dumps(asdict(self))
 
 
@@ -142,7 +142,7 @@ def _tuning(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, str]:
 def _built(
     plan: Plan, request: Request, writer: Writer, report: Report, part: Part, evidence: provenance.Evidence
 ) -> Lowered:
-    """As `aot build` does it."""
+    """Programs and executables, made as `aot build` makes them."""
     targets = part.targets(plan.targets)
     build.check_machine(targets)
     targets = tuning.stored(targets, writer)
@@ -151,7 +151,7 @@ def _built(
 
 
 def _refreshed(plan: Plan, request: Request, writer: Writer, report: Report, part: Part) -> Lowered:
-    """As `aot refresh` does it."""
+    """Programs and executables, made as `aot refresh` makes them."""
     assert request.origin is not None
     made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)
     return Lowered(**{field.name: getattr(made, field.name) for field in fields(Lowered)})

@@ -58,7 +58,7 @@ class Part:
         return self.executables and self.key is None
 
     def targets(self, given: Iterable[build.Target]) -> tuple[build.Target, ...]:
-        """Those targets for which executables are made."""
+        """The targets for which executables are made."""
         return tuple(t for t in given if self.executables and self.platform in (None, *t))
 
 

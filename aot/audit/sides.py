@@ -33,7 +33,7 @@ class Side:
 
     index: Index
     digest: str | None
-    """Of the bundle; None for one that is not built."""
+    """The bundle's digest; None for one that is not built."""
     program: Callable[[ProgramRecord], bytes]
     weight: Callable[[str], str]
     """The digest of a weight's own bytes, by path."""

@@ -28,7 +28,7 @@ _STEP = 7919  # a prime, so that prompts have few tokens twice
 
 
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Of contestants: jax's GPU client would take most of the memory at once, and a second process finds none."""
+"""Variables of all contestants: jax's GPU client would take most of the memory, and leave a second process none."""
 
 
 @dataclass(frozen=True)

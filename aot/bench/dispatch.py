@@ -64,7 +64,7 @@ def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
 
 
 def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
-    """As `generation` does it: what the request says is put once, who has ended at each step."""
+    """A step as `generation` takes it: what the request says is put once, who has ended at each step."""
     executor, inputs = Executor(model.bundle, "strict", entries.place(model.bundle.index)), _ended(decode)
     held = executor.run(prefill, exercise.inputs(prefill))[1]
     stop = inputs.pop("stop")

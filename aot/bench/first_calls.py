@@ -13,7 +13,7 @@ from aot.runtime.fitting.entries import Entry
 
 
 def measure(bundle: Bundle, key: str) -> list[dict[str, Any]]:
-    """For each program of a combo's prefill and decode, freshly loaded, in seconds: `load`, and its `first` and
+    """Seconds of each program of a combo's prefill and decode, freshly loaded: `load`, and its `first` and
     `second` call, a decode's of one step; with its `phase`, its `name` and the number of `calls` of it.
     """
     loaded = Bare(bundle)

@@ -19,7 +19,7 @@ class Held:
             weakref.finalize(self, os.close, self._descriptor).atexit = False  # then the system closes it
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes in order. Raises OSError. May be called from several threads."""
+        """The bytes of the file in order. Raises OSError. May be called from several threads."""
         if self._descriptor is None:
             yield self._data or b""
         else:

@@ -35,7 +35,7 @@ class Loss:
 
     @property
     def change(self) -> float:
-        """Of the perplexity of what the model itself would say: 0.01 is one per cent more."""
+        """The change of the perplexity of what the model itself would say: 0.01 is one per cent more."""
         return math.expm1(self.nats)
 
 

@@ -50,7 +50,7 @@ class Descriptor:
     size: int
     media_type: str
     subject: str | None = None
-    """Of an attachment: the digest of the bundle that it speaks about."""
+    """The digest of the bundle that an attachment speaks about."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Bundle:
         return frozenset({self.digest, self.manifest_digest, *(layer.digest for layer in self.manifest.layers)})
 
     def holding(self, files: Iterable[tuple[str, int]], most: int) -> "Bundle":
-        """The same, with more files held, by digest and size: at most so many of them open, the rest in memory."""
+        """The bundle with more files held, by digest and size: at most so many of them open, the rest in memory."""
         made = dict(self.held)
         for number, (name, size) in enumerate(files):
             with _blob(self.path, name, size) as descriptor, _faults(f"bundle {self.path}: blob {_short(name)}"):

@@ -35,7 +35,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The bytes of the tensor's data."""
         return _size(self.dtype, self.shape)
 
 

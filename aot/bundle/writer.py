@@ -225,7 +225,7 @@ class Writer:
 
 
 def occupied(destination: Path) -> InputError:
-    """That another bundle is at the destination."""
+    """The error of a destination at which another bundle lies."""
     return InputError(
         f"{destination}: exists already and is not this bundle; replace it with --replace or name another"
     )

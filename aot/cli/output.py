@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _WIDE = 1000
 PLAIN: Mapping[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-"""For consoles that show texts as they are: names of files and models may look like rich's markup."""
+"""Options of consoles that show texts as they are: names of files and models may look like rich's markup."""
 
 
 def as_json(command: F) -> F:

@@ -66,7 +66,7 @@ class Display:
     def __init__(self) -> None:
         self._shown: _Bars | _Lines = _Bars() if is_watched() else _Lines()
         self.counts: dict[str, tuple[int, int]] = {}
-        """Of each step whose parts are known: how many they are, and how many of them came from the cache."""
+        """The parts of each step for which that is known, and how many of them came from the cache."""
 
     def __enter__(self) -> "Display":
         self._shown.start()

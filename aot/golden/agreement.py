@@ -73,7 +73,7 @@ def _shapes(wanted: Expected, outputs: Arrays, language: bool) -> str:
 
 
 def _nan(outputs: Arrays) -> str:
-    """Where an output is NaN, be it at a place that was recorded or not."""
+    """The first place at which an output is NaN, be it one that was recorded or not."""
     said = (expected.unsound(name, array, finite=False) for name, array in outputs.items())
     return next((f"{cause} here" for cause in said if cause), "")
 

@@ -35,7 +35,7 @@ small decoder, of which the 2^-7th part is left, and 2^3 times that is allowed.
 """
 
 Name = tuple[str, str]
-"""Of an entry: its key and its phase."""
+"""What names an entry: its key and its phase."""
 Made = Callable[[int, Entry, bytes], None]
 """Called with an entry's position, the entry, and its golden outputs."""
 
@@ -54,7 +54,7 @@ class Replayed:
 
 
 def factors(bundle: Bundle, place: Place | None = None) -> dict[int, dict[str, Any]]:
-    """For the position of each entry that this machine runs as built: all of the bundle that decides what it gives."""
+    """All of the bundle that decides what an entry gives, by the position of each that this machine runs as built."""
     exercised = Exercise(bundle, place)
     runs = ((i, entry) for i, entry in enumerate(exercised.entries) if not exercised.obstacle(entry))
     return {i: exercised.factors(entry) for i, entry in runs}
@@ -121,7 +121,7 @@ def replay(
 
 
 def tolerance(entry: Entry) -> float:
-    """Of the coarsest dtype among all that the entry's programs take and give; 0 where arithmetic is portable."""
+    """The tolerance of the coarsest dtype that the entry's programs take or give; 0 where arithmetic is portable."""
     if all(map(_is_portable, entry.calls)):
         return 0.0
     arrays = {a.dtype for program, _ in entry.calls for a in (*program.arguments, *program.results)}

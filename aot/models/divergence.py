@@ -70,12 +70,12 @@ class _Weights:
         return {path: self._stored[path] for path in paths}
 
     def exact(self, paths: tuple[str, ...]) -> dict[str, Tensor]:
-        """Once the same ones were asked for as stored."""
+        """The weights at some paths in the model's own dtype, once they were asked for as stored."""
         with np.errstate(over="ignore"):  # what is too large for a float16 shows in the divergence
             return {path: self._read[path].astype(self._dtype, copy=False) for path in paths}
 
     def drop(self, paths: tuple[str, ...]) -> None:
-        """Those of a layer; others may be asked for again."""
+        """Lets go of the weights of a layer; others may be asked for again."""
         for path in paths:
             if path.startswith("layers/"):
                 del self._stored[path]
@@ -113,7 +113,7 @@ class _Run:
 
 
 def _compared(exact: Tensor, narrow: Tensor) -> Divergence:
-    """Of logits [tokens, vocab]."""
+    """How far logits [tokens, vocab] of the narrow model are from the exact one's."""
     nats = [_divergence(exact[i : i + _AT_ONCE], narrow[i : i + _AT_ONCE]) for i in range(0, len(exact), _AT_ONCE)]
     alike = exact.argmax(-1) == narrow.argmax(-1)
     return Divergence(len(exact), float(np.concatenate(nats).mean()), float(alike.mean()))

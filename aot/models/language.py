@@ -81,7 +81,7 @@ def _decode(phases: Phases, sizes: Sizes) -> Chain:
 
 @cache
 def _fork(phases: Phases, source: Sizes, sizes: Sizes) -> Chain:
-    """The same of a fork, of which a plan may have thousands."""
+    """The chain of a fork, of which a plan may have thousands."""
     return phases.fork(source, sizes)
 
 

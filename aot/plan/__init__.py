@@ -1,4 +1,4 @@
-"""From a manifest to a plan: `plan.resolve(plan.read(path))`."""
+"""Makes a plan of a manifest: `plan.resolve(plan.read(path))`."""
 
 from aot.plan.manifests.manifest import Manifest, read
 from aot.plan.padding import waste

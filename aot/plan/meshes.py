@@ -68,7 +68,7 @@ def _places(topology: str) -> int:
 
 
 def _entry(entry: Any) -> Entry:
-    """As the manifest has it, a list of one axis like that axis."""
+    """An entry of a rule as the manifest has it; a list of one axis is that axis."""
     if isinstance(entry, (list, tuple)):
         return tuple(entry) if len(entry) > 1 else next(iter(entry), None)
     return entry

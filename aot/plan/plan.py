@@ -28,7 +28,7 @@ class ModelPlan:
     tokenizer: Path | None
     """A directory that holds tokenizer.json, or a tokenizer of another kind."""
     subtree: str
-    """Where the parameters lie in an Orbax checkpoint."""
+    """The subtree of an Orbax checkpoint in which the parameters lie."""
     factory: str | None
     """`package.module:callable`, imported with `directory` first."""
     arguments: Mapping[str, Any]
@@ -67,7 +67,7 @@ class Plan:
     """None where the model is no language model."""
     platforms: tuple[str, ...]
     targets: tuple[Mapping[str, Any], ...]
-    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; the path of a tuning is absolute."""
+    """Targets as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; the path of a tuning is absolute."""
     partition: Mapping[str, Any] | None
     allow_custom_calls: tuple[str, ...]
     max_combos: int

@@ -1,4 +1,4 @@
-"""From a Manifest to a Plan: what it names is looked up, defaults are filled in, the combos are made."""
+"""Makes a Plan of a Manifest: what it names is looked up, defaults are filled in, the combos are made."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from aot.sampling import Restrictions, SamplingParams
 
 _GENERATION = "generation_config.json"
 _NAMING = ("tokenizer_config.json", "special_tokens_map.json")
-"""Those of a tokenizer's files that name its special tokens, the first that does first."""
+"""The files of a tokenizer that name its special tokens, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)

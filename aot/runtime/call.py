@@ -19,7 +19,7 @@ Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Axes = tuple[str | None, ...]
 Place = tuple[slice, ...]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-"""Of the inputs that a caller gives, by name."""
+"""Shapes of the inputs that a caller gives, by name."""
 
 _ROWS, _TOKENS = "batch_size", "prefill_length"
 _REMEMBERED = 1 << 12  # shapes that a phase keeps in mind
@@ -40,7 +40,7 @@ class _Given(NamedTuple):
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
     place: Place | None
-    """Where in that shape the caller's array lies; None where it needs no padding."""
+    """The place of the caller's array in that shape; None where it needs no padding."""
 
 
 class _Fit(NamedTuple):
@@ -246,6 +246,6 @@ def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, An
 
 
 def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Place | None:
-    """Where in an output the caller's part lies; None where all of it is."""
+    """The place of the caller's part in an output; None where all of it is."""
     ends = [None if axis is None or sizes.get(axis) == getattr(entry.combo, axis) else sizes.get(axis) for axis in axes]
     return tuple(map(slice, ends)) if any(ends) else None

@@ -65,7 +65,7 @@ class Devices:
             mesh = spelled(dict(place.mesh))
             group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
         if self.replicas is None:
-            clients = [opening.open(place, compiling=compiling, ids=self.ids, group=group)]
+            clients = [opening.open_for(bundle, place, compiling=compiling, ids=self.ids, group=group)]
         else:
             clients = opening.each(place.platform, self._replicas(place.platform), compiling=compiling)
         return tuple(Executor(bundle, policy, place, client=each, views=views) for each in clients), group

@@ -45,7 +45,7 @@ class Executables:
         self._begin(self._load, programs)
 
     def rest(self, programs: Iterable[ProgramRecord]) -> None:
-        """The same for all that there are; no file is held open for them afterwards."""
+        """Loads ahead all that there are; no file is held open for them afterwards."""
         self._begin(self._load_all, programs)
 
     def close(self) -> None:

@@ -13,9 +13,8 @@ from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecor
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
-from aot.runtime.device import placing
+from aot.runtime.device import opening, placing
 from aot.runtime.device.client import Buffer, Client, dtype
-from aot.runtime.device.opening import open as open_client
 from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
@@ -62,7 +61,7 @@ class Executor:
     ) -> None:
         views = views or placing.maps(bundle)  # whose pages come while the client starts
         self._place = place
-        self.client = client or open_client(place, compiling=False)
+        self.client = client or opening.open_for(bundle, place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
         self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
         self._put_once = _once(self.client)

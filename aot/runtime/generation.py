@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aot import buckets
+from aot.errors import BundleError
 from aot.precompile import Combo
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
@@ -125,9 +126,11 @@ class Generation:
         while any(sequence.finish is None for sequence in rows):
             stop = np.array([sequence is None or sequence.finish is not None for sequence in batch])
             outputs, buffers = self._executor.run(entry, {**request, "stop": stop}, state)
-            assert outputs["steps"] > 0, combo  # else host and device disagree on which rows are done
+            if (steps := int(outputs["steps"])) <= 0:  # host and device disagree on which rows are done
+                place = f"bundle: entry {combo.key[:12]}…"
+                raise BundleError(f"{place} takes no step of decode while rows go on; fetch it again or rebuild")
             state = State(entry, buffers, len(rows))
-            yield _taken(batch, outputs["tokens"], outputs["logprobs"], int(outputs["steps"]))
+            yield _taken(batch, outputs["tokens"], outputs["logprobs"], steps)
         return sources
 
     def _begin(

@@ -63,7 +63,7 @@ def _is_by_row(lengths: Array | None) -> bool:
 
 
 def _places(given: Mapping[str, Array], place: str) -> tuple[Array, Array]:
-    """Where the tokens of each row begin, and how many they are."""
+    """The place at which the tokens of each row begin, and their number."""
     mask, wanted = given["mask"], given["tokens"].shape
     if mask.shape != wanted or mask.ndim != 2 or not mask.size or mask.dtype.kind not in "biuf":
         raise InputError(

@@ -39,10 +39,10 @@ class Prepared:
     ids: list[int]
     """Token ids, those of images included."""
     images: tuple[Image, ...] = ()
-    """In the order of their tokens."""
+    """The images in the order of their tokens."""
 
     def last(self, count: int, position: int) -> "Prepared":
-        """Its last tokens, at most `count`. Raises InputError where that would cut images off."""
+        """The last tokens of the prompt, at most `count`. Raises InputError where that would cut images off."""
         if len(self.ids) <= count:
             return self
         if self.images:
@@ -58,7 +58,7 @@ _DRAWN_BITS = 53  # what a double holds: results go through JSON, whose numbers 
 _WORD = 1 << 31  # programs take int32
 
 MOST_SEQUENCES = 1 << 16
-"""Of one call, unless it has more prompts."""
+"""Sequences of one call, unless it has more prompts."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Result:
         return _like(self.prompt, ids)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `aot run --json` prints it."""
+        """The result as `aot run --json` prints it."""
         named = ("token_ids", "logprobs", "finish_reason", "prompt_tokens", "entry", "seed")
         has_text = self.generated is not None
         completed = self.completed if has_text or not isinstance(self.prompt, str) else None
@@ -80,7 +80,7 @@ class Sequence:
     prompt: int
     """Position of its prompt in the call."""
     index: int
-    """Its place among that prompt's sequences."""
+    """The place among that prompt's sequences."""
     asked: Prepared
     seed: int
     limit: int
@@ -147,7 +147,7 @@ class Sequence:
         )
 
     def result(self, prompt: Prompt) -> Result:
-        """What it has become; `prompt` is what the caller gave."""
+        """The result of the sequence; `prompt` is what the caller gave."""
         assert self.finish is not None, self
         text = self._whole() if self._stream is None else "".join(self._pieces)
         images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.asked.images]

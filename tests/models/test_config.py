@@ -160,7 +160,7 @@ def test_lists_may_be_tuples() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps: must be a number above 0, got nan"),
         ({"hidden_size": "32"}, "hidden_size: must be a positive integer, got '32'"),
         ({"vocab_size": True}, "vocab_size: must be a positive integer, got True"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers: must be a positive integer of at most 10000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: must be a positive integer of at most 4000"),
         ({"num_key_value_heads": 3}, "num_key_value_heads: must divide num_attention_heads, 4, got 3"),
         ({"head_dim": 7}, "head_dim: must be even and positive, got 7"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: must be true or false, got 'no'"),

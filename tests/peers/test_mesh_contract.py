@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import aot as api
+from aot.bundle import store
 from aot.bundle.index.records import ArgumentRecord, ProgramRecord
 from aot.errors import BundleError, MachineError
 from aot.runtime.device import client, mesh_contract
@@ -65,6 +66,18 @@ def test_an_executable_of_another_contract_is_named_before_it_is_called(at, reco
         mesh_contract.check_executable(HEADER, dataclasses.replace(PROGRAM, arguments=changed), Half)
     with pytest.raises(BundleError, match=r"its executable gives s8\[\] at 2, the index says nothing"):
         mesh_contract.check_executable(HEADER, dataclasses.replace(PROGRAM, results=GIVES[:2]), Half)
+
+
+def test_an_executable_for_other_devices_is_named_before_it_is_loaded(mesh_bundle: Path):
+    """XLA would end the process over it, from within."""
+    opened = store.open(mesh_bundle)
+    program = opened.index.programs[0]
+    data = opened.read(program.executables[0].digest, program.executables[0].bytes)
+
+    mesh_contract.check_partitions(data, program, 4)
+    mesh_contract.check_partitions(b"of a compiler that spells it otherwise", program, 4)
+    with pytest.raises(BundleError, match="its executable is for 4 devices, the index says 8"):
+        mesh_contract.check_partitions(data, program, 8)
 
 
 WRONG = """

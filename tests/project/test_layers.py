@@ -182,6 +182,24 @@ def test_all_that_a_compile_runs_is_among_its_factors():
     assert found - known == set()
 
 
+def docstrings(path: Path) -> Iterator[str]:
+    """What is said of a module, of its classes, functions and fields."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for each in getattr(node, "body", None) if isinstance(getattr(node, "body", None), list) else ():
+            if (
+                isinstance(each, ast.Expr)
+                and isinstance(each.value, ast.Constant)
+                and isinstance(each.value.value, str)
+            ):
+                yield each.value.value
+
+
+@pytest.mark.parametrize("path", FILES, ids=id_of)
+def test_a_docstring_stands_by_itself(path):
+    """One that begins so hangs on the name above it."""
+    assert [said for said in docstrings(path) if said.split()[0] in {"Of", "By", "Those", "Its", "Such", "That"}] == []
+
+
 def loaded_by(module: str) -> set[str]:
     """Top-level names of all modules that a fresh interpreter has after one import."""
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -4,8 +4,8 @@ from pathlib import Path
 import native
 import pytest
 
-from aot import isa
-from aot.builder.compiling import canonical, cpu, pin, wire
+from aot import isa, wire
+from aot.builder.compiling import canonical, cpu, pin
 from aot.errors import AotError
 
 AVX2 = isa.baseline("avx2")

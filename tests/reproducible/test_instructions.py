@@ -3,8 +3,8 @@ import platform
 import native
 import pytest
 
-from aot import isa
-from aot.builder.compiling import canonical, instructions, wire
+from aot import isa, wire
+from aot.builder.compiling import canonical, instructions
 from aot.errors import AotError
 
 AVX2, AVX512 = isa.baseline("avx2"), isa.baseline("avx512")

@@ -160,6 +160,22 @@ def reindex(root: Path, index: Index) -> None:
     synthetic.reseal(root, oci.write_manifest(oci.Descriptor(digest.of(data), len(data), oci.CONFIG), layers))
 
 
+def test_a_decode_that_takes_other_steps_than_it_says_is_an_error_of_the_bundle(
+    bundle: Path, refused: Callable[..., str]
+) -> None:
+    """Its calls repeated, of which only the last one's tokens are seen: types and shapes are right."""
+    index = store.open(bundle).index
+    repeated = [
+        replace(entry, chains=tuple(replace(chain, calls=chain.calls * 40) for chain in entry.chains))
+        if entry.phase == "decode"
+        else entry
+        for entry in index.entries
+    ]
+    reindex(bundle, replace(index, entries=tuple(repeated)))
+
+    assert "takes no step of decode while rows go on" in refused(5, "run", bundle, "--prompt", "a")
+
+
 def files(root: Path) -> dict[str, Path]:
     """The files that serving the shortest prompt reads, one of each kind, and a program, which it does not read."""
     opened = store.open(root)

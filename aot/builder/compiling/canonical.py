@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from aot.builder.compiling import wire
+from aot import wire
 from aot.errors import AotError
 from aot.isa import Baseline
 
@@ -47,7 +47,7 @@ def executable(raw: bytes, baseline: Baseline) -> bytes:
     Raises AotError where the bytes are not built as expected: another jaxlib may build them otherwise.
     """
     with _Expecting():
-        header, message = _split(raw)
+        header, message = wire.framed(raw)
         message = wire.within(message, (_MODULE,), _sorted_objects)
         message = wire.within(message, (_MODULE, _TARGET), lambda target: _declared(target, baseline))
         for place in (_DEBUG_IN_MODULE, _DEBUG_IN_OPTIONS):
@@ -117,15 +117,8 @@ class _Expecting:
             ) from None
 
 
-def _split(raw: bytes) -> tuple[bytes, bytes]:
-    size, at = wire.read_varint(raw, 0)
-    if at + size >= len(raw):
-        raise ValueError(f"a header of {size} bytes in {len(raw)}")
-    return raw[: at + size], raw[at + size :]
-
-
 def _module(raw: bytes) -> bytes:
-    return wire.only(_split(raw)[1], _MODULE)
+    return wire.only(wire.framed(raw)[1], _MODULE)
 
 
 def _sorted_objects(module: bytes) -> bytes:

@@ -15,7 +15,7 @@ from aot.errors import AotError, InputError
 from aot.tuning import ADVICE
 
 Target = Mapping[str, Any]
-"""As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; a tuning by the record of its blob."""
+"""A target as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; a tuning by the record of its blob."""
 
 
 class Platform(Protocol):

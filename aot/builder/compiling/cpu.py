@@ -25,7 +25,7 @@ _PORTABLE = "--xla_cpu_enable_platform_dependent_math=false"
 """No approximation, and no kernel picked at run time, that only some CPUs have."""
 
 Options = Mapping[str, Any]
-"""Of a cpu target: isa, threads and so on."""
+"""The options of a cpu target: isa, threads and so on."""
 
 
 class Way(Protocol):
@@ -51,7 +51,7 @@ class Way(Protocol):
 
 
 def way() -> Way:
-    """That of the installed jaxlib."""
+    """The way in which the installed jaxlib is told the CPU to compile for."""
     import jaxlib.version
 
     return cast(Way, topology if jaxlib.version.__version_info__ >= topology.SINCE else pin)
@@ -73,7 +73,7 @@ def environment(options: Options) -> dict[str, str]:
 
 
 def flags(options: Options) -> tuple[str, ...]:
-    """Those of XLA that we set."""
+    """The flags of XLA that we set."""
     backend = ",".join((*way().BACKEND, _ONE_ORDER))
     portable = (_PORTABLE,) if options.get("arithmetic") == "portable" else ()
     return (*way().flags(_baseline(options)), f"--xla_backend_extra_options={backend}", *portable)

@@ -13,7 +13,7 @@ from aot.devices import Gpu
 from aot.errors import InputError, MachineError
 
 Options = Mapping[str, Any]
-"""Of a cuda target: device, devices and so on."""
+"""The options of a cuda target: device, devices and so on."""
 Value = xla_flags.Value | str
 
 REPLAYED = "./tuning.textproto"
@@ -67,12 +67,12 @@ def environment(options: Options) -> dict[str, str]:
 
 
 def flags(options: Options) -> tuple[str, ...]:
-    """Those of XLA that we set."""
+    """The flags of XLA that we set."""
     return tuple(f"--{name}={str(v).lower() if v is True else v}" for name, v in _set(options).items())
 
 
 def devices(options: Options, number: int) -> list[Any]:
-    """As many GPUs of the kind, in one machine, of which there is only the description."""
+    """As many GPUs of a target's kind as it takes, in one machine, of which there is only the description."""
     _link_toolkit()
     described = target_config(accelerators.gpu(options["device"]))
     return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
@@ -84,7 +84,7 @@ def compiled(lowered: Any, options: Options) -> Made:
 
 
 def present(options: Options, number: int) -> list[Any]:
-    """As many GPUs of the kind that this machine has."""
+    """GPUs of a target's kind that this machine has, as many as are asked for."""
     import jax
 
     kinds = accelerators.gpu(options["device"]).kinds

@@ -9,7 +9,7 @@ TOOLKIT = "./cuda_sdk_lib"
 """Where XLA looks for NVIDIA's compiler if nobody says otherwise, from the directory of the process."""
 
 ENVIRONMENT = {"CUDA_ROOT": TOOLKIT}
-"""For every worker: else jax writes the path of NVIDIA's wheels, where there are any, into all it compiles."""
+"""Variables of every worker: else jax writes the path of NVIDIA's wheels, if there are any, into all it compiles."""
 
 
 def devices(platform: str, name: str, **described: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from aot.errors import InputError
 
 VARIABLE = "AOT_EMULATED_CPU"
-"""Of a builder's environment: the CPU that its workers are to run on, as QEMU names it."""
+"""The environment variable that names the CPU which a builder's workers are to run on, as QEMU calls it."""
 
 _EMULATOR = "qemu-x86_64"
 _SILENT = "/bin/true"

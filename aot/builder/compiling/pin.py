@@ -48,7 +48,7 @@ def check(baseline: Baseline) -> None:
 
 
 def flags(baseline: Baseline) -> tuple[str, ...]:
-    """For XLA_FLAGS of a process that compiles held code."""
+    """What XLA_FLAGS says in a process whose compiler is held to an ISA."""
     return (f"--xla_cpu_max_isa={baseline.xla_max_isa}",)
 
 

@@ -9,8 +9,7 @@ of an accelerator that is not there: nothing in the code tells the building CPU,
 from collections.abc import Mapping
 from typing import Any
 
-from aot import isa
-from aot.builder.compiling import wire
+from aot import isa, wire
 from aot.errors import MachineError
 from aot.isa import Baseline
 from aot.xla_flags import Value

@@ -10,7 +10,7 @@ from aot.builder.compiling.deviceless import Made
 from aot.errors import AotError, InputError
 
 Options = Mapping[str, Any]
-"""Of a tpu target: topology and so on."""
+"""The options of a tpu target: topology and so on."""
 
 _HOST = (2, 2, 1)
 """Chips of one host in each direction, as libtpu takes them; of a topology of less than that, one host has all."""
@@ -34,7 +34,7 @@ def environment(options: Options) -> dict[str, str]:
 
 
 def flags(options: Options) -> tuple[str, ...]:
-    """Those of XLA that we set."""
+    """The flags of XLA that we set."""
     return ()
 
 

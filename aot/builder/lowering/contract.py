@@ -1,4 +1,4 @@
-"""That the calls of a chain fit together: what each takes is there, in the same shape, and not yet used up."""
+"""Checks that the calls of a chain fit together: what each takes is there, in the same shape, and not yet used up."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

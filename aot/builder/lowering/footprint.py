@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Target = Mapping[str, Any]
 
 _NEARLY = 0.9
-"""Of a device's memory: what weights and state take from here on leaves programs little of their own."""
+"""The share of a device's memory from which on weights and state leave programs little of their own."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a plan on one mesh."""
+    """What a plan asks of each device of one mesh, in bytes."""
 
     mesh: Mapping[str, int]
     rules: tuple[tuple[str, int], ...]
@@ -33,7 +33,7 @@ class Footprint:
     weights: int
     """Bytes that one device holds, gathered weights included."""
     state: int
-    """The same of one generation's state, its KV cache included, for the combo that has most."""
+    """Bytes of one generation's state, its KV cache included, for the combo that has most."""
 
 
 @dataclass(frozen=True)

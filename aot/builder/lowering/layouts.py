@@ -37,7 +37,7 @@ class Laid:
     """The chain of one phase of a combo on one platform and mesh, and the program of each call."""
 
     position: int
-    """Of the combo in the plan."""
+    """The combo's position in the plan."""
     combo: "Combo"
     platform: str
     mesh: Mesh

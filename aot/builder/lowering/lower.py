@@ -109,9 +109,9 @@ class Counted:
     programs: int
     """Distinct ones."""
     compiles: int
-    """Of such for a target."""
+    """Compiles of a program for a target."""
     footprints: tuple[footprint.Footprint, ...]
-    """On each mesh."""
+    """What the plan asks of the devices of each mesh."""
 
 
 def count(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:

@@ -1,4 +1,4 @@
-"""From a plan to the model that it names: a decoder family over a checkpoint, or a factory of the user's own."""
+"""Makes the model that a plan names: a decoder family over a checkpoint, or a factory of the user's own."""
 
 import contextlib
 import importlib

@@ -37,7 +37,7 @@ def executable(program: str, target: Mapping[str, Any]) -> Factors:
 
 
 def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
-    """Of a program as lowered for a platform and mesh; None for one whose function is not known to the last bit.
+    """The factors of a program for a platform and mesh; None for one whose function is not known to the last bit.
 
     Only functions of our own families are: what else a user's function reads, nobody can tell.
     """
@@ -53,12 +53,12 @@ def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
 
 
 def golden(entry: Mapping[str, Any]) -> Factors:
-    """Of the golden outputs of an entry that is made of this, run on a processor like this one."""
+    """The factors of the golden outputs of an entry that is made of this, run on a processor like this one."""
     return {"kind": "golden", **entry, **_here(), **_tools()}
 
 
 def loss(model: Mapping[str, Any]) -> Factors:
-    """Of what quantization costs a model with these weights, measured on a processor like this one."""
+    """The factors of what quantization costs a model with these weights, measured on a processor like this one."""
     return {"kind": "loss", **model, **_here(), **_tools()}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Target = Mapping[str, Any]
 Place = tuple[int, int]
-"""Of an executable: the positions of its program and of its target."""
+"""What names an executable of a build: the positions of its program and of its target."""
 
 
 def compiled(
@@ -72,7 +72,7 @@ def _kept(
     writer: Writer,
     cache: Cache,
 ) -> dict[Place, ExecutableRecord]:
-    """Those executables that the cache has, in the writer."""
+    """The executables that the cache has, which are in the writer then."""
     found = {}
     for i, t in work:
         if kept := cache.read(identity.executable(programs[i].digest, targets[t])):

@@ -79,7 +79,7 @@ def newer(release: Release) -> str:
 
 
 def remarks(release: Release) -> tuple[str, ...]:
-    """That what a release exports has expired already, or soon will; empty before."""
+    """A line where what a release exports has expired already, or soon will; empty before."""
     notice = expiry.notice(f"jax {release.version}", release.valid_until, newer(release))
     return () if notice is None else (notice,)
 

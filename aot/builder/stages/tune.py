@@ -34,7 +34,7 @@ class Tuned:
     target: Target
     path: Path
     digest: str
-    """Of the blob that bundles will have of it."""
+    """The digest of the blob that bundles will have of it."""
     choices: int
 
 

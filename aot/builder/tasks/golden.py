@@ -13,7 +13,7 @@ from aot.runtime.place import Place
 
 Kept = list[tuple[int, bytes]]
 Missing = list[tuple[int, Factors]]
-"""By the positions of entries: what was made of them, by what it is to be kept."""
+"""Entries by position: of kept ones what was made of them, of missing ones the factors to keep it by."""
 
 
 def write(sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, cache: Cache | None) -> bytes | None:
@@ -37,7 +37,7 @@ def replayed(sealed: Path, data: bytes, progress: pace.Progress) -> tuple[replay
 
 
 def place(bundle: Bundle) -> Place:
-    """On the CPU, as workers have no other device: golden outputs must not depend on a GPU of the building machine."""
+    """Where golden outputs are made: on the CPU, as they must not depend on a GPU of the building machine."""
     return entries.place(bundle.index, platform=entries.PLATFORM)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aot.plan import Plan
 
 _TOKENS = 256
-"""Of the golden inputs that are taken: with a vocabulary of 150,000 their logits are 150 MB."""
+"""Tokens of golden inputs that are taken: with a vocabulary of 150,000 their logits are 150 MB."""
 
 
 def measured(plan: "Plan") -> bytes | None:

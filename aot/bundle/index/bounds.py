@@ -31,11 +31,11 @@ Slots = Annotated[tuple[Name, ...], Many]
 Mesh = Annotated[tuple[tuple[Name, Annotated[int, Meta(ge=1, le=1 << 12)]], ...], Few]
 """Name and size of each axis, in the order in which devices are laid out; empty for one device."""
 Axes = Annotated[tuple[Name | Annotated[tuple[Name, ...], Few] | None, ...], Few]
-"""For each axis of an array the mesh axes that it is split over; None where every device has all of it."""
+"""The mesh axes that each axis of an array is split over; None where every device has all of it."""
 
 Dimensions = Annotated[tuple[Name | None, ...], Few]
-"""For each axis of an array the precompile dimension that it is, or None."""
-Calls = Annotated[tuple[tuple[Index32, Index32], ...], Many]
+"""The precompile dimension that each axis of an array is, or None."""
+Calls = Annotated[tuple[tuple[Index32, Index32], ...], Meta(max_length=1 << 12)]
 Ids = Annotated[tuple[Index32, ...], Many]
 Matches = Annotated[tuple[tuple[Text, Index32], ...], Many]
 Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]

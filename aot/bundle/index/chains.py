@@ -18,9 +18,11 @@ class _Known:
 
     weights: dict[str, Layout] = field(default_factory=dict)
     carried: dict[int, dict[str, Layout]] = field(default_factory=dict)
-    """By combo: state, and what is gathered."""
+    """State, and what is gathered, of each combo."""
     sources: list[tuple[str, dict[str, Layout]]] = field(default_factory=list)
-    """Where states of other generations are read, and their arrays."""
+    """Places at which states of other generations are read, and the arrays of these."""
+    begun: dict[int, set[str]] = field(default_factory=dict)
+    """Slots of state that the prefill of each combo takes or gives."""
 
 
 def faults(index: Index) -> Iterator[str]:
@@ -40,6 +42,9 @@ def faults(index: Index) -> Iterator[str]:
                 yield f"entries[{i}].chains[{j}]{fault}"
                 return
     for seen in known.values():
+        for combo, begun in seen.begun.items() if index.generation is not None else ():
+            if lacking := sorted(slot for slot in seen.carried[combo].keys() - begun if slot.startswith("state/")):
+                yield f"combos[{combo}]: its prefill has no {lacking[0]!r}, which another phase goes on with"
         for where, wanted in seen.sources:
             if not any(wanted.items() <= state.items() for state in seen.carried.values()):
                 yield f"{where}: reads the state of another generation, and no combo's is like it"
@@ -106,7 +111,7 @@ class _Walk:
         self._layouts, self._index, self._known = layouts, layouts.index, known
         self._phase = self._index.phases[entry.phase]
         self._combo = self._index.combos[entry.combo]
-        self._name = entry.phase
+        self._entry, self._name = entry, entry.phase
         self._carried = known.carried.setdefault(entry.combo, {})
         self._lies = dict(self._carried)
         self._gone: set[str] = set()
@@ -117,6 +122,8 @@ class _Walk:
         for number, (i, j) in enumerate(chain.calls):
             if fault := self._call(self._layouts.arrays(i), self._index.bindings[j]):
                 return f".calls[{number}]: program {self._index.programs[i].name}: {fault}"
+        if self._name == "prefill":
+            self._known.begun[self._entry.combo] = self._states(chain)
         if self._source:
             self._known.sources.append((f"phases[{self._name!r}]", self._source))
         return next(self._ends(), "")
@@ -134,6 +141,11 @@ class _Walk:
             if lies.get(slot) is not layout and (fault := self._give(slot, layout)):
                 return fault
         return ""
+
+    def _states(self, chain: ChainRecord) -> set[str]:
+        """The slots of state that calls take or give."""
+        bindings = [self._index.bindings[j] for j in {j for _, j in chain.calls}]
+        return {s for each in bindings for s in (*each.takes, *each.gives) if s.startswith("state/")}
 
     def _take(self, slot: str, layout: Layout) -> str:
         source, _, name = slot.partition("/")

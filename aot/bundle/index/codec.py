@@ -107,7 +107,7 @@ def decode(data: bytes, where: str) -> Index:
 
 
 def decode_part(data: bytes, where: str) -> Index:
-    """The same for a part of an index, which need not agree with what it lacks."""
+    """A part of an index in some bytes, which need not agree with what it lacks. Raises as `decode`."""
     return _decoded(data, where, lambda index: None)
 
 
@@ -157,7 +157,7 @@ def _raised(cls: type[T], stored: Any, **changed: Any) -> T:
     """The record that is stored so."""
     fields = {name: getattr(stored, name) for name in _SHAPES[cls].names if name not in changed}
     for name in _SHAPES[cls].free:
-        fields[name] = _within(f".{name}", document.free, fields[name])
+        fields[name] = _within(f".{name}", document.mapping, fields[name])
     return cls(**fields | changed)
 
 

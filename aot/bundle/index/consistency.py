@@ -20,6 +20,7 @@ from aot.vision import FITS, ROTARY
 
 _TAKES = frozenset(TAKES)
 _GIVES = frozenset(GIVES)
+_VERSIONS = {"jax", "jaxlib"}
 _LOGITS = ("none", "last", "all")
 _DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
 _PIXELS = 1 << 16
@@ -29,7 +30,7 @@ _RESTRICTED = 2  # the format in which restrictions came
 def check(index: Index) -> None:
     """Raises Fault with the path of the first fault and what is wrong there."""
     rules = (
-        *(_valid_until, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.programs),
+        *(_valid_until, _versions, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.programs),
         *(chains.faults, _generation, _images),
     )
     for fault in itertools.chain.from_iterable(rule(index) for rule in rules):
@@ -41,6 +42,11 @@ def _valid_until(index: Index) -> Iterator[str]:
         datetime.date.fromisoformat(index.valid_until)
     except ValueError:
         yield f"valid_until: must be a day as YYYY-MM-DD, got {index.valid_until!r}"
+
+
+def _versions(index: Index) -> Iterator[str]:
+    if index.versions.keys() != _VERSIONS:
+        yield f"versions: must be of {' and '.join(sorted(_VERSIONS))}, got {', '.join(index.versions)[:80] or 'none'}"
 
 
 def _sizes(index: Index) -> Iterator[str]:

@@ -15,7 +15,11 @@ from aot.bundle.index.records import (
 _BYTES = 1 << 46  # what a process can address, halved
 _DEVICES = 1 << 12
 
-_TARGETS = {"cpu": {"isa", "threads"}, "cuda": {"device"}, "tpu": {"topology"}}
+_TARGETS: dict[str, dict[str, type]] = {
+    "cpu": {"isa": str, "threads": int},
+    "cuda": {"device": str},
+    "tpu": {"topology": str},
+}
 _REQUIRES: dict[str, dict[str, type]] = {
     "cpu": {"machine": str, "features": tuple},
     "cuda": {"kinds": tuple, "devices": int, "compute_capability": str},
@@ -85,8 +89,12 @@ def _executable(place: str, record: ExecutableRecord, program: ProgramRecord) ->
         yield f"{place}.target: must be one for {program.platform!r}, got {dict(record.target)!r}"
         return
     kind, options = program.platform, record.target[program.platform]
-    if not isinstance(options, Mapping) or not _TARGETS[kind] <= options.keys():
+    if not isinstance(options, Mapping) or not _TARGETS[kind].keys() <= options.keys():
         yield f"{place}.target: must have {', '.join(sorted(_TARGETS[kind]))}, got {dict(record.target)!r}"
+        return
+    for name, wanted in _TARGETS[kind].items():
+        if type(options[name]) is not wanted:
+            yield f"{place}.target.{name}: must be of type {wanted.__name__}, got {options[name]!r:.80}"
     if record.memory.keys() != _MEMORY:
         yield f"{place}.memory: must have {', '.join(sorted(_MEMORY))}, got {', '.join(record.memory)}"
     for name, wanted in _REQUIRES[kind].items():

@@ -24,7 +24,7 @@ class Fault(Exception):
         self.path = path
 
     def under(self, place: str) -> "Fault":
-        """The same fault, seen from what has it at a place."""
+        """The fault, seen from what has it at a place."""
         return Fault(self.problem, f"{place}{self.path}")
 
 
@@ -62,11 +62,13 @@ def unpack(kind: Any, data: bytes) -> Any:
     return value
 
 
-def free(data: msgspec.Raw) -> Any:
-    """What JSON can say in some canonical bytes, with tuples for lists. Raises Fault."""
+def mapping(data: msgspec.Raw) -> Any:
+    """A mapping of what JSON can say in some canonical bytes, with tuples for lists. Raises Fault."""
     if (size := memoryview(data).nbytes) > _BYTES:
         raise Fault(f"has {size} bytes, at most {_BYTES} are allowed")
-    return _frozen(unpack(Any, bytes(data)), [_VALUES])
+    if type(value := unpack(Any, bytes(data))) is not dict:
+        raise Fault(f"must be a mapping, got {reprlib.repr(value)}")
+    return _frozen(value, [_VALUES])
 
 
 def _frozen(value: Any, left: list[int], depth: int = _DEPTH) -> Any:

@@ -64,7 +64,7 @@ class ExecutableRecord:
     """A program compiled for one target."""
 
     target: Mapping[str, Any]
-    """As in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
+    """The target as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}."""
     digest: Digest
     bytes: Count
     flags: Texts
@@ -105,7 +105,7 @@ class BindingRecord:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """For each input and output of a phase, which axis is which precompile dimension."""
+    """A phase: which axis of each of its inputs and outputs is which precompile dimension."""
 
     inputs: Mapping[Name, Dimensions]
     outputs: Mapping[Name, Dimensions]
@@ -173,7 +173,7 @@ class GenerationRecord:
 
 @dataclass(frozen=True)
 class PartitionRecord:
-    """On one mesh, how many arrays each partition rule was the first to match, by its pattern, in order.
+    """A mesh, and how many arrays each partition rule was the first to match on it, by its pattern, in order.
 
     How arrays lie in the end, contracts say (`ArgumentRecord.sharding`).
     """
@@ -192,14 +192,14 @@ class Index:
     origin: Digest | None
     """The digest of the bundle that this one was refreshed from."""
     versions: Mapping[Name, Text]
-    """Of what lowered the programs: jax, jaxlib."""
+    """Versions of what lowered the programs: jax, jaxlib."""
     settings: Mapping[str, Any]
     """Options of jax when the programs were lowered."""
     model: Mapping[str, Any]
     """What the model was, for people: family and configuration. The runtime does not read it."""
     generation: GenerationRecord | None
     images: Images | None
-    """What it makes of images; absent for a model that takes none."""
+    """What the model makes of images; absent for one that takes none."""
     rules: Mapping[str, Any]
     """Partition rules as in the manifest; empty where it has none."""
     partitions: tuple[PartitionRecord, ...]

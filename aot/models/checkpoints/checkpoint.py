@@ -149,7 +149,7 @@ def _canonical(stored: dict[str, Stored]) -> dict[str, Stored]:
 
 
 def _stored(directory: Path) -> dict[str, Stored]:
-    """Where each tensor lies, by its name; empty where there are no weight files."""
+    """The place of each tensor by its name; empty where there are no weight files."""
     entries = _listing(directory)
     if SINGLE in entries:
         return arrays.header(directory / SINGLE)

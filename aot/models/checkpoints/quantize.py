@@ -18,7 +18,7 @@ LARGEST = 127  # and not 128: the range is symmetric, so that a sign never chang
 _ROWS = 1 << 22  # elements quantized at once: beside the result, all the memory that it takes
 _SAMPLE = 256  # elements of a row, at the least, whose median stands for the row's
 _SMALLEST = np.float32(2.0**-12)
-"""Of the factors by which columns are evened: what they leave of a float16 is still a normal number."""
+"""The least factor by which a column is evened: what it leaves of a float16 is still a normal number."""
 
 Tensor = np.ndarray[Any, Any]
 
@@ -70,9 +70,9 @@ class _Evening:
     """
 
     divisors: Mapping[str, Tensor]
-    """Of a matrix's columns."""
+    """What a matrix's columns are divided by, by path."""
     multipliers: Mapping[str, Tensor]
-    """Of a matrix's rows, or of a bias."""
+    """What a matrix's rows or a bias are multiplied by, by path."""
     norms: Mapping[str, Tensor]
     """Norms as they are to be stored."""
 
@@ -112,7 +112,7 @@ def _evening(place: str, unit: Mapping[str, Tensor], weights: Mapping[str, Array
 
 
 def _factors(largest: Tensor) -> Tensor:
-    """Of channels with these magnitudes: 1 of the largest."""
+    """The factors of channels with these magnitudes: 1 of the largest."""
     top = largest.max(initial=0)
     if not np.isfinite(top) or top == 0:
         return np.ones_like(largest)

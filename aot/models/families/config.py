@@ -21,7 +21,7 @@ SEEING = {
     "LlavaForConditionalGeneration": "llava",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
 }
-"""Those that take images, each by the module that reads it."""
+"""Architectures that take images, each with the module that reads it."""
 _SUPPORTED = (*ARCHITECTURES, *SEEING)
 
 # What an absent field means to each of transformers' configuration classes.
@@ -30,7 +30,7 @@ _HEAD_DIM = {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128}
 _WINDOW = 4096
 _FULL_LAYERS = 28
 
-_MOST_LAYERS = 10_000  # beyond any decoder; keeps a misprint from filling the memory
+_MOST_LAYERS = 4_000  # beyond any decoder, and within the calls of a chain; keeps a misprint from filling the memory
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -61,13 +61,13 @@ class DecoderConfig:
     max_positions: int
     tie_embeddings: bool
     attention_bias: bool
-    """Of the query, key and value projections."""
+    """Whether the query, key and value projections have biases."""
     output_bias: bool
-    """Of the projection that ends the attention."""
+    """Whether the projection that ends the attention has a bias."""
     mlp_bias: bool
     qk_norm: bool
     windows: tuple[int | None, ...]
-    """Of each layer: how many last positions a token sees, itself included; None for all."""
+    """How many last positions a token sees in each layer, itself included; None for all."""
     mrope: tuple[int, ...] | None = None
     """How many rotary frequencies go by a token's time, row and column each; None where all go by its position."""
 

@@ -11,7 +11,7 @@ from aot.models.families.fields import Fields
 from aot.models.families.llava_config import ACTIVATIONS, LlavaConfig, TowerConfig
 from aot.vision import Images
 
-_MOST_LAYERS = 10_000  # as in a decoder: keeps a misprint from filling the memory
+_MOST_LAYERS = 4_000  # as in a decoder: keeps a misprint from filling the memory
 
 # What an absent field of the text means to transformers' class of it: published files leave their sizes out.
 _TEXT: dict[str, dict[str, int]] = {

@@ -41,7 +41,7 @@ class TowerConfig:
     width: int
     heads: int
     inner: int
-    """Of the MLP of a layer."""
+    """Width of the MLP of a layer."""
     patch: int
     channels: int
     grid: int
@@ -51,7 +51,7 @@ class TowerConfig:
     whole: bool
     """Whether the class token's features are kept."""
     hidden: int
-    """Of the text model."""
+    """Width of the text model."""
     projector_activation: str
     projector_bias: bool
 

@@ -10,7 +10,7 @@ from aot.models.families.fields import Fields
 Step = Mapping[str, Any]
 
 CHANNELS = 3
-"""Of the pixels: all recipes begin with a conversion to RGB."""
+"""Channels of the pixels: all recipes begin with a conversion to RGB."""
 
 # Numbers that Pillow gives to its filters, in which processors are configured.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

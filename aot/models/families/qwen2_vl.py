@@ -15,7 +15,7 @@ from aot.vision import Images
 
 _FAMILY = "qwen2_vl"
 _PROCESSORS = tuple(f"Qwen2VLImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
-_MOST_LAYERS = 10_000  # as of a decoder
+_MOST_LAYERS = 4_000  # as of a decoder
 _ROPE = ("rope_scaling", "rope_parameters")  # as older releases and newer ones call it, and in this order
 _TOKENS = {"image": 151655, "vision_start": 151652, "vision_end": 151653}
 _SECTIONS = [16, 24, 24]  # what absent fields mean to transformers, here and in _TEXT
@@ -60,7 +60,7 @@ class Qwen2VLConfig:
     merge_size: int
     """Patches along each side of the square that becomes one embedding."""
     hidden_size: int
-    """Of the text model."""
+    """Width of the text model."""
     rope_theta: float
     images: Images = field(hash=False)  # its steps are mappings
 

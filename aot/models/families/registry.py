@@ -17,9 +17,9 @@ class Description:
     vocab_size: int
     max_positions: int
     dtype: str | None
-    """Of the checkpoint, under its numpy name; None where the configuration does not say."""
+    """The checkpoint's dtype by its numpy name; None where the configuration does not say."""
     images: Images | None
-    """What it makes of images; None for one that takes none."""
+    """What the model makes of images; None for one that takes none."""
 
 
 def describe(model: ModelConfig, config: Mapping[str, Any], place: str = "config.json") -> Description:

@@ -46,7 +46,7 @@ class Span:
         platform: str,
         blockwise: bool,
     ) -> "Span":
-        """Of rows that hold `start` [batch] tokens before the call and get `lengths` [batch] of `width` more.
+        """The span of rows that hold `start` [batch] tokens before the call and get `lengths` [batch] of `width` more.
 
         They are turned by their positions; with several kinds of these, [batch, sections, width], each frequency by
         that of its section (M-RoPE, arXiv:2409.12191).
@@ -116,7 +116,7 @@ class Sums(NamedTuple):
     def with_slots(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, platform: str
     ) -> "Sums":
-        """Of queries [batch, kv_heads, group, length, dim] over more keys and values [batch, kv_heads, slots, dim]."""
+        """Adds keys and values [batch, kv_heads, slots, dim] for queries [batch, kv_heads, group, length, dim]."""
         flat = queries.reshape(*queries.shape[:2], -1, queries.shape[-1])
         scores = by_head(flat, keys, 3, platform) * np.float32(queries.shape[-1] ** -0.5)
         scores = scores.reshape(*queries.shape[:4], -1)

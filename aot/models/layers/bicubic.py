@@ -6,7 +6,7 @@ _A = -0.75
 
 
 def taps(size: int, given: int) -> tuple[list[list[int]], list[list[float]]]:
-    """For each of `size` places the four of `given` values that it mixes, and their weights, in double precision."""
+    """The four of `given` values that each of `size` places mixes, and their weights, in double precision."""
     centres = [(place + 0.5) * given / size - 0.5 for place in range(size)]
     near = [[math.floor(centre) + step for step in (-1, 0, 1, 2)] for centre in centres]
     weights = [[_weight(abs(centre - index)) for index in four] for centre, four in zip(centres, near, strict=True)]

@@ -83,7 +83,7 @@ def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
 
 
 def _leave_out_absent(platform: str) -> None:
-    """Of the platforms that JAX_PLATFORMS names jax has none where one is absent; what there is not, is left out."""
+    """Leaves out platforms of JAX_PLATFORMS that this machine lacks: jax would have none of the others either."""
     asked = (jax.config.jax_platforms or "").split(",")
     there = [name for name in asked if name not in _ACCELERATORS or machine.of(_ACCELERATORS[name]).devices]
     if there != asked:

@@ -23,7 +23,7 @@ Array = Any
 
 
 class Client:
-    """As many devices of a platform as a mesh has, in its order; those of other processes too, where there are any."""
+    """The devices of a mesh, in its order; those of other processes too, where there are any."""
 
     def __init__(self, platform: str, mesh: Mesh, ids: Sequence[int] = (), group: Group | None = None) -> None:
         self._group = group
@@ -56,6 +56,7 @@ class Client:
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
+        mesh_contract.check_partitions(data, program, len(self._devices))
         loaded = client.loaded(self._devices[0].client, data, self._devices, program)
         header = (loaded.get_hlo_text() or "").partition("\n")[0]
         mesh_contract.check_executable(header, program, self._sharding)

@@ -3,15 +3,22 @@
 XLA ends the process over a difference, where it is not of the same size and silently taken for what it is not.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aot import wire
 from aot.bundle.index.bounds import Axes
 from aot.bundle.index.records import ArgumentRecord, ProgramRecord
+from aot.bundle.store import Bundle
 from aot.errors import BundleError
 from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.fitting import entries
+from aot.runtime.place import Place
 
+_OPTIONS, _BUILD, _REPLICAS, _PARTITIONS = 2, 3, 4, 5
+"""Fields of `ExecutableAndOptionsProto`, `CompileOptionsProto` and `ExecutableBuildOptionsProto`."""
 _ADVICE = "fetch it again or rebuild"
 _LAYOUT = "entry_computation_layout={"
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([0-9,]*)\]")
@@ -19,6 +26,28 @@ _NAMES = {"bool": "pred", "bfloat16": "bf16", "float16": "f16", "float32": "f32"
 
 Lay = Callable[[Axes], Any]
 """The sharding that axes stand for."""
+
+
+def check_devices(bundle: Bundle, place: Place) -> None:
+    """Raises BundleError where an executable for the place is for another number of devices than its mesh has."""
+    for program in bundle.index.programs:
+        if (program.platform, program.mesh) == place and (executable := entries.fitting(program)) is not None:
+            data = bundle.read(executable.digest, executable.bytes)
+            check_partitions(data, program, math.prod(size for _, size in place.mesh))
+            break  # all others are looked at when they are loaded
+
+
+def check_partitions(data: bytes, program: ProgramRecord, devices: int) -> None:
+    """Raises BundleError where an executable, by its stored bytes, is for another number of devices."""
+    try:
+        options = wire.only(wire.only(wire.framed(data)[1], _OPTIONS), _BUILD)
+        found = wire.number(options, _REPLICAS) * wire.number(options, _PARTITIONS)
+    except ValueError:
+        return  # a compiler that does not say so
+    if found != devices:
+        raise BundleError(
+            f"program {program.name}: its executable is for {found} devices, the index says {devices}; {_ADVICE}"
+        )
 
 
 def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.runtime.device.client import MOST_DEVICES, Client
 from aot.runtime.place import Place
@@ -36,6 +37,20 @@ def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Grou
 
         return mesh_client.Client(place.platform, place.mesh, ids, group)
     return each(place.platform, ids or (0,), compiling=compiling)[0]
+
+
+def open_for(
+    bundle: Bundle, place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None
+) -> Client:
+    """The client for a place that a bundle was built for, found to be so before any device is made. Raises as `open`.
+
+    Raises BundleError where its executables are for another number of devices.
+    """
+    if place.mesh:
+        from aot.runtime.device import mesh_contract
+
+        mesh_contract.check_devices(bundle, place)
+    return open(place, compiling=compiling, ids=ids, group=group)
 
 
 def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
@@ -84,5 +99,5 @@ def _heed_flags() -> None:
 
 
 def _quiet() -> None:
-    """As jax sets it, before jaxlib is imported: XLA would speak of each device."""
+    """Has XLA not speak of each device, as jax has it: set before jaxlib is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -34,7 +34,7 @@ class Entry:
 
     @cached_property
     def chain(self) -> ChainRecord | None:
-        """Its calls. Without them the platform cannot run it."""
+        """The calls of the entry. Without them the platform cannot run it."""
         return next((chain for chain in self.chains if (chain.platform, chain.mesh) == self.place), None)
 
     @cached_property
@@ -63,7 +63,7 @@ class Entry:
 
     @cached_property
     def sources(self) -> dict[str, ArgumentRecord]:
-        """What it reads of another state, by path."""
+        """The arrays of another state that it reads, by path."""
         return {slot.removeprefix("source/"): a for slot, a in self.taken.items() if slot.startswith("source/")}
 
     @cached_property

@@ -47,7 +47,7 @@ def notice(place: str, valid_until: str, advice: str) -> str | None:
 
 
 def past(valid_until: str, advice: str) -> str:
-    """That programs have expired, and what to do next."""
+    """The message that programs have expired, and what to do next."""
     return f"its programs expired after {valid_until}; {advice}"
 
 

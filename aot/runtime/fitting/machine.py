@@ -59,7 +59,7 @@ def _tpus() -> Accelerators:
 
 
 def nvml(library: ctypes.CDLL) -> Accelerators:
-    """As NVIDIA's management library tells it. Raises OSError where it does not answer."""
+    """GPUs as NVIDIA's management library tells them. Raises OSError where it does not answer."""
     _ask(library.nvmlInit_v2)
     try:
         count, driver = ctypes.c_uint(), ctypes.create_string_buffer(_LONGEST)
@@ -97,7 +97,7 @@ def _ask(function: "ctypes._NamedFuncPointer", *arguments: object) -> None:
 
 
 def proc(root: Path) -> Accelerators:
-    """As the kernel's driver tells it, without compute capabilities."""
+    """GPUs as the kernel's driver tells them, without compute capabilities."""
     texts = [path.read_text() for path in sorted(root.glob("gpus/*/information"))]
     rows = (line.partition(":") for text in texts for line in text.splitlines())
     kinds = tuple(Accelerator(value.strip()) for name, _, value in rows if name == "Model")

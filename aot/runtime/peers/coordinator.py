@@ -142,7 +142,7 @@ def _are_values(given: object) -> TypeGuard[Values]:
 
 
 def _difference(values: Mapping[int, Values]) -> str:
-    """In what the first process that differs from process 0 does."""
+    """A line that says in what the first process that differs from process 0 does so; empty where none does."""
     first = values[0]
     for number, value in sorted(values.items()):
         if value.keys() != first.keys():

@@ -157,7 +157,7 @@ class _Guest:
         connection.send(self.nonce + b"\n")
 
     def more(self) -> bytes | None:
-        """Its line, once all of it is there. Raises OSError, and ValueError for what is none."""
+        """The line of who knocks, once all of it is there. Raises OSError, and ValueError for what is none."""
         data = self.connection.recv(_GREETING)
         self._held += data
         if not data or len(self._held) > _GREETING:

@@ -40,7 +40,7 @@ class Group:
         self._raised = False
         self._calls = 0
         self.client: Any = None
-        """Of jax's service, once it is there."""
+        """The client of jax's service, once it is there."""
         self._backend: tuple[int, Any] | None = None
         atexit.register(self._end_in_time)
         for target in (self._listen, self._pulse, self._take_turns):

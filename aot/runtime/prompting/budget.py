@@ -27,7 +27,7 @@ _FIELD = re.compile(r"%(\([^)]{0,200}\))?[^a-zA-Z%]*|\{([^{}]|\{[^{}]*\})*\}")
 _SHALLOW = {"length", "count", "first", "last", "default", "d", "list", "reverse", "items"}
 """Filters that never look into the items of what they take."""
 _EACH_ITEM = {"map", "select", "selectattr", "reject", "rejectattr", "batch", "slice"}
-"""Those that do the same to every item."""
+"""Filters that do the same to every item."""
 _MULTIPLYING = {"join", "indent", "tojson", "expandtabs", "translate"}
 """Filters and methods of strings whose result may be as long as what they take times an argument."""
 _SLOW = {"pprint", "striptags", "sum", "urlize", "wordwrap"}
@@ -103,7 +103,7 @@ def spent(units: int) -> bool:
 
 
 def spend_for(name: str, value: Any, others: Sequence[Any]) -> None:
-    """For a filter, or a method of a string, with its arguments."""
+    """Takes from the budget what a filter, or a method of a string, costs with its arguments."""
     if name in _SHALLOW:
         return spend(0 if name in ("length", "count") else weight(value))
     added = sum(map(weigh, others)) + sum(map(_integers, others))
@@ -118,7 +118,7 @@ def spend_for(name: str, value: Any, others: Sequence[Any]) -> None:
 
 
 def spend_for_operator(operator: str, left: Any, right: Any) -> None:
-    """For what the result of an operator is worth, or more."""
+    """Takes from the budget what the result of an operator is worth, or more."""
     if isinstance(left, str) and operator == "%":
         return spend(_filling(left, right if isinstance(right, tuple) else (right,)))
     if isinstance(left, int) and isinstance(right, int):

@@ -26,7 +26,7 @@ class Encoding:
     executor: Executor
     entries: Mapping[tuple[Combo, str], Entry]
     combos: Sequence[Combo]
-    """Those with vision that the call may use."""
+    """Combos with vision that the call may use."""
 
     @cached_property
     def _made(self) -> dict[int, Array]:

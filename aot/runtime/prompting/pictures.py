@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MOST_PIXELS = 89_478_485
-"""Of a picture: 256 MiB in RGB, where Pillow too begins to suspect a decompression bomb."""
+"""Pixels of a picture: 256 MiB in RGB, where Pillow too begins to suspect a decompression bomb."""
 MOST_BYTES = 1 << 29
-"""Of a file."""
+"""Bytes of a picture's file."""
 LONGEST = 200
 """Times that a picture may be as long as wide, as for the processor of Qwen2-VL."""
 

@@ -20,7 +20,7 @@ class Reader:
     """What a bundle makes of prompts."""
 
     text: "Callable[[], Text | None]"
-    """Its tokenizer, with the image token reserved."""
+    """Gives the bundle's tokenizer, with the image token reserved."""
     vocab_size: int
     recipe: "Recipe | None" = None
     """None where it takes no images."""

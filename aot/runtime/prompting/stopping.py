@@ -8,10 +8,10 @@ from typing import Any
 from aot.errors import InputError, shown
 
 MOST_STRINGS, MOST_CHARACTERS = 256, 1 << 16
-"""Of the stop strings of one request together."""
+"""Bounds of the stop strings of one request together."""
 
 Matched = tuple[int, ...]
-"""For each string the most of its first characters that a text ends with."""
+"""The most of each string's first characters that a text ends with."""
 
 
 class Stops:
@@ -61,7 +61,7 @@ def _advanced(string: str, length: int, piece: str) -> tuple[int, int | None]:
 
 @lru_cache(1 << 6)
 def _borders(string: str) -> "array[int]":
-    """For each beginning of a string the longest shorter one that it ends with."""
+    """The longest shorter beginning that each beginning of a string ends with."""
     borders, length = array("i", [0]), 0
     for character in string[1:]:
         while length and character != string[length]:

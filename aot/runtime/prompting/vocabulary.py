@@ -153,7 +153,7 @@ def guarded(special: dict[str, int]) -> dict[str, int]:
 
 
 def twin(tokenizer: "Tokenizer", guarded: dict[str, int], where: str) -> tuple["Tokenizer", dict[str, str]]:
-    """The same tokenizer with the guarded tokens renamed beyond guessing, and the new name of each.
+    """A tokenizer with its guarded tokens renamed beyond guessing, and the new name of each.
 
     `Tokenizer.encode_special_tokens` is not enough: it leaves the pieces in the model, and Unigram finds them there.
     """

@@ -8,7 +8,7 @@ _SIZES = {FIXED64: 8, FIXED32: 4}
 _LONGEST = 10  # bytes of a varint that holds 64 bits
 
 Change = Callable[[bytes], bytes]
-"""Of the bytes of a submessage."""
+"""What makes other bytes of those of a submessage."""
 
 
 class Field(NamedTuple):
@@ -79,6 +79,22 @@ def only(message: bytes, number: int) -> bytes:
     if len(values) != 1:
         raise ValueError(f"field {number} occurs {len(values)} times, not once")
     return values[0]
+
+
+def framed(raw: bytes) -> tuple[bytes, bytes]:
+    """The header of some bytes, which begins with its length, and what follows. Raises ValueError."""
+    size, at = read_varint(raw, 0)
+    if at + size >= len(raw):
+        raise ValueError(f"a header of {size} bytes in {len(raw)}")
+    return raw[: at + size], raw[at + size :]
+
+
+def number(message: bytes, field: int) -> int:
+    """The value of a number that occurs once. Raises ValueError for another count of them."""
+    values = [each.value for each in fields(message) if (each.number, each.wire) == (field, VARINT)]
+    if len(values) != 1:
+        raise ValueError(f"field {field} occurs {len(values)} times, not once")
+    return read_varint(values[0], 0)[0]
 
 
 def within(message: bytes, place: tuple[int, ...], change: Change) -> bytes:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.builder.compiling import wire
+from aot import wire
 
 # The messages that protobuf's documentation encodes by hand: 150 in field 1, "testing" in 2, the first one in 3.
 EXAMPLE = bytes.fromhex("089601 120774657374696e67 1a03089601")
