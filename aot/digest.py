@@ -11,7 +11,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK = 1 << 22
 
 
-def of(data: bytes | memoryview) -> str:
+def digest_of(data: bytes | memoryview) -> str:
     """The digest of some bytes, `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 

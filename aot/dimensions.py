@@ -12,7 +12,7 @@ LARGEST = 2**31 - 1  # programs take lengths as int32
 _DEFAULTS = {"batch_size": 1, "vision_included": False}
 
 
-def check(name: str, value: Any) -> str | None:
+def dimension_fault(name: str, value: Any) -> str | None:
     """What is wrong with the value of a field, or None."""
     items = value if isinstance(value, (list, tuple)) else [value]
     if not items:
@@ -60,10 +60,10 @@ def _allowed(name: str, item: Any) -> str | None:
     return None if isinstance(item, Mapping) else "a mapping of names to JSON values"
 
 
-def stored(name: str, value: Any) -> Any:
+def stored_dimension(name: str, value: Any) -> Any:
     """A copy that the caller's hands cannot change; what is absent becomes the default."""
     if value is None:
         return _DEFAULTS.get(name)
     if isinstance(value, (list, tuple)):
-        return tuple(stored(name, item) for item in value)
+        return tuple(stored_dimension(name, item) for item in value)
     return json.loads(digest.canonical_json(value)) if name == "required_props" else value

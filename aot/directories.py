@@ -8,7 +8,7 @@ from aot.errors import AotError
 _IN_HOME = {"cache": ".cache", "state": ".local/state"}
 
 
-def of(kind: str) -> Path:
+def directory_of(kind: str) -> Path:
     """`$AOT_<KIND>_DIR`, or `aot` in the user's `cache` or `state` directory (XDG Base Directory Specification).
 
     Raises AotError for a user without a home.
@@ -22,7 +22,7 @@ def of(kind: str) -> Path:
         raise AotError(f"{kind}: this user has no home directory; name one with {_variable(kind)}") from error
 
 
-def check(path: Path, kind: str) -> None:
+def check_directory(path: Path, kind: str) -> None:
     """Raises AotError for a directory of this kind that is another user's or that others can write."""
     status = path.stat()
     if status.st_uid != os.geteuid():

@@ -6,7 +6,7 @@ from typing import Any
 _DEEPEST = 64  # what people write has a dozen levels at most
 
 
-def check(value: Any) -> None:
+def check_nesting(value: Any) -> None:
     """Raises ValueError for JSON that is nested too deeply."""
     level = [value]
     for _ in range(_DEEPEST):

@@ -111,7 +111,8 @@ class Layouts:
     def wrong(self) -> Iterator[str]:
         """What is wrong with the rules, now that every array has been laid out."""
         if not self.rules.given:
-            yield f"has neither rules nor axes, and the mesh {spelled(self.mesh)} more than one device; give either"
+            mesh = spelled_mesh(self.mesh)
+            yield f"has neither rules nor axes, and the mesh {mesh} more than one device; give either"
             return
         yield from dict.fromkeys(map(general, self.faults))
         if lost := dict.fromkeys(map(general, sorted(self.unmatched))):
@@ -168,7 +169,7 @@ class Layouts:
         whole = []
         for axis, (entry, count) in enumerate(zip(axes, counts, strict=True)):
             if unknown := [name for name in names(entry) if name not in self.mesh]:
-                self._fault(f"mesh {spelled(self.mesh)} has no axis {unknown[0]!r}, over which {path!r} is split")
+                self._fault(f"mesh {spelled_mesh(self.mesh)} has no axis {unknown[0]!r}, over which {path!r} is split")
                 entry = None
             into = parts(self.mesh, entry)
             if count % into:
@@ -190,7 +191,7 @@ def general(text: str) -> str:
     return re.sub(r"(?<=/)\d+(?=/)", "*", text)
 
 
-def spelled(mesh: Mesh) -> str:
+def spelled_mesh(mesh: Mesh) -> str:
     """A mesh as people write it: `data 2 × model 4`."""
     return " × ".join(f"{name} {extent}" for name, extent in mesh.items()) or "of one device"
 

@@ -44,10 +44,12 @@ class PreCompileConfig:
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in FIELDS}
-        if wrong := [f"precompile.{name}: {text}" for name in FIELDS if (text := dimensions.check(name, given[name]))]:
+        if wrong := [
+            f"precompile.{name}: {text}" for name in FIELDS if (text := dimensions.dimension_fault(name, given[name]))
+        ]:
             raise ManifestError(*wrong)
         for name, value in given.items():
-            object.__setattr__(self, name, dimensions.stored(name, value))
+            object.__setattr__(self, name, dimensions.stored_dimension(name, value))
 
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, PreCompileConfig) else NotImplemented
@@ -180,7 +182,7 @@ class PreCompileConfig:
 
         try:
             data = json.loads(text)
-            nesting.check(data)
+            nesting.check_nesting(data)
         except (ValueError, RecursionError) as error:
             raise InputError(f"precompile: is not JSON ({error})") from None
         if not isinstance(data, dict):

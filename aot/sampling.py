@@ -37,7 +37,7 @@ class SamplingParams:
         if self.top_k == _EVERY:
             object.__setattr__(self, "top_k", 0)
         for name, value in vars(self).items():
-            check(name, value)
+            check_option(name, value)
 
 
 FIELDS = tuple(field.name for field in fields(SamplingParams))
@@ -56,7 +56,7 @@ _RANGES: Mapping[str, tuple[float, float, str]] = {
 """What float32 can compute with: two infinities would make a number that is none."""
 
 
-def check(name: str, value: Any) -> None:
+def check_option(name: str, value: Any) -> None:
     """Raises InputError for a value that an option cannot have."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or (isinstance(value, float) and not math.isfinite(value)):

@@ -7,7 +7,7 @@ import reprlib
 from typing import Any
 
 
-def parse(data: bytes) -> Any:
+def parse_strictly(data: bytes) -> Any:
     """The value of some JSON. Raises ValueError for duplicate names, NaN, infinities and what is not JSON in UTF-8."""
     try:
         text = data.decode("utf-8")

@@ -22,10 +22,10 @@ def end_with(parent: int) -> None:
 
 def available_memory(proc: Path = Path("/proc")) -> int:
     """Bytes that the machine can give without swapping. Raises OSError and KeyError where it is no Linux."""
-    return table(proc / "meminfo")["MemAvailable:"] * 1024
+    return kernel_table(proc / "meminfo")["MemAvailable:"] * 1024
 
 
-def table(file: Path) -> dict[str, int]:
+def kernel_table(file: Path) -> dict[str, int]:
     """The rows of a file of the kernel that begin with a name and a number."""
     rows = (line.split() for line in file.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}

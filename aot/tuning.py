@@ -47,7 +47,7 @@ class Tuning:
         return json.dumps(plain, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def of(device: str, choices: Iterable[Choice]) -> Tuning:
+def tuning_of(device: str, choices: Iterable[Choice]) -> Tuning:
     """The tuning with these choices. Raises ValueError for what no build could replay."""
     ordered = tuple(sorted(choices))
     for before, after in itertools.pairwise(ordered):
@@ -60,7 +60,7 @@ def of(device: str, choices: Iterable[Choice]) -> Tuning:
     return Tuning(device, ordered)
 
 
-def read(path: Path, device: str) -> Tuning:
+def read_tuning(path: Path, device: str) -> Tuning:
     """The tuning in a file, for a device. Raises InputError where it is none, or that of another device."""
     try:
         data = path.read_bytes()
@@ -68,13 +68,13 @@ def read(path: Path, device: str) -> Tuning:
         raise InputError(f"{path}: is not there; {ADVICE}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file that can be read") from None
-    return parse(data, device, str(path))
+    return parse_tuning(data, device, str(path))
 
 
-def parse(data: bytes, device: str, where: str) -> Tuning:
+def parse_tuning(data: bytes, device: str, where: str) -> Tuning:
     """The tuning in some bytes, for a device. Raises InputError."""
     try:
-        found = _tuning(strict_json.parse(data))
+        found = _tuning(strict_json.parse_strictly(data))
     except ValueError as error:
         raise InputError(f"{where}: is no tuning: {error}; remove it, and {ADVICE}") from None
     if found.device != device:
@@ -93,7 +93,7 @@ def _tuning(plain: Any) -> Tuning:
     for i, row in enumerate(rows):
         if not row["hlo"] or not all(type(line) is str for line in row["hlo"]):
             raise ValueError(f"choices[{i}].hlo must be a list of lines")
-    return of(fields["device"], (Choice("\n".join(row["hlo"]), row["version"], row["result"]) for row in rows))
+    return tuning_of(fields["device"], (Choice("\n".join(row["hlo"]), row["version"], row["result"]) for row in rows))
 
 
 def _shown(hlo: str) -> str:

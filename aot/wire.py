@@ -97,10 +97,10 @@ def number(message: bytes, field: int) -> int:
     return read_varint(values[0], 0)[0]
 
 
-def within(message: bytes, place: tuple[int, ...], change: Change) -> bytes:
+def changed_within(message: bytes, place: tuple[int, ...], change: Change) -> bytes:
     """The message with the one submessage at `place` changed, and all the lengths around it."""
     if not place:
         return change(message)
     number, *rest = place
-    changed = delimited(number, within(only(message, number), tuple(rest), change))
+    changed = delimited(number, changed_within(only(message, number), tuple(rest), change))
     return join(changed if field.number == number else field for field in fields(message))

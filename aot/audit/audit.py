@@ -98,19 +98,19 @@ def audit(path: Path, manifest: Path, release: Release, options: Options, report
     and for a CPU that cannot be emulated, BundleError for a damaged one. No build cache is read or written.
     """
     bundle = store.open(path)
-    stated = statement.read(bundle)
+    stated = statement.read_statement(bundle)
     options = replace(options, part=_whole_key(bundle, options.part))
     _check_origin(bundle, options.origin)
     if options.cpu is not None:
-        emulation.check(options.cpu)
-    plan = plans.resolve(plans.read(manifest))  # what is wrong with it is known in seconds
+        emulation.check_emulator(options.cpu)
+    plan = plans.resolve(plans.read_manifest(manifest))  # what is wrong with it is known in seconds
     _check_bytes(bundle, options.part)
-    tried = tuple(environments.of(number, options.cpu) for number in range(1, options.rounds + 1))
+    tried = tuple(environments.environment_of(number, options.cpu) for number in range(1, options.rounds + 1))
     verdicts, causes = [], []
     for environment in tried:
         report.step(f"round {environment.round}", None)
         made = _rebuilt(bundle, manifest, plan, release, options, environment, report)
-        found = compare.compare(bundle.index, made.index, options.part)
+        found = compare.compare_indexes(bundle.index, made.index, options.part)
         if stated is not None and options.part == WHOLE:
             again = provenance.statement(plan, release, made.index, bundle.digest, made.evidence)
             found = (*found, compare.provenance(stated, json.loads(again)))
@@ -148,7 +148,7 @@ def _check_bytes(bundle: Bundle, part: Part) -> None:
         store.verify(bundle.path)
         return
     left_out = {role for role, kept in (("weights", part.weights), ("executable", part.executables)) if not kept}
-    for name in {name for _, role, name, _ in records.stored(bundle.index) if role not in left_out}:
+    for name in {name for _, role, name, _ in records.stored_blobs(bundle.index) if role not in left_out}:
         bundle.check(name)
 
 

@@ -34,7 +34,7 @@ class Verdict:
         return not self.cause
 
 
-def compare(stored: Index, made: Index, part: Part) -> tuple[Verdict, ...]:
+def compare_indexes(stored: Index, made: Index, part: Part) -> tuple[Verdict, ...]:
     """A verdict for each kind of each entry in either, then those of the whole bundle."""
     verdicts = [*_entries(stored, made, part)]
     if part.weights:
@@ -65,7 +65,7 @@ def _stated(said: statement.Statement) -> dict[str, Any]:
     return {place: leaf for _, place, leaf in factors.leaves(whole)}
 
 
-def within(index: Index, part: Part) -> Index:
+def part_of(index: Index, part: Part) -> Index:
     """What of an index is compared: the entries of a key, the executables of a platform."""
     index = index if part.key is None else explain.narrowed(index, "key", part.key)
     return replace(index, programs=tuple(replace(p, executables=_wanted(p, part)) for p in index.programs))
@@ -115,7 +115,7 @@ def _programs(old: tuple[Call, ...], new: tuple[Call, ...]) -> str:
 def _executables(calls: tuple[Call, ...], part: Part) -> dict[str, ExecutableRecord]:
     """Executables by their program's name and digest and by their target, in words."""
     return {
-        f"{program.name} {_short(program.digest)} for {words.shown(codec.plain(e.target), _SHOWN)}": e
+        f"{program.name} {_short(program.digest)} for {words.shorten(codec.plain(e.target), _SHOWN)}": e
         for _, program, _ in calls
         for e in _wanted(program, part)
     }

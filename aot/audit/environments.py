@@ -75,7 +75,7 @@ class Environment:
         )
 
 
-def of(round: int, cpu: str | None = None) -> Environment:
+def environment_of(round: int, cpu: str | None = None) -> Environment:
     """The environment of a round, counted from 1; each kind of noise runs through a list of its own.
 
     With a CPU, by QEMU's name, workers run on that.

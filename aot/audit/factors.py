@@ -49,7 +49,7 @@ class Factor:
         of = self.leaves(index)
         if self.kind == "digests":
             return list(dict.fromkeys(leaf for leaf in of.values() if digest.is_digest(leaf)))
-        return digest.of(digest.canonical_json(of)) if of else None
+        return digest.digest_of(digest.canonical_json(of)) if of else None
 
 
 FACTORS = (

@@ -71,7 +71,7 @@ class Matched:
 
     def _parting(self, x: ProgramRecord, y: ProgramRecord, where: str) -> Difference:
         try:
-            a, b = stablehlo.text(self._a.program(x)), stablehlo.text(self._b.program(y))
+            a, b = stablehlo.stablehlo_lines(self._a.program(x)), stablehlo.stablehlo_lines(self._b.program(y))
         except ValueError as error:
             return x.digest, y.digest, f"{where}: {error}"
         if found := stablehlo.first_difference(a, b):

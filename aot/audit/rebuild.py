@@ -96,7 +96,7 @@ def main() -> None:
 def _rebuilt(request: Request) -> Index:
     """The index of a bundle made again; what it was made from, and why it differs, are told before."""
     manifest = Path(request.manifest)
-    plan = _moved(plans.resolve(plans.read(manifest)), manifest.parent.resolve(), Path(request.inputs))
+    plan = _moved(plans.resolve(plans.read_manifest(manifest)), manifest.parent.resolve(), Path(request.inputs))
     part = Part(request.key, request.platform, request.executables)
     report = Told()
     with Writer.stage(Path(request.staging)) as writer:
@@ -106,7 +106,7 @@ def _rebuilt(request: Request) -> Index:
             made = _built(plan, request, writer, report, part, evidence)
         else:
             made = _refreshed(plan, request, writer, report, part)
-        index = replace(build.indexed(plan, made, weights, writer, request.valid_until), origin=_digest(request))
+        index = replace(build.build_index(plan, made, weights, writer, request.valid_until), origin=_digest(request))
         tell("evidence", {"sources": evidence.sources, "wheels": sorted(evidence.wheels)})
         tell("causes", [vars(cause) for cause in _causes(stored, index, writer, part)])
         return index
@@ -114,10 +114,10 @@ def _rebuilt(request: Request) -> Index:
 
 def _causes(stored: Bundle, made: Index, writer: Writer, part: Part) -> tuple[Cause, ...]:
     """What made the rebuild differ from the bundle, as `aot diff` says it."""
-    if all(verdict.same for verdict in compare.compare(stored.index, made, part)):
+    if all(verdict.same for verdict in compare.compare_indexes(stored.index, made, part)):
         return ()
-    old, new = sides.of_bundle(stored), sides.of_writer(compare.within(made, part), writer)
-    return diff.causes(replace(old, index=compare.within(stored.index, part), digest=None), new)
+    old, new = sides.of_bundle(stored), sides.of_writer(compare.part_of(made, part), writer)
+    return diff.causes(replace(old, index=compare.part_of(stored.index, part), digest=None), new)
 
 
 def _moved(plan: Plan, old: Path, new: Path) -> Plan:
@@ -145,15 +145,15 @@ def _built(
     """Programs and executables, made as `aot build` makes them."""
     targets = part.targets(plan.targets)
     build.check_machine(targets)
-    targets = tuning.stored(targets, writer)
-    made = build.lowered(plan, writer, report, part.key, evidence)
-    return replace(made, programs=executables.compiled(targets, made.programs, writer, request.jobs, report))
+    targets = tuning.stored_targets(targets, writer)
+    made = build.lower_plan(plan, writer, report, part.key, evidence)
+    return replace(made, programs=executables.compile_all(targets, made.programs, writer, request.jobs, report))
 
 
 def _refreshed(plan: Plan, request: Request, writer: Writer, report: Report, part: Part) -> Lowered:
     """Programs and executables, made as `aot refresh` makes them."""
     assert request.origin is not None
-    made, _ = refresh.indexed(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)
+    made, _ = refresh.refreshed_index(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)
     return Lowered(**{field.name: getattr(made, field.name) for field in fields(Lowered)})
 
 

@@ -80,7 +80,7 @@ def refresh(
     place.expect(origin=old.digest, valid_until=release.valid_until, weights=old.index.weights)
     (store.sound if verified.known(path, old.index.weights) else store.verify)(path)
     with Writer.stage(options.destination) as writer:
-        found, source = indexed(old, plan, writer, options.jobs, report, options.cache)
+        found, source = refreshed_index(old, plan, writer, options.jobs, report, options.cache)
         index = replace(found, origin=old.digest, valid_until=release.valid_until)
         kept = {kind: data for kind in ("golden", "loss") if (data := old.attachment(kind)) is not None}
         made = writer.seal(index, kept)
@@ -91,7 +91,7 @@ def refresh(
     return Refreshed(made, source, index.valid_until, len(differences), max(differences, default=None))
 
 
-def indexed(
+def refreshed_index(
     old: Bundle,
     plan: "Plan | None",
     writer: Writer,
@@ -105,7 +105,7 @@ def indexed(
     build.check_machine(targets)
     writer.adopt(old)
     base, source = _exported(old, plan, writer, report, part)
-    programs = executables.compiled(targets, base.programs, writer, jobs, report, cache)
+    programs = executables.compile_all(targets, base.programs, writer, jobs, report, cache)
     return replace(base, programs=programs), source
 
 
@@ -124,7 +124,7 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
     golden = old.attachment("golden")
     if golden is None:
         return []
-    recorded, _ = expected.read(golden, f"bundle {old.path}: golden outputs")
+    recorded, _ = expected.read_golden(golden, f"bundle {old.path}: golden outputs")
     report.step("golden", len(recorded))
     with Worker() as worker:
         replayed = worker.request("replay", report.advance, bundle=str(writer.root), golden=golden)
@@ -139,7 +139,7 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
 
 def targets_of(index: Index) -> tuple[build.Target, ...]:
     """The targets for which a bundle has executables, with their tunings."""
-    made = (tuning.within(e.target, e.tuning) for program in index.programs for e in program.executables)
+    made = (tuning.with_tuning(e.target, e.tuning) for program in index.programs for e in program.executables)
     return tuple({digest.canonical_json(target): target for target in made}.values())
 
 
@@ -154,7 +154,7 @@ def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: Report, 
             f"bundle {old.path}: jax {made.versions['jax']} does not take {made.refused}; give its manifest, to lower "
             "it again: --manifest M"
         )
-    return _lowered(old, build.lowered(plan, writer, report, part.key), plan), "manifest"
+    return _lowered(old, build.lower_plan(plan, writer, report, part.key), plan), "manifest"
 
 
 def _wanted(index: Index, part: Part) -> list[int]:

@@ -60,7 +60,7 @@ def of_bundle(bundle: Bundle) -> Side:
         bundle.digest,
         lambda record: bundle.read(record.digest, record.bytes),
         lambda path: _weight(bundle.index, path, bundle.map, f"bundle {bundle.path}: weights"),
-        statement.read(bundle),
+        statement.read_statement(bundle),
     )
 
 
@@ -84,10 +84,12 @@ def of_plan(plan: "Plan", release: Release, report: Report) -> Iterator[Side]:
         report.step("weights", None)
         with Worker() as worker:
             measured = decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
-        lowered = build.lowered(plan, writer, report)
-        targets = tuning.stored(plan.targets, writer)
+        lowered = build.lower_plan(plan, writer, report)
+        targets = tuning.stored_targets(plan.targets, writer)
         programs = tuple(_with_targets(program, targets) for program in lowered.programs)
-        index = build.indexed(plan, replace(lowered, programs=programs), measured.record, writer, release.valid_until)
+        index = build.build_index(
+            plan, replace(lowered, programs=programs), measured.record, writer, release.valid_until
+        )
         yield Side(index, None, lambda record: writer.read(record.digest), measured.digests.__getitem__)
 
 
@@ -99,12 +101,12 @@ def _with_targets(program: ProgramRecord, targets: Iterable[build.Target]) -> Pr
 def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
     """All that is known of an executable before it is there."""
     known = compile.flags(target), compile.compiler(target), compile.requires(target)
-    return ExecutableRecord(tuning.without(target), UNKNOWN, 0, *known, {}, {}, tuning.of(target))
+    return ExecutableRecord(tuning.without(target), UNKNOWN, 0, *known, {}, {}, tuning.tuning_blob(target))
 
 
 def _weight(index: Index, path: str, map: Callable[[str, int], memoryview], place: str) -> str:
     record = index.weights.arrays[path]
     blob = index.weights.blobs[record.blob]
     view = map(blob.digest, blob.bytes)
-    tensor = weights.Tensor(path, *weights.table(view, place)[path])
-    return digest.of(view[tensor.offset : tensor.offset + tensor.size])
+    tensor = weights.Tensor(path, *weights.tensor_table(view, place)[path])
+    return digest.digest_of(view[tensor.offset : tensor.offset + tensor.size])

@@ -9,7 +9,7 @@ _LOCATION = re.compile(r"\s*\bloc\((?:[^()\"]|\"[^\"]*\"|\((?:[^()\"]|\"[^\"]*\"
 _LONGEST = 200  # characters of an operation that are shown; constants may be long
 
 
-def text(program: bytes) -> list[str]:
+def stablehlo_lines(program: bytes) -> list[str]:
     """The lines of a program's StableHLO, without locations. Raises ValueError for what this jax does not read."""
     from jax import export
 

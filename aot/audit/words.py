@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 
-def shown(value: Any, longest: int) -> str:
+def shorten(value: Any, longest: int) -> str:
     """A value on one line: text as it is, the rest as JSON, cut where it is long."""
     return _cut(_text(value), 0, longest)
 

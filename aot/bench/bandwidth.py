@@ -14,7 +14,7 @@ BYTES = 1 << 30
 _PASSES = 10
 
 
-def measure() -> float:
+def measure_bandwidth() -> float:
     """Bytes a second."""
     threads = len(os.sched_getaffinity(0))
     parts = [np.ones(BYTES // 8 // threads, np.int64) for _ in range(threads)]
@@ -29,4 +29,4 @@ def _pass(pool: ThreadPoolExecutor, parts: "list[np.ndarray[tuple[int], np.dtype
 
 
 if __name__ == "__main__":
-    print(json.dumps({"bandwidth": measure()}))
+    print(json.dumps({"bandwidth": measure_bandwidth()}))

@@ -70,7 +70,7 @@ class Bare:
 
 def entry(index: Index, key: str, phase: str) -> Entry:
     """The entry of a key and a phase, which there is, where `aot.load` runs it."""
-    return next(e for e in entries.of(index, entries.place(index)) if (e.key, e.phase) == (key, phase))
+    return next(e for e in entries.entries_of(index, entries.place(index)) if (e.key, e.phase) == (key, phase))
 
 
 def weight_bytes(index: Index, key: str) -> int:

@@ -41,7 +41,7 @@ class Options:
     verify: str
 
 
-def measure(path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None) -> Any:
+def measure_bundle(path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None) -> Any:
     """The document of `aot bench`.
 
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
@@ -62,7 +62,7 @@ def measure(path: Path, options: Options, report: Callable[[int, str], None] = l
         "bundle": {"digest": bundle.digest, **_described(bundle.index), "weight_bytes": documents[0]["weight_bytes"]},
         "request": {"prompt_tokens": len(request["prompt"]), "new_tokens": request["new_tokens"]},
         "bandwidth": width,
-        "figures": {name: vars(figure) for name, figure in figures.of(documents).items()},
+        "figures": {name: vars(figure) for name, figure in figures.figures_of(documents).items()},
         "rounds": found[BUNDLE],
     }
 
@@ -72,7 +72,7 @@ def _found(
 ) -> dict[str, list[process.Document]]:
     """The documents of each by name; the first AotError of a process is raised here as well."""
     found: dict[str, list[process.Document]] = {each.name: [] for each in contestants}
-    for name, document in process.measure(contestants, rounds, report):
+    for name, document in process.measure_in_turn(contestants, rounds, report):
         if "class" in document:
             raise getattr(errors, document["class"])(document["error"])
         found[name].append(document)

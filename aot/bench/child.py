@@ -88,7 +88,10 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
     from aot.bench import bare, dispatch, first_calls, memory
     from aot.runtime.device import compilations
 
-    alone = {"peak_memory": memory.peak(), "compilations": compilations.count()}  # before there is more than serving
+    alone = {
+        "peak_memory": memory.peak(),
+        "compilations": compilations.count_compilations(),
+    }  # before there is more than serving
     key = start(model, given, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
@@ -96,8 +99,8 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
         **alone,
         "entry": key,
         "memory": memory.of_second(str(model.bundle.path), given),
-        "dispatch": dispatch.measure(model, key, lambda: start(model, given, 1)),
-        "executables": first_calls.measure(model.bundle, key),
+        "dispatch": dispatch.measure_dispatch(model, key, lambda: start(model, given, 1)),
+        "executables": first_calls.measure_first_calls(model.bundle, key),
     }
 
 

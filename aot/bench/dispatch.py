@@ -25,7 +25,7 @@ _FIRST = 5  # calls of a turn that are left out: they find the caches as another
 _LARGEST = 1 << 31
 
 
-def measure(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
+def measure_dispatch(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
     """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, `call`,
     one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
     request: it is checked and its entry chosen.

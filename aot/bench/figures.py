@@ -18,7 +18,7 @@ class Figure:
     unit: str
 
 
-def of(documents: Sequence[Document]) -> dict[str, Figure]:
+def figures_of(documents: Sequence[Document]) -> dict[str, Figure]:
     """Figures by name of documents without errors; what none of them has is left out.
 
     Beside what `process` says, a document may have `bandwidth`, the machine's in bytes a second.

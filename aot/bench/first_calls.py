@@ -12,7 +12,7 @@ from aot.golden import exercise
 from aot.runtime.fitting.entries import Entry
 
 
-def measure(bundle: Bundle, key: str) -> list[dict[str, Any]]:
+def measure_first_calls(bundle: Bundle, key: str) -> list[dict[str, Any]]:
     """Seconds of each program of a combo's prefill and decode, freshly loaded: `load`, and its `first` and
     `second` call, a decode's of one step; with its `phase`, its `name` and the number of `calls` of it.
     """

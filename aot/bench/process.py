@@ -56,7 +56,7 @@ class Contestant:
     """Bytes that it takes beside its files."""
 
 
-def measure(
+def measure_in_turn(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None] = lambda number, name: None
 ) -> Iterator[tuple[str, Document]]:
     """Runs all in turn, as often as there are rounds: the name of each and the document that it printed.
@@ -68,7 +68,7 @@ def measure(
     for number in range(rounds):
         for place in order(len(contestants), number):
             report(number, contestants[place].name)
-            yield contestants[place].name, run(contestants[place])
+            yield contestants[place].name, run_contestant(contestants[place])
 
 
 def order(count: int, number: int) -> list[int]:
@@ -80,7 +80,7 @@ def order(count: int, number: int) -> list[int]:
     return [((place + 1) // 2 * (1 if place % 2 else -1) + number) % count for place in range(count)]
 
 
-def run(contestant: Contestant) -> Document:
+def run_contestant(contestant: Contestant) -> Document:
     """The document of one run."""
     _prepare(contestant)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:

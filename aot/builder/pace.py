@@ -12,7 +12,7 @@ Progress = Callable[..., None]
 """How a worker tells that a part of its step is done: `aot.builder.report.Report.advance`."""
 
 
-def cost(size: int) -> float:
+def compile_cost(size: int) -> float:
     """What compiling a program of some bytes costs, in a unit of its own."""
     return float(_EMPTY + size)
 

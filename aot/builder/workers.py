@@ -110,7 +110,7 @@ class Worker:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_END))
         log = self._log.read().decode(errors="replace")
         lines = [line for line in log.splitlines() if line.strip() and not pin.is_noise(line)]
-        told = "killed, perhaps for want of memory" if code == -9 else cause(lines)
+        told = "killed, perhaps for want of memory" if code == -9 else cause_of_death(lines)
         return AotError(f"build: a worker ended during {task!r} with status {code}: {told}")
 
 
@@ -119,7 +119,7 @@ def importable() -> list[str]:
     return [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def cause(lines: Sequence[str]) -> str:
+def cause_of_death(lines: Sequence[str]) -> str:
     """The line of a log that says why its process died: what was fatal, else the last that is no frame of a stack."""
     fatal = [line for line in lines if _FATAL.search(line)]
     said = fatal[:1] or [line for line in lines if not _FRAME.match(line)][-1:] or lines[-1:]

@@ -39,13 +39,13 @@ class Loss:
         return math.expm1(self.nats)
 
 
-def read(bundle: Bundle) -> Loss | None:
+def read_loss(bundle: Bundle) -> Loss | None:
     """What a bundle says of its loss; None where it says nothing. Raises BundleError."""
     data = bundle.attachment("loss")
     if data is None:
         return None
     try:
-        return _parsed(strict_json.expect(strict_json.parse(data), "it", {"version": int, **_FIELDS}))
+        return _parsed(strict_json.expect(strict_json.parse_strictly(data), "it", {"version": int, **_FIELDS}))
     except ValueError as error:
         raise BundleError(f"bundle {bundle.path}: loss: {error}; fetch it again or rebuild") from error
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from aot import digest, strict_json
-from aot.bundle.index.records import Index, stored
+from aot.bundle.index.records import Index, stored_blobs
 from aot.errors import BundleError
 
 ARTIFACT = "application/vnd.aot.bundle.v1"
@@ -66,7 +66,7 @@ class Manifest:
     def layers(self) -> tuple[Descriptor, ...]:
         """The layers in its order. Raises BundleError."""
         try:
-            return tuple(_layer(row, i, self.config) for i, row in enumerate(strict_json.parse(self.rows)))
+            return tuple(_layer(row, i, self.config) for i, row in enumerate(strict_json.parse_strictly(self.rows)))
         except ValueError as error:
             raise _fault(self.where, error) from error
 
@@ -89,7 +89,7 @@ class Manifest:
 def layers(index: Index) -> tuple[Descriptor, ...]:
     """The blobs that an index names, each once, in its order."""
     distinct: dict[str, Descriptor] = {}
-    for _, role, name, size in stored(index):
+    for _, role, name, size in stored_blobs(index):
         distinct.setdefault(name, Descriptor(name, size, LAYERS[role]))
     return tuple(distinct.values())
 
@@ -109,7 +109,7 @@ def write_manifest(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
 
 def write_index(manifest: bytes) -> bytes:
     """The `index.json` of a layout that holds one image manifest, given its bytes."""
-    descriptor = Descriptor(digest.of(manifest), len(manifest), _IMAGE_MANIFEST)
+    descriptor = Descriptor(digest.digest_of(manifest), len(manifest), _IMAGE_MANIFEST)
     return digest.canonical_json(
         {
             "schemaVersion": 2,
@@ -122,7 +122,7 @@ def write_index(manifest: bytes) -> bytes:
 def read_layout(data: bytes, where: str) -> None:
     """Checks the bytes of `oci-layout`. Raises BundleError."""
     try:
-        layout = strict_json.expect(strict_json.parse(data), "it", {"imageLayoutVersion": str})
+        layout = strict_json.expect(strict_json.parse_strictly(data), "it", {"imageLayoutVersion": str})
         _same("imageLayoutVersion", layout["imageLayoutVersion"], "1.0.0")
     except ValueError as error:
         raise _fault(where, error) from error
@@ -132,7 +132,7 @@ def read_index(data: bytes, where: str) -> Descriptor:
     """The one manifest that the bytes of `index.json` name. Raises BundleError."""
     try:
         index = strict_json.expect(
-            strict_json.parse(data), "it", {"schemaVersion": int, "manifests": list}, {"mediaType": str}
+            strict_json.parse_strictly(data), "it", {"schemaVersion": int, "manifests": list}, {"mediaType": str}
         )
         _same("schemaVersion", index["schemaVersion"], 2)
         _same("mediaType", index.get("mediaType", _IMAGE_INDEX), _IMAGE_INDEX)
@@ -148,7 +148,7 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     required = {"schemaVersion": int, "mediaType": str, "artifactType": str, "config": dict, "layers": list}
     try:
         rest, rows = _without_layers(data)
-        manifest = strict_json.expect(strict_json.parse(rest), "it", required)
+        manifest = strict_json.expect(strict_json.parse_strictly(rest), "it", required)
         _same("schemaVersion", manifest["schemaVersion"], 2)
         _same("mediaType", manifest["mediaType"], _IMAGE_MANIFEST)
         _same("artifactType", manifest["artifactType"], ARTIFACT)

@@ -74,7 +74,7 @@ def sign(
         signer.sign(store.BLOBS, file)
         signature = file.read_bytes()
     attachments.attach(path, "signature", signature)
-    return digest.of(signature)
+    return digest.digest_of(signature)
 
 
 def by_key(public_key: Path) -> store.Admit:
@@ -115,7 +115,7 @@ def _signed(config: "verifying.Config", material: str, signature: bytes, place: 
     """The names of the blobs that a signature covers, once it has been found to hold."""
     listed = _Listed()
     try:
-        _check_material(strict_json.parse(signature), material)
+        _check_material(strict_json.parse_strictly(signature), material)
         with _memory(signature) as file:
             config.set_hashing_config(listed).set_ignore_unsigned_files(True).verify(store.BLOBS, file)
     except Exception as error:  # what it raises for bytes that anyone may have written is not laid down anywhere

@@ -34,7 +34,7 @@ def directory(destination: Path) -> Iterator[Path]:
 
     Leftovers of killed builds of the same destination are removed first, those of other machines after a day.
     """
-    with faults(destination):
+    with file_faults(destination):
         made = _make_parents(destination.parent)
         try:
             _sweep(destination)
@@ -55,7 +55,7 @@ def destination_of(staged: Path) -> Path:
     return staged.with_name(staged.name.removeprefix(".").rsplit(".", 2)[0])
 
 
-def show(staged: Path, destination: Path) -> None:
+def show_bundle(staged: Path, destination: Path) -> None:
     """Renames to a destination that does not exist. Raises FileExistsError."""
     try:
         _rename_with(staged, destination, _NO_REPLACE)
@@ -104,7 +104,7 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def faults(destination: Path) -> Iterator[None]:
+def file_faults(destination: Path) -> Iterator[None]:
     """Turns what the file system refuses into one line."""
     try:
         yield
@@ -175,7 +175,7 @@ def _host() -> str:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except OSError:
         start = platform.node()
-    return digest.hex_of(digest.of(start.encode(errors="replace")))[:8]
+    return digest.hex_of(digest.digest_of(start.encode(errors="replace")))[:8]
 
 
 @functools.cache

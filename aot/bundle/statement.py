@@ -19,22 +19,22 @@ def subjects(name: str, keys: Iterable[str]) -> list[dict[str, Any]]:
     return [{"name": kind, "digest": {"sha256": value}} for kind, value in named]
 
 
-def parse(bundle: Bundle) -> Any:
+def parse_statement(bundle: Bundle) -> Any:
     """The JSON of the attachment, whatever it says; None where there is none. Raises BundleError for other bytes."""
     data = bundle.attachment("provenance")
     if data is None:
         return None
     try:
-        found = strict_json.parse(data)
-        nesting.check(found)
+        found = strict_json.parse_strictly(data)
+        nesting.check_nesting(found)
     except ValueError as error:
         raise _fault(bundle, error) from error
     return found
 
 
-def read(bundle: Bundle) -> Statement | None:
+def read_statement(bundle: Bundle) -> Statement | None:
     """The statement; None where there is none. Raises BundleError unless it is one about this bundle."""
-    found = parse(bundle)
+    found = parse_statement(bundle)
     if found is None and "provenance" not in bundle.attachments:
         return None
     try:

@@ -89,7 +89,7 @@ class Bundle:
         if mapped is None:
             _hashed(self.path, name)
         else:
-            _match(self.path, name, digest.of(mapped))
+            _match(self.path, name, digest.digest_of(mapped))
 
 
 class _Map(mmap.mmap):
@@ -168,7 +168,9 @@ def verify(path: Path, progress: Progress | None = None, admit: Admit | None = N
             progress(done, total)
     for position, blob in enumerate(bundle.index.weights.blobs):
         where = f"bundle {path}: blob {_short(blob.digest)}"
-        weights.agree(weights.table(bundle.map(blob.digest, blob.bytes), where), bundle.index.weights, position, where)
+        weights.agree(
+            weights.tensor_table(bundle.map(blob.digest, blob.bytes), where), bundle.index.weights, position, where
+        )
     return replace(bundle, hashed=hashed)
 
 
@@ -259,7 +261,7 @@ def _read_blob(path: Path, name: str, size: int, file: Held | None = None) -> by
     else:
         with _blob(path, name, size) as descriptor, faults:
             data = b"".join(held.pieces(descriptor, size))
-    _match(path, name, digest.of(data))
+    _match(path, name, digest.digest_of(data))
     return data
 
 

@@ -25,7 +25,7 @@ def known(bundle: Path, weights: WeightsRecord, files: Files | None = None) -> b
     """Whether every weight blob of a bundle was found to have its digest: as it lies there now, or as it was read."""
     try:
         path = _record(bundle, weights, files)
-        directories.check(path.parent, "state")
+        directories.check_directory(path.parent, "state")
         return path.exists()
     except AotError as error:
         log.warning("%s; the weights are checked once more", error)
@@ -42,7 +42,7 @@ def remember(bundle: Path, weights: WeightsRecord, files: Files | None = None) -
     try:
         path = _record(bundle, weights, files)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directories.check(path.parent, "state")
+        directories.check_directory(path.parent, "state")
         path.touch(mode=0o600)
     except (AotError, OSError) as error:
         log.info("cannot note that bundle %s was verified: %s", bundle, error)
@@ -52,7 +52,9 @@ def _record(bundle: Path, weights: WeightsRecord, files: Files | None) -> Path:
     """Raises OSError where a file is gone since the bundle was opened; whoever maps it will say so."""
     names = [blob.digest for blob in weights.blobs]
     found = [[name, *(_identity(bundle, name) if files is None else files[name])] for name in names]
-    return directories.of("state") / "verified" / digest.hex_of(digest.of(digest.canonical_json(found)))
+    return (
+        directories.directory_of("state") / "verified" / digest.hex_of(digest.digest_of(digest.canonical_json(found)))
+    )
 
 
 def _identity(bundle: Path, name: str) -> Identity:

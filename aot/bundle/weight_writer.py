@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from aot.bundle.index.records import BlobRecord, WeightRecord, WeightsRecord
-from aot.bundle.weights import Shard, Tensor, described
+from aot.bundle.weights import Shard, Tensor, describe_array
 from aot.bundle.writer import Nowhere, Writer
 from aot.errors import InputError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def write(
+def write_tensors(
     writer: Writer | Nowhere, shards: Iterable[Shard], tensors: Iterable[tuple[str, "np.ndarray[Any, Any]"]]
 ) -> WeightsRecord:
     """Streams tensors, which come in the order of the plan, into blobs, holding one at a time.
@@ -44,8 +44,8 @@ def _next_data(stream: Iterator[tuple[str, "np.ndarray[Any, Any]"]], tensor: Ten
     found = (path, array.dtype.name, array.shape)
     if found != (tensor.path, tensor.dtype, tensor.shape):
         raise InputError(
-            f"weights: got {path!r} {described(found[1:])}, planned is {tensor.path!r} "
-            f"{described((tensor.dtype, tensor.shape))}; give each weight once, in the order of the plan"
+            f"weights: got {path!r} {describe_array(found[1:])}, planned is {tensor.path!r} "
+            f"{describe_array((tensor.dtype, tensor.shape))}; give each weight once, in the order of the plan"
         )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))

@@ -65,14 +65,14 @@ def plan(arrays: Mapping[str, tuple[str, Shape]], limit: int = 2 << 30) -> tuple
     return tuple(_shard(group) for group in groups)
 
 
-def table(view: memoryview, where: str) -> dict[str, tuple[str, Shape, int]]:
+def tensor_table(view: memoryview, where: str) -> dict[str, tuple[str, Shape, int]]:
     """(dtype, shape, offset in the view) of each weight in a safetensors file; nothing of the data is read.
 
     Raises BundleError unless the file is laid out as `plan` does it.
     """
     try:
         length = _header_length(view)
-        header = strict_json.parse(bytes(view[8 : 8 + length]))
+        header = strict_json.parse_strictly(bytes(view[8 : 8 + length]))
         tensors = {path: _tensor(path, fields, 8 + length) for path, fields in _items(header)}
         _check_places(tensors, 8 + length, len(view))
     except ValueError as error:
@@ -86,13 +86,11 @@ def agree(found: Mapping[str, tuple[str, Shape, int]], record: WeightsRecord, po
     held = {path: (dtype, shape) for path, (dtype, shape, _) in found.items()}
     for path in sorted(named.keys() | held.keys()):
         if named.get(path) != held.get(path):
-            raise BundleError(
-                f"{where}: weight {path!r} is {described(held.get(path))}, in the index {described(named.get(path))}; "
-                "fetch it again or rebuild"
-            )
+            here, there = describe_array(held.get(path)), describe_array(named.get(path))
+            raise BundleError(f"{where}: weight {path!r} is {here}, in the index {there}; fetch it again or rebuild")
 
 
-def described(array: tuple[str, Shape] | None) -> str:
+def describe_array(array: tuple[str, Shape] | None) -> str:
     """A dtype and a shape as messages say them."""
     return f"{array[0]} {list(array[1])}" if array else "absent"
 

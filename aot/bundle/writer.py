@@ -32,7 +32,7 @@ class BlobFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Appends some bytes."""
-        with staging.faults(self._destination):
+        with staging.file_faults(self._destination):
             self._writer.write(data)
 
     def _finish(self) -> BlobRecord:
@@ -75,7 +75,7 @@ class Writer:
         if os.path.ismount(absolute):
             raise InputError(f"{destination}: is a mount point, which cannot be renamed; name a directory below it")
         with staging.directory(absolute) as root:
-            with staging.faults(destination):
+            with staging.file_faults(destination):
                 (root / "blobs").mkdir(mode=0o755)
                 (root / store.BLOBS).mkdir(mode=0o755)
             yield cls(root, absolute, destination)
@@ -114,12 +114,12 @@ class Writer:
         """A blob to be written piece by piece, kept if the context is left without an exception."""
         path = self._root / f".{os.getpid()}.{next(self._count)}"
         try:
-            with staging.faults(self._shown):
+            with staging.file_faults(self._shown):
                 stream = _create(path)
             try:
                 blob = BlobFile(stream, self._shown)
                 yield blob
-                with staging.faults(self._shown):
+                with staging.file_faults(self._shown):
                     stream.close()
                     self._keep(path, blob._finish())
             finally:
@@ -143,7 +143,7 @@ class Writer:
         """Takes blobs of another bundle, by links where the system can."""
         for blob in blobs:
             name = digest.hex_of(blob.digest)
-            with staging.faults(self._shown):
+            with staging.file_faults(self._shown):
                 _link(bundle.path / store.BLOBS / name, self._root / store.BLOBS / name)
             self._blobs[blob.digest] = blob
 
@@ -165,7 +165,7 @@ class Writer:
         for name in self._blobs.keys() - kept:
             (self._root / store.BLOBS / digest.hex_of(name)).unlink()
         self._blobs = {name: self._blobs[name] for name in kept}
-        with staging.faults(self._shown):
+        with staging.file_faults(self._shown):
             self._write("index.json", oci.write_index(manifest))
             self._write("oci-layout", oci.LAYOUT)
         return config.digest
@@ -176,13 +176,13 @@ class Writer:
         A whole bundle of the same digest that is already there is left as it is. Raises InputError for anything else
         there unless it is to be replaced.
         """
-        with staging.faults(self._shown):
+        with staging.file_faults(self._shown):
             self._sync()
             self._show(name, replace)
 
     def swap(self) -> None:
         """Puts the sealed bundle in the place of the one at the destination, whatever its digest."""
-        with staging.faults(self._shown):
+        with staging.file_faults(self._shown):
             self._sync()
             staging.swap(self._root, self._destination)
             staging.sync(self._destination.parent)
@@ -208,7 +208,7 @@ class Writer:
 
     def _show(self, name: str, replace: bool) -> None:
         try:
-            staging.show(self._root, self._destination)
+            staging.show_bundle(self._root, self._destination)
         except FileExistsError as error:
             if self._is_there(name):
                 return

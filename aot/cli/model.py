@@ -8,7 +8,7 @@ from aot.plan import Plan
 from aot.runtime.prompting.text import Text
 
 
-def document(plan: Plan) -> dict[str, Any]:
+def model_document(plan: Plan) -> dict[str, Any]:
     """The model for scripts: what was found of it."""
     model = plan.model
     if model.factory is not None:
@@ -17,7 +17,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "family": plans.family(plan),
         "dtype": model.dtype,
         "quantization": model.quantization,
-        "tokenizer": bool(tokenizer.files(model.tokenizer)),
+        "tokenizer": bool(tokenizer.tokenizer_blobs(model.tokenizer)),
         "chat_template": _has_template(plan),
         "eos_token_id": list(plan.generation.eos_token_id) if plan.generation else [],
         "weights": plans.has_weights(plan),
@@ -26,7 +26,7 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def line(plan: Plan) -> str:
     """The model for people."""
-    found = document(plan)
+    found = model_document(plan)
     if "factory" in found:
         return f"model of {found['factory']}, which makes its weights"
     kind = " ".join(filter(None, (found["family"], found["dtype"], found["quantization"])))
@@ -38,5 +38,5 @@ def line(plan: Plan) -> str:
 
 
 def _has_template(plan: Plan) -> bool:
-    given = tokenizer.files(plan.model.tokenizer)
+    given = tokenizer.tokenizer_blobs(plan.model.tokenizer)
     return bool(given) and Text.from_files(given, str(plan.model.tokenizer)).has_template

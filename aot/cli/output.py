@@ -64,7 +64,7 @@ def examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b keeps click from wrapping them
 
 
-def document(value: Mapping[str, Any]) -> None:
+def print_document(value: Mapping[str, Any]) -> None:
     """One JSON document on stdout, whatever the encoding of that has no letters for; what is no number is null."""
     utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     click.echo(json.dumps(_finite(value), ensure_ascii=not utf_8, allow_nan=False))
@@ -83,7 +83,7 @@ def console() -> Console:
     return Console(**PLAIN, width=None if sys.stdout.isatty() else _WIDE)
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+def empty_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """An empty table."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -95,13 +95,13 @@ def combos(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     """A row for each combo: its key, and the dimensions that any of them has."""
     rows = list(rows)
     shown = [name for name in precompile.FIELDS if any(dimensions.get(name) for _, dimensions in rows)]
-    made = table(first, *shown, right=tuple(shown))
+    made = empty_table(first, *shown, right=tuple(shown))
     for key, dimensions in rows:
         made.add_row(key, *(str(dimensions[name] or "") for name in shown))
     return made
 
 
-def count(number: int, name: str) -> str:
+def counted(number: int, name: str) -> str:
     """A number of things: `1 program`, `2 programs`."""
     return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
@@ -110,7 +110,7 @@ def loss(found: "Loss") -> str:
     """What quantization costs, in a line."""
     return (
         f"{found.quantization} against {found.dtype}: perplexity {found.change:+.2%}, {found.nats:.2g} nats a token, "
-        f"{found.alike:.1%} of the likeliest tokens alike, over {count(found.tokens, 'golden tokens')}"
+        f"{found.alike:.1%} of the likeliest tokens alike, over {counted(found.tokens, 'golden tokens')}"
     )
 
 

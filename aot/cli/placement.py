@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aot.builder.lowering.footprint import Footprint, Placement
 
 
-def document(found: "Footprint") -> dict[str, Any]:
+def placement_document(found: "Footprint") -> dict[str, Any]:
     """A footprint as JSON."""
     arrays = [
         {"path": a.path, "dtype": a.dtype, "shape": list(a.shape), "sharding": _plain(a.axes), "rule": a.rule}
@@ -22,11 +22,11 @@ def document(found: "Footprint") -> dict[str, Any]:
     return {"mesh": dict(found.mesh), "bytes_per_device": held, "rules": rules, "arrays": arrays}
 
 
-def show(found: "Footprint") -> None:
+def show_placement(found: "Footprint") -> None:
     """Prints a footprint: one line for one device, for a mesh a table of the arrays before it."""
     console = output.console()
     if found.mesh:
-        table = output.table("array", "shape", f"on mesh {partition.spelled(found.mesh)}", "rule", "arrays")
+        table = output.empty_table("array", "shape", f"on mesh {partition.spelled_mesh(found.mesh)}", "rule", "arrays")
         for name, count, first in _alike(found.arrays):
             lies = ", ".join("·".join(partition.names(entry)) or "–" for entry in first.axes) or "–"
             shape = f"{first.dtype} {list(first.shape)}"
@@ -38,7 +38,7 @@ def show(found: "Footprint") -> None:
     console.print(f"{place} {held}", soft_wrap=True)
 
 
-def remarks(found: "Footprint") -> Iterator[str]:
+def placement_remarks(found: "Footprint") -> Iterator[str]:
     """What rules would split and is whole; what reached a rule that takes everything."""
     whole = (why for array in found.arrays for why in array.whole)
     yield from dict.fromkeys(f"replicated: {partition.general(why)}" for why in whole)

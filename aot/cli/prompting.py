@@ -11,7 +11,7 @@ from aot.errors import InputError
 _STDIN = "-"
 
 
-def text(given: str) -> str:
+def text_given(given: str) -> str:
     """A text, or that of stdin where it is `-`. Raises InputError where there is none."""
     if given != _STDIN:
         return given
@@ -37,7 +37,7 @@ def conversation(path: Path) -> list[dict[str, Any]]:
     try:
         data = sys.stdin.buffer.read() if str(path) == _STDIN else path.read_bytes()
         found = json.loads(data)
-        nesting.check(found)
+        nesting.check_nesting(found)
     except OSError as error:
         raise InputError(f"--chat {path}: {error.strerror}; give a file with a conversation") from error
     except (ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def template(given: tuple[str, ...]) -> dict[str, Any]:
             raise InputError(f"--template-arg: {name!r} is given twice; give it once")
         try:
             made[name] = json.loads(value)
-            nesting.check(made[name])
+            nesting.check_nesting(made[name])
         except (ValueError, RecursionError) as error:
             raise InputError(f"--template-arg {name}: is not JSON ({error}); write false, 3 or '\"text\"'") from None
     return made

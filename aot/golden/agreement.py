@@ -29,7 +29,7 @@ def first(recorded: Expected | None, found: Arrays | None) -> tuple[Array, Array
     return found["token"], wanted.values
 
 
-def compare(
+def compare_outputs(
     exercised: Exercise,
     entry: Entry,
     wanted: Expected,

@@ -69,7 +69,7 @@ class Exercise:
 
     def __init__(self, bundle: Bundle, place: Place | None = None) -> None:
         self._bundle, self._place = bundle, place or entries.place(bundle.index)
-        self.entries = entries.of(bundle.index, self._place)
+        self.entries = entries.entries_of(bundle.index, self._place)
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
         self._latest: State | None = None  # of the prefill that ran last, unless it was used up
 
@@ -101,7 +101,7 @@ class Exercise:
         continued = begun if entry.phase == "decode" else None
         if source is None or continued is not None:
             self._latest = None
-        made = execute.checked(entry, inputs(entry))
+        made = execute.checked_inputs(entry, inputs(entry))
         outputs, buffers = self._executor.run(entry, made, continued, self._read(entry, begun))
         if entry.phase == "prefill":
             self._latest = State(entry, buffers, entry.combo.batch_size)
@@ -118,7 +118,9 @@ class Exercise:
             for row, ids in enumerate(given):
                 part = ids[start : start + width]
                 made["tokens"][row, : len(part)], made["lengths"][row] = part, len(part)
-            state = State(source, self._executor.run(source, execute.checked(source, made), state)[1], len(given))
+            state = State(
+                source, self._executor.run(source, execute.checked_inputs(source, made), state)[1], len(given)
+            )
         return self._executor.client.read(state.peek()["state/logits"])
 
     @cached_property

@@ -42,7 +42,7 @@ class Expected:
     outputs: dict[str, Output]
 
 
-def write(array: Any, whole: bool) -> dict[str, Any]:
+def write_output(array: Any, whole: bool) -> dict[str, Any]:
     """An output as JSON has it: all of it, or 64 values at places that follow from its size."""
     made = {"dtype": str(array.dtype), "shape": list(array.shape)}
     flat = array.reshape(-1)
@@ -69,11 +69,11 @@ def positions(size: int) -> list[int]:
     return sorted(scattered | {0, size - 1})
 
 
-def read(data: bytes, where: str) -> tuple[dict[tuple[str, str], Expected], list[tuple[str, str, str]]]:
+def read_golden(data: bytes, where: str) -> tuple[dict[tuple[str, str], Expected], list[tuple[str, str, str]]]:
     """What was recorded by (key, phase), and (key, phase, cause) of what was not. Raises BundleError."""
     try:
         fields = {"version": int, "entries": list, "not_recorded": list}
-        document = strict_json.expect(strict_json.parse(data), "it", fields)
+        document = strict_json.expect(strict_json.parse_strictly(data), "it", fields)
         if document["version"] != VERSION:
             raise ValueError(f"version must be {VERSION}, got {document['version']}")
         recorded: dict[tuple[str, str], Expected] = {}

@@ -103,7 +103,7 @@ def replay(
     data = bundle.attachment("golden") if data is None else data
     if data is None:
         raise InputError(f"bundle {bundle.path}: has no golden outputs to replay; build it where its executables run")
-    recorded, omitted = expected.read(data, f"bundle {bundle.path}: golden outputs")
+    recorded, omitted = expected.read_golden(data, f"bundle {bundle.path}: golden outputs")
     exercised = Exercise(bundle, place)
     known = {(entry.key, entry.phase): entry for entry in exercised.entries}
     if unknown := [name for name in recorded if name not in known]:
@@ -143,7 +143,7 @@ def _recorded(exercised: Exercise, entry: Entry) -> bytes:
             "overflow its dtype: check the checkpoint, or build it with dtype bfloat16 or float32"
         )
     whole = agreement.DRAWN if entry.index.generation else ()
-    shown = {name: expected.write(array, name in whole) for name, array in outputs.items()}
+    shown = {name: expected.write_output(array, name in whole) for name, array in outputs.items()}
     return digest.canonical_json({"tolerance": tolerance(entry), "outputs": shown})
 
 
@@ -164,5 +164,5 @@ def _replayed(
     if entry.phase == "decode":
         before = (entry.key, "prefill")
         first = agreement.first(recorded.get(before), found.get(before))
-    difference, cause = agreement.compare(exercised, entry, wanted, outputs, state, first)
+    difference, cause = agreement.compare_outputs(exercised, entry, wanted, outputs, state, first)
     return Replayed(*name, "differs" if cause else "reproduced", cause, difference, wanted.tolerance)

@@ -30,7 +30,7 @@ class Divergence:
     """The share of places whose likeliest token is the same."""
 
 
-def measure(model: LanguageModel, tokens: Tensor, lengths: Tensor) -> Divergence:
+def measure_divergence(model: LanguageModel, tokens: Tensor, lengths: Tensor) -> Divergence:
     """Runs rows of tokens [batch, width], `lengths` [batch] of each, through both models, on the CPU that this is.
 
     They take the weights in turn, so that never more than a layer of both is held.
@@ -61,7 +61,9 @@ class _Weights:
         self._dtype = arrays.resolve(model.dtype)
         self._read: dict[str, Tensor] = {}
         self._stored: dict[str, Tensor] = {}
-        self._left = quantize.stored(self._reading(model), model.abstract_weights(), model.config.decoder.head_dim)
+        self._left = quantize.stored_tensors(
+            self._reading(model), model.abstract_weights(), model.config.decoder.head_dim
+        )
 
     def stored(self, paths: tuple[str, ...]) -> dict[str, Tensor]:
         while not self._stored.keys() >= set(paths):

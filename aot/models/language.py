@@ -39,7 +39,7 @@ class LanguageModel:
         return self.config.weights(self.dtype, self.quantization)
 
     def weights(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        return quantize.stored(self.tensors(), self.abstract_weights(), self.config.decoder.head_dim)
+        return quantize.stored_tensors(self.tensors(), self.abstract_weights(), self.config.decoder.head_dim)
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
         config = self.config
@@ -65,7 +65,7 @@ class LanguageModel:
         return {"encode": encode.phase(part, images, encoder.images.channels, size)}
 
     def dimensions(self, combo: Combo) -> Dimensions:
-        return axes.of(self.config.decoder)
+        return axes.axes_of(self.config.decoder)
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""

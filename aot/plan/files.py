@@ -28,10 +28,10 @@ class Files:
 
     def _fields(self, file: Path) -> dict[str, Any]:
         try:
-            data, fields = json_files.read(file)
+            data, fields = json_files.read_object(file)
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}; make it readable") from None
-        self._digests[file.name] = digest.of(data)
+        self._digests[file.name] = digest.digest_of(data)
         return fields

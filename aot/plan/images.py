@@ -31,13 +31,13 @@ class Fitted:
     faults: tuple[tuple[str, str], ...] = ()
 
 
-def of(plan: Plan) -> Images | None:
+def images_of(plan: Plan) -> Images | None:
     """What the model of a plan makes of images; None where it takes none, or is a factory's."""
     from aot.models.families import family
 
     if plan.model.config is None:
         return None
-    encoder = family.read(plan.model.config, plan.model.preprocessor).encoder
+    encoder = family.read_model_config(plan.model.config, plan.model.preprocessor).encoder
     return None if encoder is None else encoder.images
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aot.partition import Entry, Mesh, Rules, spelled
+from aot.partition import Entry, Mesh, Rules, spelled_mesh
 from aot.plan.plan import Plan
 
 Target = Mapping[str, Any]
@@ -22,18 +22,18 @@ def filled(target: Target, default: Mesh) -> dict[str, Any]:
     return {platform: {**rest, **devices, "mesh": dict(mesh)}}
 
 
-def faults(target: Target, default: Mesh) -> Iterator[tuple[str, str]]:
+def mesh_faults(target: Target, default: Mesh) -> Iterator[tuple[str, str]]:
     """(option, text) of a target as in the manifest that has fewer devices than its mesh."""
     ((platform, options),) = target.items()
-    mesh = of(filled(target, default))
+    mesh = mesh_of(filled(target, default))
     needed = math.prod(mesh.values())
     option = "topology" if platform == "tpu" else "devices"
     have = _places(options["topology"]) if platform == "tpu" else options.get("devices", needed)
     if have < needed:
-        yield option, f"has {have} devices, the mesh {spelled(mesh)} needs {needed}; give more, or a smaller mesh"
+        yield option, f"has {have} devices, the mesh {spelled_mesh(mesh)} needs {needed}; give more, or a smaller mesh"
 
 
-def of(target: Target) -> Mesh:
+def mesh_of(target: Target) -> Mesh:
     """The mesh of a filled target; empty for one device."""
     (options,) = target.values()
     mesh: Mesh = options.get("mesh", {})
@@ -43,7 +43,7 @@ def of(target: Target) -> Mesh:
 def on(plan: Plan, platform: str) -> tuple[Mesh, ...]:
     """The meshes that programs of a platform are lowered for: those of its targets, without any the default."""
     default = filled({platform: {}}, (plan.partition or {}).get("mesh") or {})
-    found = [of(target) for target in plan.targets if platform in target] or [of(default)]
+    found = [mesh_of(target) for target in plan.targets if platform in target] or [mesh_of(default)]
     return tuple({tuple(mesh.items()): mesh for mesh in found}.values())
 
 

@@ -17,7 +17,7 @@ def waste(plan: Plan) -> tuple[str, ...]:
         props = f" (required_props {combo.required_props!r})" if combo.required_props else ""
         kinds.setdefault(props, []).append(combo)
     gaps = (text for props, alike in kinds.items() for text in _remarks(alike, props))
-    return (*gaps, *shapes.remarks(plan))
+    return (*gaps, *shapes.shape_remarks(plan))
 
 
 def _remarks(combos: list[Combo], props: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from aot.sampling import Restrictions, SamplingParams
 def resolve(manifest: Manifest) -> Plan:
     """The plan of a manifest. Weights are not read, their headers are. Raises ManifestError, a line for each fault."""
     faults: list[str] = []
-    found = source.of(manifest, faults)
+    found = source.source_of(manifest, faults)
     expanded, dropped = combos.united(manifest, _facts(manifest, found), faults)
     generation = _generation(manifest, found, expanded, faults)
     targets = _targets(manifest, faults)
@@ -47,7 +47,7 @@ def _targets(manifest: Manifest, faults: list[str]) -> tuple[Mapping[str, Any], 
     made: list[dict[str, Any]] = []
     for place, target in enumerate(manifest.content.targets):
         made.append(meshes.filled(target.plain(), mesh))
-        for option, text in meshes.faults(target.plain(), mesh):
+        for option, text in meshes.mesh_faults(target.plain(), mesh):
             faults.append(manifest.fault(("targets", place, target.platform, option), text))
         if target.tuning is not None:
             with manifest.collecting(faults, "targets", place, target.platform, "tuning"):
@@ -61,7 +61,7 @@ def _tune(options: dict[str, Any], path: Path, others: list[dict[str, Any]]) -> 
     if any(other.get("cuda", {}).get("tuning") == place for other in others):
         raise InputError(f"{path}: is the tuning of another target; give each a file of its own")
     if path.exists():
-        tuning.read(path, options["device"])
+        tuning.read_tuning(path, options["device"])
     options["tuning"] = place
 
 

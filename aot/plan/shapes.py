@@ -17,17 +17,17 @@ _FITS = {
 }
 
 
-def remarks(plan: Plan) -> Iterator[str]:
+def shape_remarks(plan: Plan) -> Iterator[str]:
     """A sentence for aspects that no shape is near to, for each gap between sizes, and where vision stands alone."""
-    known, sizes = images.of(plan), images.sizes(plan)
+    known, sizes = images.images_of(plan), images.sizes(plan)
     if known is None or not sizes:
         return
     if all(combo.vision_included for combo in plan.combos):
         yield "vision_included: true alone: prompts without images are prefilled with empty embeddings; add false"
-    yield from of(sizes, known.fit)
+    yield from shape_remarks_of(sizes, known.fit)
 
 
-def of(sizes: Iterable[Size], fit: str) -> Iterator[str]:
+def shape_remarks_of(sizes: Iterable[Size], fit: str) -> Iterator[str]:
     """The sentences on shapes that pictures are brought to in one of the ways of `vision.FITS`."""
     alike: dict[Fraction, list[Size]] = {}
     for size in sorted(sizes):

@@ -31,7 +31,7 @@ class Source:
     files: Files | None = None
 
 
-def of(manifest: Manifest, faults: list[str]) -> Source:
+def source_of(manifest: Manifest, faults: list[str]) -> Source:
     """The source that `model` names; what is wrong with it is added to the faults."""
     model = manifest.content.model
     tokenizer = None
@@ -73,7 +73,7 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
 
     config, place, files = _configuration(manifest, directory, kind)
     preprocessor = _preprocessor(files)
-    model = family.read(config, preprocessor, place)
+    model = family.read_model_config(config, preprocessor, place)
     if model.encoder is None:
         preprocessor = None
     description = registry.describe(model, config, place)
@@ -160,9 +160,9 @@ def _check(directory: Path, kind: str, subtree: str, model: "ModelConfig", dtype
     from aot.models.checkpoints import checkpoint, orbax
 
     if kind == "huggingface":
-        checkpoint.check(directory, model, dtype)
+        checkpoint.check_checkpoint(directory, model, dtype)
     else:
-        orbax.check(directory, subtree, model.parameters(), dtype)
+        orbax.check_orbax(directory, subtree, model.parameters(), dtype)
 
 
 def _tokenizer(path: Path) -> Path:

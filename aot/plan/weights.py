@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aot.models.families.family import ModelConfig
 
 
-def stored(plan: Plan) -> dict[str, int]:
+def weight_bytes(plan: Plan) -> dict[str, int]:
     """Bytes of the weights by their dtype; empty for a factory's, which only its own code knows."""
     if plan.model.config is None:
         return {}
@@ -40,4 +40,4 @@ def _described(plan: Plan) -> "ModelConfig":
     from aot.models.families import family
 
     assert plan.model.config is not None, plan.model
-    return family.read(plan.model.config, plan.model.preprocessor)
+    return family.read_model_config(plan.model.config, plan.model.preprocessor)

@@ -169,7 +169,7 @@ def call(
         taken[given.name] = array if array.dtype == given.dtype else execute.cast(array, given.dtype, phase, given.name)
     if fit.entry.index.generation is not None:
         before = None if state is None or "lengths" not in arrays else executor.held(state)
-        values.check(fit.entry, arrays, taken, before, None if source is None else source.rows)
+        values.check_values(fit.entry, arrays, taken, before, None if source is None else source.rows)
     outputs, buffers = executor.run(fit.entry, taken, state, source)
     for name, cut in fit.cuts:
         outputs[name] = outputs[name][cut]

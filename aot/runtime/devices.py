@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.partition import spelled
+from aot.partition import spelled_mesh
 from aot.runtime.device import client, opening
 from aot.runtime.execute import Executor
 from aot.runtime.fitting import entries, fit
@@ -62,7 +62,7 @@ class Devices:
         if self.distributed is not None:
             from aot.runtime.peers import meeting  # one process alone does without
 
-            mesh = spelled(dict(place.mesh))
+            mesh = spelled_mesh(dict(place.mesh))
             group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
         if self.replicas is None:
             clients = [opening.open_for(bundle, place, compiling=compiling, ids=self.ids, group=group)]
@@ -75,7 +75,7 @@ class Devices:
         if isinstance(self.given, int) and self.replicas in (None, ALL):
             number = self.given
         elif self.replicas == ALL:
-            number = len(self.ids) or opening.count(platform)
+            number = len(self.ids) or opening.count_devices(platform)
         else:
             number = int(self.replicas or 1)
         if number > client.MOST_DEVICES:

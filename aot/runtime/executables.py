@@ -101,7 +101,7 @@ class Executables:
         if record is not None:
             return self._client.load(self._bundle.read(record.digest, record.bytes), program)
         cause = entries.misfit(program)
-        expiry.check(self._bundle, f"program {program.name}: {cause}")
+        expiry.check_expiry(self._bundle, f"program {program.name}: {cause}")
         if self._policy != "compile":
             raise MachineError(
                 f"bundle {self._bundle.path}: no executable for this machine: program {program.name}: {cause}; "

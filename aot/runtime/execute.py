@@ -230,7 +230,7 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
+def checked_inputs(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
     """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
     check_names(entry, inputs.keys())
     return {name: _fitting(inputs[name], argument, entry, name) for name, argument in entry.inputs.items()}

@@ -51,10 +51,10 @@ def load(
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
     compilations.watch()
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
-    expiry.warn(bundle)
+    expiry.warn_of_expiry(bundle)
     asked = Devices(devices, replicas, distributed)
     place = asked.place(bundle.index)
-    found = entries.of(bundle.index, place)
+    found = entries.entries_of(bundle.index, place)
     _check_machine(bundle, found, policy)
     served = bundle.holding(_sizes(bundle.index.tokenizer.values()), held.room())
     views = placing.maps(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
@@ -93,7 +93,7 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Non
         first = first or verdict
     if first is not None:
         if first.verdict == "compiles":
-            expiry.check(bundle, first.cause)
+            expiry.check_expiry(bundle, first.cause)
         hint = ", or load with policy='compile'" if first.verdict == "compiles" else ""
         place = f"bundle {bundle.path}: no executable for this machine"
         raise MachineError(f"{place}: {first.cause}; rebuild for this target{hint}")

@@ -194,8 +194,11 @@ class Model:
         if self._group is None:
             return secrets.randbits
         with self._preparing():
-            seen = [(prompt.ids, [digest.of(image.pixels.tobytes()) for image in prompt.images]) for prompt in prompts]
-            asked = digest.of(repr((seen, options)).encode())
+            seen = [
+                (prompt.ids, [digest.digest_of(image.pixels.tobytes()) for image in prompt.images])
+                for prompt in prompts
+            ]
+            asked = digest.digest_of(repr((seen, options)).encode())
         return random.Random(self._group.agree(request=asked)).getrandbits
 
     def _preparing(self) -> AbstractContextManager[None]:

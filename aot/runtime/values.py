@@ -26,7 +26,9 @@ def array(value: Any, phase: str, name: str) -> Array:
         raise InputError(f"phase {phase}: input {name}: is no array ({cause}); pad its rows to one length") from error
 
 
-def check(entry: "Entry", given: Arrays, made: Mapping[str, Any], held: Array | None, forked: int | None) -> None:
+def check_values(
+    entry: "Entry", given: Arrays, made: Mapping[str, Any], held: Array | None, forked: int | None
+) -> None:
     """Raises InputError for values that a language model's entry cannot take.
 
     `given` are inputs as the caller gave them, `made` in the entry's dtypes, `held` the tokens in each row of the state
@@ -35,7 +37,7 @@ def check(entry: "Entry", given: Arrays, made: Mapping[str, Any], held: Array | 
     for name, found in given.items():
         if name in sampling.FIELDS:
             for value in set(found.ravel().tolist()):
-                sampling.check(name, value)
+                sampling.check_option(name, value)
         elif found.dtype.kind not in "biu" and not np.isfinite(made[name]).all():
             raise InputError(f"phase {entry.phase}: input {name}: has a value that is not a finite {made[name].dtype}")
     if "tokens" in given:

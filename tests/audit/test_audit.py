@@ -140,7 +140,7 @@ def test_a_long_document_that_differs_is_named_by_the_field_that_does() -> None:
     config = {**index.model["config"], **{f"field_{number}": number for number in range(100)}}
     stored = dataclasses.replace(index, model={"config": config})
     made = dataclasses.replace(index, model={"config": {**config, "field_77": 78}})
-    (cause,) = [v.cause for v in compare.compare(stored, made, Part()) if not v.same]
+    (cause,) = [v.cause for v in compare.compare_indexes(stored, made, Part()) if not v.same]
 
     assert cause == (
         'model config: model.config.field_77: {"model.config.field_77": 77}, now {"model.config.field_77": 78}'
@@ -183,7 +183,7 @@ def test_executables_do_not_show_how_many_cores_the_building_machine_has(tiny_bu
         bare = dataclasses.replace(stored, executables=())
         os.sched_setaffinity(0, {min(cores)})
         try:
-            (made,) = executables.compiled([stored.executables[0].target], (bare,), writer, 1, Quiet())
+            (made,) = executables.compile_all([stored.executables[0].target], (bare,), writer, 1, Quiet())
         finally:
             os.sched_setaffinity(0, cores)
 
@@ -195,7 +195,7 @@ def test_a_process_gets_the_environment_that_the_audit_names(tmp_path: Path) -> 
         "import json, os, sys, time; mask = os.umask(0); print(json.dumps([dict(os.environ), mask, "
         "time.localtime(0).tm_hour, sys.flags.hash_randomization, os.listdir.__module__]))"
     )
-    given = dataclasses.replace(environments.of(1), cores=())
+    given = dataclasses.replace(environments.environment_of(1), cores=())
     process = given.start(tmp_path, "timeit", ["-n1", "-r1", code])
     out, _ = process.communicate()
     variables, mask, hour, _, listing = json.loads(out.splitlines()[0])
@@ -206,7 +206,7 @@ def test_a_process_gets_the_environment_that_the_audit_names(tmp_path: Path) -> 
 
 
 def test_rounds_differ_in_every_kind_of_noise() -> None:
-    rounds = [environments.of(number) for number in (1, 2, 3)]
+    rounds = [environments.environment_of(number) for number in (1, 2, 3)]
     names = {name for environment in rounds for name in environment.variables if not name.startswith("JAX_")}
 
     assert names == {"PYTHONHASHSEED", "LC_ALL", "TZ", "SOURCE_DATE_EPOCH", "NPROC", "XLA_FLAGS"}
@@ -231,7 +231,7 @@ def test_shuffled_listings_have_all_names_and_another_order(tmp_path: Path) -> N
 
 
 def change_executable(index: Index) -> Index:
-    data = digest.of(b"other code")
+    data = digest.digest_of(b"other code")
     (program,) = index.programs
     (executable,) = program.executables
     return dataclasses.replace(
@@ -258,7 +258,7 @@ CHANGES: dict[str, tuple[Callable[[Index], Index], dict[str, int]]] = {
 def test_each_difference_is_reported_once_where_it_lies(name: str) -> None:
     change, expected = CHANGES[name]
     stored = synthetic.index()
-    found = [verdict for verdict in compare.compare(stored, change(stored), Part()) if not verdict.same]
+    found = [verdict for verdict in compare.compare_indexes(stored, change(stored), Part()) if not verdict.same]
 
     assert {kind: sum(v.kind == kind for v in found) for kind in {v.kind for v in found}} == expected
 
@@ -274,7 +274,7 @@ def test_every_field_of_the_index_is_compared() -> None:
             other = "something"
         if field.name in ("programs", "bindings", "combos"):
             continue  # tables: others point into them
-        verdicts = compare.compare(stored, dataclasses.replace(stored, **{field.name: other}), Part())
+        verdicts = compare.compare_indexes(stored, dataclasses.replace(stored, **{field.name: other}), Part())
 
         assert not all(verdict.same for verdict in verdicts), field.name
 
@@ -306,5 +306,5 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, refused: Callable[...,
     assert "give the path of a manifest" in refused(2, *asked, tmp_path / "absent.yaml")
     assert "give one of the two" in refused(2, *asked, TINY, "--target", "cpu", "--programs-only")
     assert "is no bundle" in refused(2, "audit", tmp_path, "--manifest", TINY)
-    synthetic.blob_file(tmp_path / "bundle", digest.of(synthetic.PROGRAM)).write_bytes(b"a portable prOgram")
+    synthetic.blob_file(tmp_path / "bundle", digest.digest_of(synthetic.PROGRAM)).write_bytes(b"a portable prOgram")
     assert "is damaged" in refused(5, *asked, TINY)

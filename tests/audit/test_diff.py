@@ -20,12 +20,14 @@ from aot.bundle.index.records import ExecutableRecord, Index, ProgramRecord
 from aot.cli import main
 from aot.errors import InputError
 
-OTHER = digest.of(b"other")
+OTHER = digest.digest_of(b"other")
 
 
 def side(index: Index, **other: Any) -> Side:
     """A bundle of which only the index is there; weights differ where their blobs do."""
-    made = Side(index, digest.of(repr(index).encode()), lambda record: b"", lambda p: index.weights.blobs[0].digest)
+    made = Side(
+        index, digest.digest_of(repr(index).encode()), lambda record: b"", lambda p: index.weights.blobs[0].digest
+    )
     return replace(made, **other)
 
 
@@ -104,7 +106,7 @@ def test_changed_weights_are_named() -> None:
 def test_a_longer_default_of_max_length_is_blamed_on_max_new_tokens() -> None:
     def made(tokens: int) -> Index:
         dimensions = {"batch_size": 1, "prefill_length": 8, "max_length": 8 + tokens}
-        combo = replace(A.combos[0], key=digest.hex_of(digest.of(str(tokens).encode())), dimensions=dimensions)
+        combo = replace(A.combos[0], key=digest.hex_of(digest.digest_of(str(tokens).encode())), dimensions=dimensions)
         assert A.generation is not None
         generation = replace(A.generation, max_new_tokens=tokens, num_return_sequences=1)
         return replace(A, combos=(combo,), entries=A.entries[:1], generation=generation)
@@ -336,7 +338,7 @@ def test_programs_that_jax_does_not_read_are_told_apart_by_digest(
     code = main.run(["diff", str(tmp_path / "a"), str(tmp_path / "b"), "--json"])
     (cause,) = json.loads(capsys.readouterr().out)["causes"]
 
-    assert (code, cause["factor"], cause["b"]) == (6, "StableHLO", digest.of(b"another program"))
+    assert (code, cause["factor"], cause["b"]) == (6, "StableHLO", digest.digest_of(b"another program"))
     assert "the installed jax does not read it" in cause["detail"]
 
 

@@ -65,7 +65,7 @@ def renewed(mesh_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def files(bundle: Path, role: str) -> dict[str, int]:
     """Digests and inodes of the blobs of a role."""
-    named = {name for _, found, name, _ in records.stored(store.open(bundle).index) if found == role}
+    named = {name for _, found, name, _ in records.stored_blobs(store.open(bundle).index) if found == role}
     return {name: (bundle / store.BLOBS / digest.hex_of(name)).stat().st_ino for name in named}
 
 
@@ -74,7 +74,7 @@ def unreadable(bundle: Path, destination: Path) -> Path:
     opened = store.open(bundle)
     first, *rest = opened.index.programs
     data = b"not StableHLO"
-    changed = dataclasses.replace(first, digest=digest.of(data), bytes=len(data))
+    changed = dataclasses.replace(first, digest=digest.digest_of(data), bytes=len(data))
     with Writer.stage(destination) as writer:
         writer.adopt(opened)
         writer.add(data)

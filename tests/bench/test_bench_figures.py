@@ -16,20 +16,20 @@ def document(first_token: float, **more: Any) -> dict[str, Any]:
 
 
 def test_a_figure_is_the_median_of_the_runs_with_the_lowest_and_the_highest() -> None:
-    found = figures.of([document(value) for value in (0.9, 0.3, 0.5)])
+    found = figures.figures_of([document(value) for value in (0.9, 0.3, 0.5)])
 
     assert found["first_token"] == Figure(0.5, 0.3, 0.9, "s")
 
 
 def test_prefill_and_decode_are_medians_within_a_run_first() -> None:
-    found = figures.of([document(1)])
+    found = figures.figures_of([document(1)])
 
     assert found["prefill"].median == statistics.median([0.3, 0.1, 0.2])
     assert found["decode"] == Figure(1 / 0.03, 1 / 0.03, 1 / 0.03, "tokens/s")
 
 
 def test_decode_streams_all_weights_for_each_token() -> None:
-    found = figures.of([document(1, bandwidth=200e9)])
+    found = figures.figures_of([document(1, bandwidth=200e9)])
 
     assert found["decode_bandwidth"].median == pytest.approx(100)
     assert found["decode_share"].median == pytest.approx(50)
@@ -44,7 +44,7 @@ def test_decode_streams_all_weights_for_each_token() -> None:
     ],
 )
 def test_what_no_run_gave_is_left_out(lacking: dict[str, Any], absent: set[str]) -> None:
-    found = figures.of([document(1, bandwidth=1e9, **lacking)])
+    found = figures.figures_of([document(1, bandwidth=1e9, **lacking)])
 
     assert not absent & found.keys()
     assert "first_token" in found
@@ -61,7 +61,7 @@ def bars(root: ET.Element, color: str) -> list[float]:
 
 
 def test_the_parts_of_a_bar_are_as_long_as_what_they_show() -> None:
-    root = drawn([("one", figures.of([document(0.6)])), ("two", figures.of([document(1.0)]))])
+    root = drawn([("one", figures.figures_of([document(0.6)])), ("two", figures.figures_of([document(1.0)]))])
     first, other = bars(root, plot._PARTS["first_token"][1])
     (opening, _) = bars(root, plot._PARTS["open"][1])
 
@@ -78,19 +78,21 @@ def test_axes_have_a_few_round_ticks_whatever_the_size(value: float) -> None:
 
 
 def test_names_are_text_whatever_they_are_spelled_with() -> None:
-    root = drawn([("<b> & 'c'", figures.of([document(1)]))])
+    root = drawn([("<b> & 'c'", figures.figures_of([document(1)]))])
 
     assert "<b> & 'c'" in {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
 def test_a_peer_without_decode_is_drawn_by_its_start_alone() -> None:
-    root = drawn([("one", figures.of([document(1)])), ("two", figures.of([document(1, decode=[])]))], None)
+    root = drawn(
+        [("one", figures.figures_of([document(1)])), ("two", figures.figures_of([document(1, decode=[])]))], None
+    )
 
     assert len(bars(root, plot._PARTS["first_token"][1])) == 2
     assert len(bars(root, plot._DECODE)) == 1
 
 
 def test_a_long_name_is_cut_to_the_room_that_there_is() -> None:
-    root = drawn([("a-name-that-would-leave-the-page", figures.of([document(1)]))])
+    root = drawn([("a-name-that-would-leave-the-page", figures.figures_of([document(1)]))])
 
     assert "a-name-that-would-lea…" in {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}

@@ -19,14 +19,14 @@ def python(name: str, code: str, files: tuple[Path, ...] = (), memory: int = 0, 
 
 
 def one(contestant: Contestant) -> Any:
-    ((_, document),) = process.measure([contestant], 1)
+    ((_, document),) = process.measure_in_turn([contestant], 1)
     return document
 
 
 def measured(contestants: list[Contestant], rounds: int = 1) -> dict[str, list[Any]]:
     """The documents of each contestant by name."""
     found: dict[str, list[Any]] = {each.name: [] for each in contestants}
-    for name, document in process.measure(contestants, rounds):
+    for name, document in process.measure_in_turn(contestants, rounds):
         found[name].append(document)
     return found
 
@@ -34,7 +34,7 @@ def measured(contestants: list[Contestant], rounds: int = 1) -> dict[str, list[A
 def test_each_round_runs_all_and_says_so_before() -> None:
     said: list[tuple[int, str]] = []
     contestants = [python(name, "print('{}')") for name in "abc"]
-    names = [name for name, _ in process.measure(contestants, 2, lambda *step: said.append(step))]
+    names = [name for name, _ in process.measure_in_turn(contestants, 2, lambda *step: said.append(step))]
 
     assert [name for _, name in said] == names
     assert [number for number, _ in said] == [0] * 3 + [1] * 3

@@ -156,8 +156,8 @@ def test_builds_that_share_a_cache_and_are_killed_leave_whole_entries_alone(tmp_
 
 
 def programs() -> set[layouts.Placed]:
-    plan = plans.resolve(plans.read(TINY))
-    laid, _ = layouts.of(plan, sources.model(plan))
+    plan = plans.resolve(plans.read_manifest(TINY))
+    laid, _ = layouts.laid_out_chains(plan, sources.model(plan))
     return {placed for each in laid for placed in each.programs}
 
 
@@ -200,7 +200,7 @@ def test_a_function_that_may_hold_what_does_not_show_has_no_factors() -> None:
 
     for value in hidden:
         with pytest.raises(identity.Unknown):
-            identity.spelled(value)
+            identity.spelled_factor(value)
 
 
 def test_each_part_of_a_compile_is_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:

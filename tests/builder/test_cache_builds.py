@@ -104,10 +104,10 @@ class Heard:
 def test_programs_of_a_family_are_lowered_once_and_stored_ones_are_the_same_to_the_last_byte(
     tiny_bundle: Path, tmp_path: Path, build_cache: Path
 ) -> None:
-    plan, heard = plans.resolve(plans.read(TINY)), Heard()
+    plan, heard = plans.resolve(plans.read_manifest(TINY)), Heard()
     before = {path: path.read_bytes() for path in (build_cache / "program").iterdir()}
     with Writer.stage(tmp_path / "bundle") as writer:
-        made = build.lowered(plan, writer, heard, cache=cache.Cache(build_cache))
+        made = build.lower_plan(plan, writer, heard, cache=cache.Cache(build_cache))
         found = {program.digest: writer.read(program.digest) for program in made.programs}
     index = store.open(tiny_bundle).index
 
@@ -120,7 +120,7 @@ def test_programs_of_a_family_are_lowered_once_and_stored_ones_are_the_same_to_t
 def test_laying_out_weights_tells_how_much_of_them_is_left(tmp_path: Path) -> None:
     heard = Heard()
     with Writer.stage(tmp_path / "bundle") as writer:
-        made = build.laid_out(plans.resolve(plans.read(TINY)), writer, heard)
+        made = build.laid_out(plans.resolve(plans.read_manifest(TINY)), writer, heard)
     left = [seconds for seconds, _ in heard.parts]
 
     assert [total for _, total in heard.parts] == [len(made.arrays)] * len(made.arrays)
@@ -131,7 +131,7 @@ def test_laying_out_weights_tells_how_much_of_them_is_left(tmp_path: Path) -> No
 def laid_out(destination: Path, old: store.Bundle) -> tuple[WeightsRecord, list[bool]]:
     """The weights of the tiny model, and of each blob whether the file is the old bundle's."""
     with Writer.stage(destination) as writer:
-        made = build.laid_out(plans.resolve(plans.read(TINY)), writer, Heard(), old=old)
+        made = build.laid_out(plans.resolve(plans.read_manifest(TINY)), writer, Heard(), old=old)
         names = [store.BLOBS / blob.digest.removeprefix("sha256:") for blob in made.blobs]
         shared = [(old.path / name).exists() and (old.path / name).samefile(writer.root / name) for name in names]
     return made, shared
@@ -142,7 +142,9 @@ def test_a_bundle_that_is_built_over_keeps_its_weights_where_they_are_the_same_a
 ) -> None:
     old = store.open(shutil.copytree(tiny_bundle, tmp_path / "old"))
     (blob,) = old.index.weights.blobs
-    others = dataclasses.replace(old.index.weights, blobs=(dataclasses.replace(blob, digest=digest.of(b"other")),))
+    others = dataclasses.replace(
+        old.index.weights, blobs=(dataclasses.replace(blob, digest=digest.digest_of(b"other")),)
+    )
     other = dataclasses.replace(old, index=dataclasses.replace(old.index, weights=others))
     same = laid_out(tmp_path / "same", old)
     changed = laid_out(tmp_path / "changed", other)
@@ -179,14 +181,14 @@ def test_of_a_build_that_is_killed_the_entries_that_ran_are_kept(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        golden_task.write(tiny_bundle, [], missing, heard.advance, kept)
+        golden_task.run_missing(tiny_bundle, [], missing, heard.advance, kept)
 
     assert len([number for number, factors in missing if kept.read(factors)]) == len(heard.parts) == 3
 
 
 def test_stages_use_no_cache_unless_they_are_given_one() -> None:
     """Which is what keeps an audit honest: it calls them without."""
-    stages = [executables.compiled, build.lowered, golden.outputs, build.laid_out]
+    stages = [executables.compile_all, build.lower_plan, golden.outputs, build.laid_out]
 
     assert [stage.__defaults__[-1] for stage in stages] == [None] * 4
     assert build.Options(Path("x")).cache is None

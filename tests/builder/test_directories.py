@@ -43,27 +43,27 @@ def test_the_place_follows_the_environment(
     for name, value in {f"AOT_{kind}_DIR": own, f"XDG_{kind}_HOME": shared, "HOME": "/home/one"}.items():
         monkeypatch.setenv(name.upper(), value)
 
-    assert directories.of(kind) == Path(place.format(KINDS[kind]))
+    assert directories.directory_of(kind) == Path(place.format(KINDS[kind]))
 
 
 def test_a_relative_place_is_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AOT_CACHE_DIR", "below")
 
-    assert directories.of("cache") == tmp_path / "below"
+    assert directories.directory_of("cache") == tmp_path / "below"
 
 
 def test_without_the_variable_the_home_is_that_of_the_users_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "AOT_STATE_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
-    assert directories.of("state") == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local/state/aot"
+    assert directories.directory_of("state") == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local/state/aot"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_user_without_a_home_is_told_which_variable_names_a_place(homeless: None, kind: str) -> None:
     with pytest.raises(AotError, match=f"^{kind}: this user has no home directory; name one with AOT_{kind.upper()}_"):
-        directories.of(kind)
+        directories.directory_of(kind)
 
 
 def test_without_a_home_there_is_no_cache_and_a_line_says_so(homeless: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,14 +89,14 @@ def test_what_others_can_write_is_not_believed(tmp_path: Path, mode: int, holds:
     tmp_path.chmod(mode)
 
     if holds:
-        directories.check(tmp_path, "state")
+        directories.check_directory(tmp_path, "state")
         return
     with pytest.raises(AotError, match=rf"others can write to it \(mode {mode:o}\); .* with AOT_STATE_DIR$"):
-        directories.check(tmp_path, "state")
+        directories.check_directory(tmp_path, "state")
 
 
 def test_what_is_another_users_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
     with pytest.raises(AotError, match=r"belongs to user \d+, not to 12345; name another directory with AOT_STATE_DIR"):
-        directories.check(tmp_path, "state")
+        directories.check_directory(tmp_path, "state")

@@ -56,13 +56,13 @@ def with_weights(bundle: Path, destination: Path, change: Callable[[Weights], No
     arrays: Weights = {}
     for blob in old.index.weights.blobs:
         view = old.map(blob.digest, blob.bytes)
-        for path, (kind, shape, offset) in layout.table(view, "").items():
+        for path, (kind, shape, offset) in layout.tensor_table(view, "").items():
             arrays[path] = np.frombuffer(view, dtype(kind), math.prod(shape), offset).reshape(shape).copy()
     change(arrays)
     with Writer.stage(destination) as writer:
         writer.adopt(old)
         plan = layout.plan({path: (array.dtype.name, array.shape) for path, array in arrays.items()})
-        index = dataclasses.replace(old.index, weights=weight_writer.write(writer, plan, arrays.items()))
+        index = dataclasses.replace(old.index, weights=weight_writer.write_tensors(writer, plan, arrays.items()))
         writer.publish(index, attachments={"golden": old.attachment("golden") or b""})
     return destination
 
@@ -196,7 +196,7 @@ def changed(index: Any, name: str) -> Any:
     if name == "vocabulary":
         return dataclasses.replace(index, generation=dataclasses.replace(generation, vocab_size=17))
     if name == "weights":
-        blobs = (dataclasses.replace(weights.blobs[0], digest=digest.of(b"other")),)
+        blobs = (dataclasses.replace(weights.blobs[0], digest=digest.digest_of(b"other")),)
         return dataclasses.replace(index, weights=dataclasses.replace(weights, blobs=blobs))
     chain = next(c for e in index.entries if e.combo == 0 for c in e.chains if e.phase == "prefill")
     for position in [p for p, _ in chain.calls] if chain.platform == "cpu" else []:
@@ -206,10 +206,10 @@ def changed(index: Any, name: str) -> Any:
 
 def _other(program: Any, name: str) -> Any:
     if name == "program":
-        return dataclasses.replace(program, digest=digest.of(program.digest.encode()))
+        return dataclasses.replace(program, digest=digest.digest_of(program.digest.encode()))
     (executable,) = program.executables
     return dataclasses.replace(
-        program, executables=(dataclasses.replace(executable, digest=digest.of(executable.digest.encode())),)
+        program, executables=(dataclasses.replace(executable, digest=digest.digest_of(executable.digest.encode())),)
     )
 
 
@@ -472,7 +472,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype}{list(a.shape)}")
 def test_an_output_is_read_as_it_was_written(array):
-    found = read({"y": expected.write(array, False)})["y"]
+    found = read({"y": expected.write_output(array, False)})["y"]
 
     assert (found.dtype, found.shape) == (str(array.dtype), array.shape)
     places = range(array.size) if found.positions is None else found.positions
@@ -492,7 +492,7 @@ def test_a_large_output_is_sampled_from_its_first_to_its_last_value():
 def read(outputs: Mapping[str, Any], **fields: Any) -> Any:
     made = {"key": "k", "phase": "p", "tolerance": 0.5, "outputs": outputs, **fields}
     data = digest.canonical_json({"version": 1, "entries": [made], "not_recorded": []})
-    return expected.read(data, "here")[0]["k", "p"].outputs
+    return expected.read_golden(data, "here")[0]["k", "p"].outputs
 
 
 GOOD = {"dtype": "int32", "shape": [2], "values": [1, 2]}
@@ -540,7 +540,7 @@ def test_an_output_that_nobody_writes_is_refused_in_a_line(bad):
 )
 def test_a_document_that_nobody_writes_is_refused_in_a_line(data):
     with pytest.raises(BundleError, match=r"^here: .*; fetch it again or rebuild$"):
-        expected.read(data, "here")
+        expected.read_golden(data, "here")
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, 1e300])

@@ -35,7 +35,7 @@ def model(quantization: str | None, dtype: str = "float32", **changed: Any) -> L
 
 def measured(of: LanguageModel) -> divergence.Divergence:
     tokens = np.arange(16, dtype=np.int32).reshape(2, 8) * 3
-    return divergence.measure(of, tokens, np.array([8, 5], np.int32))
+    return divergence.measure_divergence(of, tokens, np.array([8, 5], np.int32))
 
 
 def test_a_quantized_model_diverges_a_little_and_a_model_not_at_all_from_itself() -> None:
@@ -72,12 +72,12 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_loss_is_read_as_it_was_written_and_leaves_the_digest_as_it_is(bundle: Path) -> None:
     before = store.open(bundle)
-    assert loss.read(before) is None
+    assert loss.read_loss(before) is None
 
     attachments.attach(bundle, "loss", LOSS.write())
 
     after = store.open(bundle)
-    assert (loss.read(after), after.digest) == (LOSS, before.digest)
+    assert (loss.read_loss(after), after.digest) == (LOSS, before.digest)
     assert store.verify(bundle).digest == before.digest
 
 
@@ -103,7 +103,7 @@ def test_a_loss_that_is_none_is_refused_by_name(bundle: Path, change: dict[str, 
     attachments.attach(bundle, "loss", json.dumps(json.loads(LOSS.write()) | change).encode())
 
     with pytest.raises(BundleError, match="loss: ") as caught:
-        loss.read(store.open(bundle))
+        loss.read_loss(store.open(bundle))
     assert cause in str(caught.value)
 
 

@@ -30,9 +30,11 @@ TOLD = Release("0.10.3", datetime.date(2026, 6, 30), stated=True)
 
 
 def statement(manifest: Path, evidence: provenance.Evidence | None = None, release: Release = KNOWN) -> bytes:
-    plan = plans.resolve(plans.read(manifest))
+    plan = plans.resolve(plans.read_manifest(manifest))
     index = synthetic.index()
-    return provenance.statement(plan, release, index, digest.of(b"bundle"), evidence or provenance.Evidence(plan))
+    return provenance.statement(
+        plan, release, index, digest.digest_of(b"bundle"), evidence or provenance.Evidence(plan)
+    )
 
 
 def resources(data: bytes) -> dict[str, dict]:
@@ -63,7 +65,7 @@ def test_it_is_an_in_toto_statement_whose_subjects_are_the_bundle_and_each_key()
     assert found["_type"] == "https://in-toto.io/Statement/v1"
     assert found["predicateType"] == "https://slsa.dev/provenance/v1"
     bundle, *keys = found["subject"]
-    assert bundle == {"name": "bundle", "digest": {"sha256": digest.hex_of(digest.of(b"bundle"))}}
+    assert bundle == {"name": "bundle", "digest": {"sha256": digest.hex_of(digest.digest_of(b"bundle"))}}
     assert keys == [{"name": "key", "digest": {"sha256": combo.key}} for combo in synthetic.index().combos]
     assert set(found["predicate"]) == {"buildDefinition", "runDetails"}
     assert set(found["predicate"]["runDetails"]) == {"builder"}
@@ -120,7 +122,7 @@ def test_configuration_files_are_named_where_they_were_read(tmp_path, given, rea
 
 
 def test_the_wheels_that_matter_are_named_with_their_versions_and_transformers_only_where_it_was_used():
-    plan = plans.resolve(plans.read(TINY))
+    plan = plans.resolve(plans.read_manifest(TINY))
     used = provenance.Evidence(plan)
     used.wheels.add("transformers")
 
@@ -177,7 +179,7 @@ def test_our_own_source_is_named_file_by_file():
 def test_a_users_model_is_named_by_the_files_of_it_that_were_imported(tmp_path):
     manifest = toy.manifest(tmp_path / "home")
     (tmp_path / "home" / "unused.py").write_text("")
-    plan = plans.resolve(plans.read(manifest))
+    plan = plans.resolve(plans.read_manifest(manifest))
     evidence = provenance.Evidence(plan)
     with Worker() as worker:
         worker.request("count", plan=plan.to_json())
@@ -209,7 +211,7 @@ def test_the_day_of_a_release_is_an_external_parameter_where_it_was_told_and_now
 
 
 def test_a_build_by_a_release_of_unknown_day_is_reproduced_by_who_is_told_the_same_day(tmp_path, document, monkeypatch):
-    monkeypatch.setattr(releases, "table", dict)
+    monkeypatch.setattr(releases, "release_days", dict)
     manifest, option = toy.manifest(tmp_path / "model"), ("--jax-released", "2026-06-30")
     audit = ("audit", tmp_path / "bundle", "--manifest", manifest, "--programs-only")
     built = document("build", manifest, "-o", tmp_path / "bundle", *option)

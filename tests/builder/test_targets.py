@@ -46,7 +46,7 @@ def manifest(home: Path, *targets: str, mesh: str = "{data: 1, model: 1}") -> Pa
 
 
 def planned(home: Path, *targets: str) -> plans.Plan:
-    return plans.resolve(plans.read(manifest(home, *targets)))
+    return plans.resolve(plans.read_manifest(manifest(home, *targets)))
 
 
 def test_each_program_is_compiled_once_for_each_target_of_its_platform_and_mesh(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_each_program_is_compiled_once_for_each_target_of_its_platform_and_mesh(
         "{tpu: {topology: 'v5e:2x2', mesh: {data: 2, model: 2}}}",
     )
 
-    counted = build.count(plan)
+    counted = build.count_plan(plan)
 
     assert (counted.programs, counted.compiles) == (3, 4)
 
@@ -206,7 +206,7 @@ def having(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this a machine with accelerators and what drives them."""
 
     def have(**found: Accelerators) -> None:
-        monkeypatch.setattr(machine, "of", lambda platform: found.get(platform, Accelerators(())))
+        monkeypatch.setattr(machine, "accelerators_of", lambda platform: found.get(platform, Accelerators(())))
         monkeypatch.setattr(extras, "version", WHEELS.get)
 
     return have
@@ -245,7 +245,7 @@ def test_a_machine_that_does_not_run_it_is_told_why(having: Any, name: str) -> N
     target, found, cause = MISFITS[name]
     having(**found)
 
-    assert fit.cause(executable(target)) == cause
+    assert fit.misfit_cause(executable(target)) == cause
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_machine_that_does_not_run_it_is_told_why(having: Any, name: str) -> N
 def test_a_machine_that_has_what_it_needs_runs_it(having: Any, target: Any, found: dict[str, Accelerators]) -> None:
     having(**found)
 
-    assert fit.cause(executable(target)) is None
+    assert fit.misfit_cause(executable(target)) is None
 
 
 def test_what_loads_an_executable_must_be_of_its_compilers_version(having: Any) -> None:
@@ -268,15 +268,15 @@ def test_what_loads_an_executable_must_be_of_its_compilers_version(having: Any) 
     old = executable(V5E, compiler={"jaxlib": fit.jaxlib(), "libtpu": "0.0.41"})
     assembled = executable(H200, compiler={"jaxlib": fit.jaxlib(), "nvidia-cuda-nvcc": "13.0.48"})
 
-    assert fit.cause(old) == "built by libtpu 0.0.41, this is 0.0.42.1"
-    assert fit.cause(assembled) is None
+    assert fit.misfit_cause(old) == "built by libtpu 0.0.41, this is 0.0.42.1"
+    assert fit.misfit_cause(assembled) is None
 
 
 def test_a_loader_that_is_not_installed_is_named_with_its_extra(having: Any, monkeypatch: Any) -> None:
     having(cuda=Accelerators((GPU,)))
     monkeypatch.setattr(extras, "version", lambda name: None)
 
-    assert fit.cause(executable(H200)) == (
+    assert fit.misfit_cause(executable(H200)) == (
         "built by jax-cuda13-plugin 0.10.2, which is not installed; pip install 'jax-aot[cuda13]'"
     )
 
@@ -308,7 +308,7 @@ def index(*platforms: str, executables: bool = True) -> Index:
 
 
 def verdicts(made: Index) -> Iterator[tuple[str, str]]:
-    for entry in entries.of(made, entries.place(made)):
+    for entry in entries.entries_of(made, entries.place(made)):
         verdict = entries.verdict(entry)
         yield verdict.verdict, verdict.cause
 

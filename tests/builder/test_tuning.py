@@ -108,7 +108,7 @@ def manifest(home: Path, *targets: str, tuned: str = "h200.json") -> Path:
 
 
 def planned(path: Path) -> plans.Plan:
-    return plans.resolve(plans.read(path))
+    return plans.resolve(plans.read_manifest(path))
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def test_a_tuning_has_one_spelling_whatever_the_order_and_white_space_of_its_fil
     plain["choices"].reverse()
     (tmp_path / "other.json").write_text(json.dumps(dict(reversed(plain.items())), indent=7))
 
-    assert tuning.read(tmp_path / "other.json", "h200") == FOUND
-    assert tuning.read(tmp_path / "other.json", "h200").to_bytes() == FOUND.to_bytes()
+    assert tuning.read_tuning(tmp_path / "other.json", "h200") == FOUND
+    assert tuning.read_tuning(tmp_path / "other.json", "h200").to_bytes() == FOUND.to_bytes()
 
 
 def changed(**fields: Any) -> bytes:
@@ -224,8 +224,8 @@ def test_a_tuning_that_is_not_there_ends_a_build_before_anything_is_made(
 def test_tuning_without_the_device_is_refused_before_anything_is_lowered(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: Any, have: Accelerators, named: str
 ) -> None:
-    monkeypatch.setattr(machine, "of", lambda platform: have)
-    monkeypatch.setattr(build, "lowered", lambda *rest: pytest.fail("work was begun"))
+    monkeypatch.setattr(machine, "accelerators_of", lambda platform: have)
+    monkeypatch.setattr(build, "lower_plan", lambda *rest: pytest.fail("work was begun"))
 
     said = refused(4, "tune", manifest(tmp_path))
 
@@ -243,7 +243,7 @@ def test_without_a_target_that_names_a_tuning_there_is_nothing_to_tune(
 def test_a_tuning_that_could_not_be_written_is_refused_before_anything_is_tuned(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(machine, "of", lambda platform: Accelerators((GPU,)))
+    monkeypatch.setattr(machine, "accelerators_of", lambda platform: Accelerators((GPU,)))
 
     assert "is no directory that can be written" in refused(2, "tune", manifest(tmp_path, tuned="absent/h200.json"))
 
@@ -276,11 +276,12 @@ def test_what_xla_writes_otherwise_than_expected_is_named(text: str, cause: str)
 def stored(path: Path, home: Path) -> tuple[Mapping[str, Any], BlobRecord]:
     """The target of a manifest with its tuning as a blob."""
     with Writer.stage(home) as writer:
-        (target,) = tunings.stored(planned(path).targets, writer)
-        blob = tunings.of(target)
+        (target,) = tunings.stored_targets(planned(path).targets, writer)
+        blob = tunings.tuning_blob(target)
         assert blob is not None
         assert (
-            writer.read(blob.digest) == tuning.read(Path(planned(path).targets[0]["cuda"]["tuning"]), "h200").to_bytes()
+            writer.read(blob.digest)
+            == tuning.read_tuning(Path(planned(path).targets[0]["cuda"]["tuning"]), "h200").to_bytes()
         )
     return target, blob
 
@@ -306,7 +307,7 @@ def test_the_provenance_names_a_tuning_by_its_digest_and_not_by_its_path(tmp_pat
     index = with_tuning(tunings.without(target), blob)
     plan = planned(path)
     said = json.loads(
-        provenance.statement(plan, releases.installed(), index, digest.of(b""), provenance.Evidence(plan))
+        provenance.statement(plan, releases.installed(), index, digest.digest_of(b""), provenance.Evidence(plan))
     )
     wanted = {"name": "tuning/h200", "digest": {"sha256": digest.hex_of(blob.digest)}}
 
@@ -320,13 +321,13 @@ def with_tuning(target: Mapping[str, Any], blob: BlobRecord | None, made: bytes 
     """The synthetic index, its executable as if compiled for a target by a tuning."""
     index = synthetic.index()
     program = index.programs[0]
-    flags = compile.flags(tunings.within(target, blob))
+    flags = compile.flags(tunings.with_tuning(target, blob))
     executable = dataclasses.replace(
         program.executables[0],
         target=target,
         requires=compile.requires(target),
         tuning=blob,
-        digest=digest.of(made),
+        digest=digest.digest_of(made),
         bytes=len(made),
         flags=flags,
     )
@@ -360,7 +361,7 @@ def bundle(tmp_path: Path) -> Path:
         for data in (synthetic.PROGRAM, b"code", FOUND.to_bytes(), synthetic.TOKENIZER):
             staged.add(data)
         table = weights.plan({path: (array.dtype.name, array.shape) for path, array in synthetic.ARRAYS.items()})
-        stored_weights = weight_writer.write(staged, table, synthetic.ARRAYS.items())
+        stored_weights = weight_writer.write_tensors(staged, table, synthetic.ARRAYS.items())
         staged.publish(dataclasses.replace(with_tuning(H200, blob), weights=stored_weights))
     return tmp_path / "tuned"
 
@@ -369,13 +370,13 @@ def test_a_bundle_names_its_tuning_among_its_layers_and_verifies(bundle: Path) -
     found = store.verify(bundle)
     layers = {layer.digest: layer.media_type for layer in found.manifest.layers}
 
-    assert layers[digest.of(FOUND.to_bytes())] == "application/vnd.aot.tuning.v1+json"
+    assert layers[digest.digest_of(FOUND.to_bytes())] == "application/vnd.aot.tuning.v1+json"
     assert found.index.programs[0].executables[0].tuning == synthetic.blob(FOUND.to_bytes())
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "remove"])
 def test_a_spoiled_tuning_is_named(bundle: Path, spoil: str) -> None:
-    file = synthetic.blob_file(bundle, digest.of(FOUND.to_bytes()))
+    file = synthetic.blob_file(bundle, digest.digest_of(FOUND.to_bytes()))
     data = file.read_bytes()
     file.write_bytes(data[::-1] if spoil == "flip" else data[:-1])
     if spoil == "remove":
@@ -468,11 +469,11 @@ def asked(program: bytes, home: Path, device: str = "h200") -> list[tuple[str, s
 
 def chosen(program: bytes, home: Path, result: str) -> Tuning:
     """A tuning with one and the same choice for all that a program asks."""
-    return tuning.of("h200", (Choice(hlo, version, result) for _, hlo, version in asked(program, home)))
+    return tuning.tuning_of("h200", (Choice(hlo, version, result) for _, hlo, version in asked(program, home)))
 
 
 def target(found: Tuning, writer: Writer) -> Mapping[str, Any]:
-    return tunings.within(H200, writer.add(found.to_bytes()))
+    return tunings.with_tuning(H200, writer.add(found.to_bytes()))
 
 
 def needs_cuda(test: Any) -> Any:
@@ -515,8 +516,8 @@ def test_choices_are_replayed_without_the_device_and_decide_the_executable(tmp_p
     "lacking",
     [
         lambda found: Tuning("h200", ()),
-        lambda found: tuning.of("h200", (dataclasses.replace(c, version=c.version - 1) for c in found.choices)),
-        lambda found: tuning.of(
+        lambda found: tuning.tuning_of("h200", (dataclasses.replace(c, version=c.version - 1) for c in found.choices)),
+        lambda found: tuning.tuning_of(
             "h200", (dataclasses.replace(c, hlo=c.hlo.replace("f32", "f16")) for c in found.choices)
         ),
     ],
@@ -560,7 +561,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 known[hlo] = f'results {{ device: "GPU" hlo: {json.dumps(hlo)} version: {version} {made} }}'
             return "\n".join(["version: 3", *known.values()])
 
-        monkeypatch.setattr(machine, "of", lambda platform: Accelerators((GPU,)))
+        monkeypatch.setattr(machine, "accelerators_of", lambda platform: Accelerators((GPU,)))
         monkeypatch.setattr(workers.Worker, "request", request)
 
     return have
@@ -575,14 +576,14 @@ def test_what_a_device_chose_is_written_and_a_build_of_it_holds(
     device(BLOCKS)
     (told,) = document("tune", path)["tunings"]
     monkeypatch.undo()
-    found = tuning.read(tmp_path / "home" / "h200.json", "h200")
+    found = tuning.read_tuning(tmp_path / "home" / "h200.json", "h200")
     made = document("build", path, "-o", tmp_path / "bundle", "--no-cache")["digest"]
     bundle = store.verify(tmp_path / "bundle")
 
     assert told == {
         "target": H200,
         "path": f"{tmp_path}/home/h200.json",
-        "digest": digest.of(found.to_bytes()),
+        "digest": digest.digest_of(found.to_bytes()),
         "choices": len(found.choices),
     }
     assert (tmp_path / "home" / "h200.json").read_bytes() == found.to_bytes()
@@ -628,7 +629,7 @@ def test_a_build_takes_from_the_cache_what_was_compiled_by_the_same_choices(
     path = manifest(tmp_path / "home")
     made = []
     for version in (0, 0, 1):  # of another version is a choice that XLA never asks for
-        more = tuning.of("h200", (*found.choices, Choice("unused", version, NATIVE)))
+        more = tuning.tuning_of("h200", (*found.choices, Choice("unused", version, NATIVE)))
         (tmp_path / "home" / "h200.json").write_bytes(more.to_bytes())
         document("build", path, "-o", tmp_path / "bundle", "--replace")
         index = store.verify(tmp_path / "bundle").index
@@ -707,9 +708,9 @@ class Silent:
 
 
 @pytest.mark.device
-@pytest.mark.skipif(not machine.of("cuda").devices, reason="no NVIDIA GPU")
+@pytest.mark.skipif(not machine.accelerators_of("cuda").devices, reason="no NVIDIA GPU")
 def test_a_device_tunes_and_builds_anywhere_replay_it(tmp_path: Path, document: Callable[..., dict]) -> None:
-    kinds = {device.kind for device in machine.of("cuda").devices}
+    kinds = {device.kind for device in machine.accelerators_of("cuda").devices}
     name = next(name for name in devices.gpus() if kinds & set(devices.gpu(name).kinds))
     path = manifest(tmp_path / "home")
     path.write_text(path.read_text().replace("device: h200", f"device: {name}"))

@@ -24,7 +24,7 @@ def plan(home: Path, change: str = "") -> str:
     model = f"model: {{factory: 'model_{home.name}:make'}}"
     text = f"name: own\n{model}\nprecompile: {{batch_size: [1, 4]}}\nplatforms: [cpu]\n"
     (home / "manifest.yaml").write_text(text)
-    return plans.resolve(plans.read(home / "manifest.yaml")).to_json()
+    return plans.resolve(plans.read_manifest(home / "manifest.yaml")).to_json()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ F1129 23:34:40.271594    5477 pjrt_client.cc:12] Check failed: cores > 0 (0 vs. 
     ],
 )
 def test_the_cause_of_a_crash_is_what_was_fatal_and_no_frame_of_its_stack(log: str, cause: str) -> None:
-    assert workers.cause([line for line in log.splitlines() if line.strip()]).startswith(cause)
+    assert workers.cause_of_death([line for line in log.splitlines() if line.strip()]).startswith(cause)
 
 
 def test_a_worker_imports_from_the_directories_of_pythonpath_wherever_they_are_named_from(

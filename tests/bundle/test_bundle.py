@@ -193,7 +193,7 @@ def make(path: Path, kind: str) -> None:
         path.symlink_to("target")
     else:
         synthetic.write(path)
-        blob = synthetic.blob_file(path, digest.of(synthetic.PROGRAM))
+        blob = synthetic.blob_file(path, digest.digest_of(synthetic.PROGRAM))
         blob.write_bytes(blob.read_bytes()[::-1])
 
 

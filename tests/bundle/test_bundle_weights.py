@@ -32,7 +32,7 @@ def plan_of(arrays: dict[str, np.ndarray], **options: int) -> tuple[weights.Shar
 def stored(folder: Path, arrays: dict[str, np.ndarray], **options: int) -> tuple[WeightsRecord, list[bytes]]:
     """The record and the bytes of each blob."""
     with Writer.stage(folder / "bundle") as writer:
-        record = weight_writer.write(writer, plan_of(arrays, **options), arrays.items())
+        record = weight_writer.write_tensors(writer, plan_of(arrays, **options), arrays.items())
         files = {path.name: path.read_bytes() for path in folder.glob(".bundle.*.partial/blobs/sha256/*")}
     return record, [files[blob.digest.removeprefix("sha256:")] for blob in record.blobs]
 
@@ -66,7 +66,7 @@ def test_the_safetensors_library_opens_the_file_in_place(tmp_path: Path):
 def test_every_weight_lies_on_a_64_byte_boundary_and_the_table_says_where(tmp_path: Path):
     arrays = arrays_of((1,), (3, 5), (), (2, 2), (33,)) | arrays_of((7,), dtype="int8")
     _, (data,) = stored(tmp_path, arrays)
-    table = weights.table(memoryview(data), "blob")
+    table = weights.tensor_table(memoryview(data), "blob")
 
     assert set(table) == set(arrays)
     for path, (dtype, shape, offset) in table.items():
@@ -87,7 +87,12 @@ def test_weights_are_split_between_tensors_and_no_file_grows_beyond_the_limit(tm
     record, files = stored(tmp_path, arrays, limit=128)
 
     assert [array.blob for array in record.arrays.values()] == [0, 0, 1, 2, 3]
-    assert [set(weights.table(memoryview(data), "blob")) for data in files] == [{"w0", "w1"}, {"w2"}, {"w3"}, {"w4"}]
+    assert [set(weights.tensor_table(memoryview(data), "blob")) for data in files] == [
+        {"w0", "w1"},
+        {"w2"},
+        {"w3"},
+        {"w4"},
+    ]
 
 
 def test_strided_and_foreign_endian_arrays_are_stored_by_value(tmp_path: Path):
@@ -115,7 +120,7 @@ def test_a_model_without_weights_has_no_blobs(tmp_path: Path):
 )
 def test_tensors_other_than_planned_are_refused(tmp_path: Path, tensors: list, said: str):
     with Writer.stage(tmp_path / "bundle") as writer, pytest.raises(InputError) as caught:
-        weight_writer.write(writer, weights.plan({"w0": ("float32", (2,))}), tensors)
+        weight_writer.write_tensors(writer, weights.plan({"w0": ("float32", (2,))}), tensors)
 
     assert said in str(caught.value)
 
@@ -144,7 +149,9 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path):
             del array
 
     with Writer.stage(tmp_path / "bundle") as writer:
-        record = weight_writer.write(writer, weights.plan({f"w{i}": ("float32", (8,)) for i in range(4)}), tensors())
+        record = weight_writer.write_tensors(
+            writer, weights.plan({f"w{i}": ("float32", (8,)) for i in range(4)}), tensors()
+        )
 
     assert len(record.arrays) == 4
 
@@ -192,7 +199,7 @@ def tensor(begin: int, end: int, shape: object, dtype: str = "U8") -> dict:
 )  # fmt: skip
 def test_a_hostile_header_is_one_bundle_error(view: memoryview, said: str):
     with pytest.raises(BundleError) as caught:
-        weights.table(view, "bundle b: blob sha256:00…")
+        weights.tensor_table(view, "bundle b: blob sha256:00…")
 
     assert str(caught.value).startswith("bundle b: blob sha256:00…: weights: ")
     assert said in str(caught.value)
@@ -230,7 +237,7 @@ def test_verify_compares_the_weights_of_a_whole_bundle_with_its_index(tmp_path: 
         for data in (synthetic.PROGRAM, synthetic.EXECUTABLE, synthetic.TOKENIZER):
             writer.add(data)
         plan = weights.plan({"embed": ("float32", (1,))})
-        blob = weight_writer.write(writer, plan, [("embed", np.zeros(1, np.float32))]).blobs[0]
+        blob = weight_writer.write_tensors(writer, plan, [("embed", np.zeros(1, np.float32))]).blobs[0]
         writer.publish(synthetic.index(WeightsRecord((blob,), synthetic.index().weights.arrays)))
 
     with pytest.raises(BundleError, match=r"weight 'embed' is float32 \[1\], in the index float32 \[5, 3\]"):

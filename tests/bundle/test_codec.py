@@ -210,7 +210,12 @@ def test_a_spoiled_value_is_named_with_its_path(path: str, value: object, said: 
             {"cuda": {}},
             "executables[0].target: must be one for 'cpu'",
         ),
-        ("programs/0/executables/0/requires", {}, "programs[0].executables[0].requires.machine: must be there, a str"),
+        (
+            "programs/0/executables/0/requires",
+            {},
+            "executables[0].requires.machine: must be there, of type str",
+        ),
+        ("programs/0/executables/0/requires/features", [["x"]], "requires.features: must be there, a list of texts"),
         (
             "programs/0/executables/0/memory/code",
             ...,
@@ -436,5 +441,5 @@ def test_combos_with_vision_of_a_language_model_need_what_it_makes_of_images():
     spoilt = dataclasses.replace(spoilt, generation=dataclasses.replace(index.generation, num_return_sequences=1))
 
     with pytest.raises(Fault, match=r"images: must be there, combos\[0\] of a language model has vision"):
-        consistency.check(spoilt)
-    consistency.check(dataclasses.replace(spoilt, generation=None))
+        consistency.check_index(spoilt)
+    consistency.check_index(dataclasses.replace(spoilt, generation=None))

@@ -65,7 +65,7 @@ def test_a_flipped_byte_in_any_blob_is_named_with_both_digests(root: Path, kind:
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
-    found = digest.of(bytes(data))[:19]
+    found = digest.digest_of(bytes(data))[:19]
     assert f"blob sha256:{file.name[:12]}… is damaged (its bytes hash to {found}…)" in fault_of(root)
 
 

@@ -210,7 +210,7 @@ def test_another_index_under_the_same_signature_is_refused_before_it_is_parsed(
     assert len(store.verify(root).blobs) == 10  # which is whole, but not what was signed
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("the index was parsed"))
 
-    assert f"signature does not cover blob {digest.of(changed)[:19]}" in fault(root, sign.by_key(keys.public))
+    assert f"signature does not cover blob {digest.digest_of(changed)[:19]}" in fault(root, sign.by_key(keys.public))
 
 
 def test_a_signature_of_another_bundle_is_refused(root: Path, tmp_path: Path, keys: signing.Pair):
@@ -507,7 +507,7 @@ def test_the_commands_print_the_digest_and_that_the_signature_holds(
     verified = json.loads(capfd.readouterr().out)
     assert main.run(["verify", str(root), "--key", str(keys.public)]) == 0
 
-    assert signed == {"digest": name, "signature": digest.of(signing.signature_of(root).read_bytes())}
+    assert signed == {"digest": name, "signature": digest.digest_of(signing.signature_of(root).read_bytes())}
     assert verified == {"digest": name, "blobs": 10, "signed": "holds", "provenance": True}
     assert capfd.readouterr().out == f"the signature holds\n10 blobs as built\n{name}\n"
 

@@ -355,7 +355,7 @@ def test_text_that_the_terminal_cannot_show_is_escaped(tiny_bundle: Path, tmp_pa
 
 
 def test_a_document_is_json_whatever_its_numbers_are(capsys):
-    output.document({"a": math.nan, "b": [1.5, (math.inf, {"c": -math.inf})], "d": "NaN", "e": True})
+    output.print_document({"a": math.nan, "b": [1.5, (math.inf, {"c": -math.inf})], "d": "NaN", "e": True})
 
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found == {"a": None, "b": [1.5, [None, {"c": None}]], "d": "NaN", "e": True}
@@ -390,7 +390,7 @@ def test_a_build_takes_such_names_for_its_bundle(tmp_path: Path, name: str) -> N
 
 def test_a_plan_whose_checkpoint_has_such_a_name_comes_through_to_a_worker_and_back(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
-    plan = plans.resolve(plans.read(small_manifest(tmp_path / os.fsdecode(b"caf\xe9"))))
+    plan = plans.resolve(plans.read_manifest(small_manifest(tmp_path / os.fsdecode(b"caf\xe9"))))
     message = messages.packed({"plan": plan.to_json()})
 
     assert plans.Plan.from_json(next(messages.received(io.BytesIO(message)))["plan"]) == plan

@@ -58,7 +58,7 @@ def fault(directory: Path) -> str:
     """The message of `check`, which `tensors` must give as well, before its first tensor."""
     config = checkpoint.read_config(directory)
     with pytest.raises(InputError) as planned:
-        checkpoint.check(directory, config, "float32")
+        checkpoint.check_checkpoint(directory, config, "float32")
     with pytest.raises(InputError) as built:
         checkpoint.tensors(directory, config, "float32")
     assert str(planned.value) == str(built.value)
@@ -69,7 +69,7 @@ def fault(directory: Path) -> str:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_parameter_has_the_values_that_transformers_saved(name: str, sharded: bool, tmp_path: Path) -> None:
     oracle = save(name, tmp_path, sharded)
-    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    checkpoint.check_checkpoint(tmp_path, checkpoint.read_config(tmp_path), "float32")
     loaded = load(tmp_path)
 
     assert (tmp_path / checkpoint.SHARDED).exists() == sharded
@@ -123,7 +123,7 @@ def test_a_value_too_large_for_the_wanted_dtype_is_an_error(llama: Path) -> None
 
 def test_an_unknown_dtype_is_an_error(llama: Path) -> None:
     with pytest.raises(InputError, match="must be one of float32, bfloat16, float16, got 'float64'"):
-        checkpoint.check(llama, checkpoint.read_config(llama), "float64")
+        checkpoint.check_checkpoint(llama, checkpoint.read_config(llama), "float64")
 
 
 def test_links_are_followed(llama: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_tied_head_is_accepted_only_with_the_bytes_of_the_embedding(tmp_path: 
 
     embedding[95, 31] += 1
     rewrite(tmp_path, lm_head__weight=embedding)
-    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    checkpoint.check_checkpoint(tmp_path, checkpoint.read_config(tmp_path), "float32")
     with pytest.raises(InputError, match=r"'lm_head\.weight' differs from 'model\.embed_tokens\.weight'"):
         load(tmp_path)
 
@@ -186,7 +186,7 @@ def test_a_tied_checkpoint_may_hold_the_head_alone(tmp_path: Path) -> None:
     whole = load(tmp_path)
     embedding = load_file(tmp_path / checkpoint.SINGLE)["model.embed_tokens.weight"]
     rewrite(tmp_path, lm_head__weight=embedding.copy(), model__embed_tokens__weight=None)
-    checkpoint.check(tmp_path, checkpoint.read_config(tmp_path), "float32")
+    checkpoint.check_checkpoint(tmp_path, checkpoint.read_config(tmp_path), "float32")
     headed = load(tmp_path)
 
     assert list(headed) == list(whole)
@@ -238,7 +238,7 @@ def test_the_dtype_of_a_checkpoint_is_that_of_most_of_its_weights(sharded: bool,
 def test_a_checkpoint_without_weights_can_be_planned_but_not_loaded(llama: Path) -> None:
     (llama / checkpoint.SINGLE).unlink()
     (llama / "training_args.bin").touch()
-    checkpoint.check(llama, checkpoint.read_config(llama), "float32")
+    checkpoint.check_checkpoint(llama, checkpoint.read_config(llama), "float32")
 
     with pytest.raises(InputError, match="holds no weights"):
         load(llama)
@@ -403,7 +403,7 @@ def test_tensors_larger_than_a_piece_are_read_whole(tmp_path: Path) -> None:
     save_file({"first": np.zeros(3, np.float32), "second": whole}, tmp_path / "x.safetensors")
     stored = arrays.header(tmp_path / "x.safetensors")["second"]
 
-    np.testing.assert_array_equal(arrays.read(stored, "float32"), whole)
-    np.testing.assert_array_equal(arrays.read(stored, "bfloat16"), whole.astype(ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(arrays.read_tensor(stored, "float32"), whole)
+    np.testing.assert_array_equal(arrays.read_tensor(stored, "bfloat16"), whole.astype(ml_dtypes.bfloat16))
     copy = shutil.copy(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
     assert arrays.same(stored, arrays.header(Path(copy))["second"])

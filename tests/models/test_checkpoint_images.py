@@ -56,12 +56,12 @@ def saved(name: str, directory: Path, sharded: bool = False) -> Case:
 
 def config_of(directory: Path) -> family.ModelConfig:
     preprocessor = json.loads((directory / "preprocessor_config.json").read_text())
-    return family.read(checkpoint.read_config(directory), preprocessor)
+    return family.read_model_config(checkpoint.read_config(directory), preprocessor)
 
 
 def loaded(directory: Path) -> dict[str, Any]:
     config = config_of(directory)
-    checkpoint.check(directory, config, "float32")
+    checkpoint.check_checkpoint(directory, config, "float32")
     return dict(checkpoint.tensors(directory, config, "float32"))
 
 
@@ -82,7 +82,7 @@ def rewrite(directory: Path, spelling: Any = (), **changes: Any) -> None:
 def fault(directory: Path) -> list[str]:
     """The lines of `check`, which `tensors` must give as well, without the directory that each names."""
     with pytest.raises(InputError) as planned:
-        checkpoint.check(directory, config_of(directory), "float32")
+        checkpoint.check_checkpoint(directory, config_of(directory), "float32")
     with pytest.raises(InputError) as built:
         checkpoint.tensors(directory, config_of(directory), "float32")
     assert str(planned.value) == str(built.value)

@@ -11,7 +11,7 @@ from oracles import records
 from aot.errors import InputError
 from aot.models.families import names, registry
 from aot.models.families.config import DecoderConfig
-from aot.models.families.family import read
+from aot.models.families.family import read_model_config
 
 SIZES = {
     "vocab_size": 96,
@@ -41,7 +41,7 @@ def config_of(family: str, **fields: Any) -> dict[str, Any]:
 
 
 def described(config: dict[str, Any]) -> registry.Description:
-    return registry.describe(read(config), config)
+    return registry.describe(read_model_config(config), config)
 
 
 def class_of(family: str, fields: dict[str, Any]) -> Any:

@@ -33,7 +33,7 @@ def with_fields(config: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any
 
 
 def read(name: str, fields: dict[str, Any] | None = None, **processor: Any) -> family.ModelConfig:
-    return family.read(with_fields(CONFIGS[name], fields or {}), PROCESSORS[name] | processor)
+    return family.read_model_config(with_fields(CONFIGS[name], fields or {}), PROCESSORS[name] | processor)
 
 
 def faults(name: str, fields: dict[str, Any], **processor: Any) -> list[str]:
@@ -50,7 +50,7 @@ def test_a_saved_config_means_the_same_as_the_fields_it_was_made_from(name: str,
     saved = json.loads((tmp_path / "config.json").read_text()) | {"architectures": CONFIGS[name]["architectures"]}
 
     assert given["tie_word_embeddings"]
-    assert family.read(saved, PROCESSORS[name]) == family.read(given, PROCESSORS[name])
+    assert family.read_model_config(saved, PROCESSORS[name]) == family.read_model_config(given, PROCESSORS[name])
 
 
 def test_the_text_of_qwen2_vl_may_lie_among_the_other_fields_or_in_a_mapping_with_newer_names() -> None:
@@ -60,7 +60,7 @@ def test_the_text_of_qwen2_vl_may_lie_among_the_other_fields_or_in_a_mapping_wit
     moved = [*seeing.TEXT, "rope_scaling"]
     nested = {name: value for name, value in seeing.QWEN2_VL.items() if name not in moved} | {"text_config": text}
 
-    one, other = (family.read(fields, PROCESSORS["qwen2_vl"]) for fields in (flat, nested))
+    one, other = (family.read_model_config(fields, PROCESSORS["qwen2_vl"]) for fields in (flat, nested))
 
     assert one == other
     assert one.decoder.rope_theta == 5e5
@@ -85,7 +85,7 @@ def test_older_names_of_fields_mean_the_same(name: str, older: dict[str, Any], n
     config = with_fields(CONFIGS[name], newer)
     kept = {field: value for field, value in config.items() if field not in dropped}
 
-    assert read(name, older) == family.read(kept, PROCESSORS[name])
+    assert read(name, older) == family.read_model_config(kept, PROCESSORS[name])
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -93,7 +93,7 @@ def test_absent_fields_of_llava_default_as_in_transformers_classes(kind: str) ->
     given = {"model_type": kind} | ({"vocab_size": 32064} if kind == "llama" else {})  # its own has no image token
     made = transformers.LlavaConfig(text_config=dict(given), vision_config={"model_type": "clip_vision_model"})
 
-    config = family.read(
+    config = family.read_model_config(
         {"model_type": "llava", "text_config": given, "vision_config": {}},
         {"size": {"shortest_edge": 224}},
     )
@@ -125,7 +125,9 @@ def test_absent_fields_of_qwen2_vl_default_as_in_transformers_classes() -> None:
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     given = {size: getattr(made.text_config, size) for size in (*sizes, "max_position_embeddings")}
 
-    config = family.read({"model_type": "qwen2_vl", "text_config": given, "vision_config": {"hidden_size": 8192}}, {})
+    config = family.read_model_config(
+        {"model_type": "qwen2_vl", "text_config": given, "vision_config": {"hidden_size": 8192}}, {}
+    )
 
     text, vision = made.text_config, made.vision_config
     decoder, encoder = config.decoder, config.encoder
@@ -275,4 +277,4 @@ def test_an_empty_text_of_qwen2_vl_misses_its_sizes() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_without_a_preprocessor_the_file_is_missed_by_name(name: str) -> None:
     with pytest.raises(InputError, match=r"^here/preprocessor_config\.json: missing; [^\n]*$"):
-        family.read(CONFIGS[name], None, "here/config.json")
+        family.read_model_config(CONFIGS[name], None, "here/config.json")

@@ -56,11 +56,11 @@ def features(rows: int) -> np.ndarray[Any, Any]:
 def test_served_outputs_are_those_of_flax_for_any_number_of_rows(bundle: Path, rows: int) -> None:
     network = classifier.Network(32, classifier.nnx.Rngs(5))
     expected = np.asarray(network(features(rows)))
-    before = compilations.count()
+    before = compilations.count_compilations()
     with product.load(bundle) as model:
         outputs = model.call("classify", features=features(rows))
 
-    assert compilations.count() == before
+    assert compilations.count_compilations() == before
     assert outputs.keys() == {"logits", "probabilities"}
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(outputs["probabilities"], jax.nn.softmax(expected), atol=1e-5)
@@ -100,7 +100,7 @@ def worker() -> Iterator[Worker]:
 
 def lowered_and_filled(manifest: Path, worker: Worker) -> tuple[Any, Any, list[bytes]]:
     """What a build gets from its model: records of programs and of weights, and the programs of them."""
-    plan = plans.resolve(plans.read(manifest)).to_json()
+    plan = plans.resolve(plans.read_manifest(manifest)).to_json()
     with Writer.stage(manifest.parent / "bundle") as writer:
         lowered = worker.request("lower", plan=plan, staging=str(writer.root))
         filled = worker.request("weights", plan=plan, staging=str(writer.root))

@@ -126,7 +126,7 @@ def test_int8_is_of_the_text_alone_and_leaves_embeddings_as_they_are() -> None:
     config, rows = read(oracle), oracle.rows("mixed")
     weights = weights_of(oracle, config)
     declared = config.weights("float32", "int8")
-    stored = dict(quantize.stored(weights.items(), declared, config.decoder.head_dim))
+    stored = dict(quantize.stored_tensors(weights.items(), declared, config.decoder.head_dim))
 
     narrow = {path for path, array in stored.items() if array.dtype == np.int8}
     assert narrow == {path for path in config.parameters() if path.endswith("_proj") and path.startswith("layers/")} | {

@@ -98,7 +98,7 @@ def load(directory: Path, subtree: str = "params", dtype: str = "float32") -> di
 def fault(directory: Path, subtree: str = "params") -> str:
     """The message of `check`, which `tensors` must give as well, before its first array."""
     with pytest.raises(InputError) as planned:
-        orbax.check(directory, subtree, PARAMETERS, "float32")
+        orbax.check_orbax(directory, subtree, PARAMETERS, "float32")
     with pytest.raises(InputError) as built:
         orbax.tensors(directory, subtree, PARAMETERS, "float32")
     assert str(planned.value) == str(built.value)
@@ -108,7 +108,7 @@ def fault(directory: Path, subtree: str = "params") -> str:
 @pytest.mark.parametrize("save", [standard, pytree, plain_files, zarr3, step])
 def test_every_parameter_has_the_values_that_orbax_saved(save: Callable[[Path, Any], Path], tmp_path: Path) -> None:
     directory = save(tmp_path / "saved", state())
-    orbax.check(directory, "params", PARAMETERS, "float32")
+    orbax.check_orbax(directory, "params", PARAMETERS, "float32")
     loaded = load(directory)
 
     assert checkpoint.kind(directory) == "orbax"

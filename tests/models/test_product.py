@@ -112,7 +112,7 @@ def test_a_weight_that_is_not_finite_is_refused(wrong: float) -> None:
     tensors = iter([("head/output", np.array([[1, wrong]], np.float32))])
 
     with pytest.raises(InputError, match="weight 'head/output': holds values that are not finite"):
-        list(quantize.stored(tensors, {"head/output": Array((1, 2), "int8")}, 1))
+        list(quantize.stored_tensors(tensors, {"head/output": Array((1, 2), "int8")}, 1))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -206,7 +206,7 @@ def test_channels_that_are_outliers_cost_int8_nothing(name: str, factor: float, 
         return reference.logits(oracle, row, {names.huggingface(path): array for path, array in tensors.items()})
 
     def error(tensors: dict[str, Any]) -> Any:
-        weights = dict(quantize.stored(iter(tensors.items()), declared, decoder.head_dim))
+        weights = dict(quantize.stored_tensors(iter(tensors.items()), declared, decoder.head_dim))
         return np.abs(logits(widened(weights)) - logits(tensors)).mean()
 
     changed = outlying(parameters, decoder, factor)
@@ -226,7 +226,7 @@ def test_a_column_that_is_larger_than_the_others_costs_them_nothing(dtype: str) 
     declared["head/output_scale"] = Array((32,), "float32")
 
     def errors(tensors: dict[str, Any]) -> Any:
-        made = widened(dict(quantize.stored(iter(tensors.items()), declared, 1)))
+        made = widened(dict(quantize.stored_tensors(iter(tensors.items()), declared, 1)))
         return np.abs(made["head/output"] * made["head/norm"].astype(np.float32) - plain["head/output"]).mean()
 
     assert errors({"head/norm": norm, "head/output": wide}) < 1.1 * errors(plain)
@@ -237,7 +237,7 @@ def test_no_factor_makes_an_activation_larger(tmp_path: Any) -> None:
 
     declared = names.weights(decoder, "float16", "int8")
 
-    weights = dict(quantize.stored(iter(parameters.items()), declared, decoder.head_dim))
+    weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
 
     vectors = [path for path, array in weights.items() if array.dtype == np.float16]
     assert {path.rpartition("/")[2] for path in vectors} >= {"norm", "v_bias"}
@@ -256,7 +256,7 @@ def test_no_factor_makes_an_activation_larger(tmp_path: Any) -> None:
 def test_int8_logits_are_the_references_with_the_weights_dequantized(name: str, platform: str, tmp_path: Any) -> None:
     oracle, decoder, parameters = parts(name, tmp_path)
     declared = names.weights(decoder, "float32", "int8")
-    weights = dict(quantize.stored(iter(parameters.items()), declared, decoder.head_dim))
+    weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
     dequantized = {names.huggingface(path): array for path, array in widened(weights).items()}
     rows = prompts(9, 4, 16)
 
@@ -275,7 +275,7 @@ def test_logits_of_narrow_floats_are_near_torchs_in_float32(
 ) -> None:
     oracle, decoder, parameters = parts(name, tmp_path)
     declared = names.weights(decoder, dtype, None)
-    weights = dict(quantize.stored(iter(parameters.items()), declared, decoder.head_dim))
+    weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
     rows = oracle.rows("three of 16")
 
     logits = prefilled(Decoder(decoder, dtype, "cpu"), weights, [row.ids for row in rows])

@@ -27,12 +27,12 @@ UNUSED = {
 
 def config_of(name: str) -> family.ModelConfig:
     files = (ROOT / f"manifests/{name}/{file}.json" for file in ("config", "preprocessor_config"))
-    return family.read(*(json.loads(file.read_text()) for file in files))
+    return family.read_model_config(*(json.loads(file.read_text()) for file in files))
 
 
 @cache
 def planned(name: str) -> Plan:
-    return plan.resolve(plan.read(ROOT / f"manifests/{name}.yaml"))
+    return plan.resolve(plan.read_manifest(ROOT / f"manifests/{name}.yaml"))
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("llava-1.5-7b", 7_050_828_800), ("qwen2-vl-2b", 2_208_985_600)])
@@ -108,7 +108,7 @@ def test_each_built_shape_takes_as_many_tokens_as_the_processor_of_transformers_
 )
 def test_the_manifest_gives_so_many_combos_and_programs(name: str, combos: int, compiles: int, dropped: int) -> None:
     made = planned(name)
-    counted = lower.count(made)
+    counted = lower.count_programs(made)
 
     assert len(made.combos) == combos
     assert (counted.programs, counted.compiles) == (3 * compiles, compiles)

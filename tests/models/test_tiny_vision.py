@@ -159,9 +159,9 @@ def test_rows_with_none_to_three_images_in_one_batch_are_transformers_token_for_
     given = oracle.given["generated"]
 
     with runtime.load(bundle) as model:
-        before = compilations.count()
+        before = compilations.count_compilations()
         results = model.generate(CONVERSATIONS, max_new_tokens=given["steps"])
-        compiled = compilations.count() - before
+        compiled = compilations.count_compilations() - before
 
     assert [processor.ids(messages) for messages in CONVERSATIONS] == given["ids"]
     assert [list(map(file, pictures(messages))) for messages in CONVERSATIONS] == given["pictures"]

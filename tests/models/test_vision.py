@@ -98,7 +98,7 @@ ROWS = (
 
 
 def test_rows_of_no_one_and_three_images_in_one_batch_give_torchs_tokens(sees: Sees) -> None:
-    before = compilations.count()
+    before = compilations.count_compilations()
     results = sees.model.generate([ids for ids, _ in ROWS], images=[shown for _, shown in ROWS])
 
     assert len({result.entry for result in results}) == 1
@@ -106,7 +106,7 @@ def test_rows_of_no_one_and_three_images_in_one_batch_give_torchs_tokens(sees: S
         assert result.token_ids == recorded(ORACLE.rows("served"), ids, shown)
         assert result.prompt_tokens == len(spread(ids, shown))
         assert [(image["height"], image["width"]) for image in result.images] == [(p.height, p.width) for p in shown]
-    assert compilations.count() == before
+    assert compilations.count_compilations() == before
 
 
 LLAVA_MANIFEST = """\
@@ -258,7 +258,7 @@ def drawn(rng: random.Random) -> tuple[list[int], list[Picture]]:
 
 @pytest.mark.parametrize("requests", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_sizes_at_random_never_compile_never_meet_a_smaller_entry_and_never_mix_rows(sees: Sees, requests: int) -> None:
-    rng, before, refused = random.Random(0), compilations.count(), 0
+    rng, before, refused = random.Random(0), compilations.count_compilations(), 0
     pool = [drawn(rng) for _ in range(60)]
     alone: dict[int, list[int] | None] = {}
     for row, (ids, shown) in enumerate(pool):
@@ -273,7 +273,7 @@ def test_sizes_at_random_never_compile_never_meet_a_smaller_entry_and_never_mix_
         else:
             assert made == [id for ids in expected if ids is not None for id in ids]
 
-    assert compilations.count() == before
+    assert compilations.count_compilations() == before
     assert 0 < refused < requests
 
 

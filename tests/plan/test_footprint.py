@@ -106,14 +106,14 @@ def test_a_target_is_remarked_on_from_90_percent_and_refused_beyond_its_memory(
     memory = 16 << 30  # of a v5e; an l4 has 22.5 GiB
     found = held(memory // 2, math.ceil(share * memory) - memory // 2)
 
-    remarks, faults = list(footprint.remarks(TARGETS, found)), list(footprint.faults(TARGETS, found))
+    remarks, faults = list(footprint.nearly_full(TARGETS, found)), list(footprint.oversized(TARGETS, found))
 
     assert [line.partition(":")[0] for line in remarks if "tpu" in line] == [f"targets[{n}]" for n in remarked]
     assert [line.partition(":")[0] for line in faults] == [f"targets[{n}]" for n in refused]
 
 
 def test_a_remark_names_the_shares() -> None:
-    (remark,) = footprint.remarks(TARGETS[1:2], held(14 << 30, 1 << 30))
+    (remark,) = footprint.nearly_full(TARGETS[1:2], held(14 << 30, 1 << 30))
 
     assert remark == (
         "targets[0]: tpu: each device would hold weights of 14.0 GiB and state of 1.0 GiB of the 16.0 GiB that it has, "

@@ -62,7 +62,7 @@ def write(file: Path, data: object) -> None:
 
 def resolved(directory: Path, text: str) -> Plan:
     (directory / "a.yaml").write_text(text)
-    return plan.resolve(plan.read(directory / "a.yaml"))
+    return plan.resolve(plan.read_manifest(directory / "a.yaml"))
 
 
 def refused(directory: Path, text: str) -> str:
@@ -88,7 +88,7 @@ def shown(made: Plan) -> str:
 def test_plan_is_as_recorded(name, monkeypatch):
     monkeypatch.chdir(CASES / name)
 
-    made = plan.resolve(plan.read(Path("manifest.yaml")))
+    made = plan.resolve(plan.read_manifest(Path("manifest.yaml")))
 
     assert shown(made) == Path("plan.txt").read_text()
 
@@ -98,7 +98,7 @@ def test_faults_are_as_recorded(name, monkeypatch):
     monkeypatch.chdir(CASES / name)
 
     with pytest.raises(ManifestError) as caught:
-        plan.resolve(plan.read(Path("manifest.yaml")))
+        plan.resolve(plan.read_manifest(Path("manifest.yaml")))
 
     assert f"{caught.value}\n" == Path("error.txt").read_text()
 
@@ -111,7 +111,7 @@ def test_every_case_is_run():
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in CASES.glob("*/plan.txt")))
 def test_json_of_a_plan_loses_nothing(name):
-    made = plan.resolve(plan.read(CASES / name / "manifest.yaml"))
+    made = plan.resolve(plan.read_manifest(CASES / name / "manifest.yaml"))
 
     copy = Plan.from_json(made.to_json())
 
@@ -133,7 +133,9 @@ def test_key_ignores_yaml_order_and_comments(tiny):
 def test_defaults_are_in_the_key():
     given = Combo(prefill_length=64, max_length=64 + 64)
 
-    (case,) = [combo for combo in plan.resolve(plan.read(CASES / "zip/manifest.yaml")).combos if combo.batch_size == 8]
+    (case,) = [
+        combo for combo in plan.resolve(plan.read_manifest(CASES / "zip/manifest.yaml")).combos if combo.batch_size == 8
+    ]
 
     assert case == given.replace(batch_size=8, max_length=64 + 16)
 
@@ -151,7 +153,7 @@ def test_paths_are_relative_to_the_manifest_and_may_be_links(tiny, monkeypatch):
     (tiny / "a.yaml").write_text(MINIMAL.replace("tiny", "link"))
     monkeypatch.chdir("/")
 
-    made = plan.resolve(plan.read(tiny / "a.yaml"))
+    made = plan.resolve(plan.read_manifest(tiny / "a.yaml"))
 
     assert made.model.checkpoint == (tiny / "tiny").resolve()
     assert made.model.directory == tiny.resolve()
@@ -309,7 +311,7 @@ def test_a_tokenizer_with_another_eos_is_remarked_on_unless_the_manifest_decides
     write(tiny / "tiny/tokenizer.json", {"added_tokens": [{"id": 17, "content": "</s>"}]})
     made = resolved(tiny, MINIMAL + given)
 
-    assert plan.endings(plan.read(tiny / "a.yaml"), made) == remarks
+    assert plan.endings(plan.read_manifest(tiny / "a.yaml"), made) == remarks
 
 
 def test_numbers_that_json_does_not_have_are_kept_as_transformers_spells_them(tiny):
@@ -371,7 +373,7 @@ def test_dtype_defaults_to_that_of_the_configuration_then_of_the_weights_and_the
     config = {name: value for name, value in CONFIG.items() if name != "torch_dtype"}
     write(tiny / "tiny/config.json", config)
     without = resolved(tiny, MINIMAL).model.dtype
-    shapes = family.read(config).stored()
+    shapes = family.read_model_config(config).stored()
     numpy.save_file({name: np.zeros(s, np.float16) for name, s in shapes.items()}, tiny / "tiny/model.safetensors")
 
     assert (first, without) == ("bfloat16", "float32")
@@ -449,7 +451,7 @@ def test_a_quantized_plan_tells_the_bytes_of_its_weights(tiny):
     made = resolved(tiny, MINIMAL.replace("tiny}", "tiny, dtype: bfloat16, quantization: int8}"))
     plain = resolved(tiny, MINIMAL.replace("tiny}", "tiny, dtype: bfloat16}"))
 
-    found, wide = plan.stored(made), plan.stored(plain)
+    found, wide = plan.weight_bytes(made), plan.weight_bytes(plain)
 
     assert (set(found), set(wide)) == ({"int8", "float32", "bfloat16"}, {"bfloat16"})
     assert 2 * found["int8"] + found["bfloat16"] == wide["bfloat16"]
@@ -514,7 +516,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_line(tmp_path):
         (".", "Is a directory"),
     ):
         with pytest.raises(ManifestError, match=message):
-            plan.read(tmp_path / name)
+            plan.read_manifest(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from aot.precompile import Combo
 from aot.vision import Size
 
 CONFIG = json.loads((TESTS / "cases/checkpoint/config.json").read_text())
-IMAGES = family.read(seeing.QWEN2_VL, {}).encoder.images
+IMAGES = family.read_model_config(seeing.QWEN2_VL, {}).encoder.images
 BOTH = "vision_included: [false, true]"
 SEES = "vision_included: true"
 
@@ -44,7 +44,7 @@ def test_the_preprocessor_of_a_model_with_vision_is_in_the_plan(sees: Path) -> N
 
     assert made.model.preprocessor == {"image_processor_type": "Qwen2VLImageProcessor"}
     assert Plan.from_json(made.to_json()) == made
-    assert images.of(made) == IMAGES
+    assert images.images_of(made) == IMAGES
 
 
 def test_the_preprocessor_may_stand_in_the_configuration_of_the_processor(sees: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_factory_takes_vision_dimensions_as_it_likes(tmp_path: Path) -> None:
     )
     (tmp_path / "a.yaml").write_text(text + ", prefill_length: 1, vision_channels: 9}\n")
 
-    (combo,) = plan.resolve(plan.read(tmp_path / "a.yaml")).combos
+    (combo,) = plan.resolve(plan.read_manifest(tmp_path / "a.yaml")).combos
 
     assert vision.shape(combo) == Size(5, 7)
     assert combo.vision_channels == 9
@@ -237,7 +237,7 @@ SIZES = st.lists(st.builds(Size, SIDES, SIDES), min_size=1, max_size=5, unique=T
 
 
 def told(sizes: list[Size], pattern: str) -> list[tuple[str, ...]]:
-    text = "\n".join(shapes_of.of(sizes, "stretch"))
+    text = "\n".join(shapes_of.shape_remarks_of(sizes, "stretch"))
     return re.findall(pattern, text)
 
 

@@ -142,7 +142,7 @@ def test_an_index_with_restrictions_is_read_again() -> None:
 
 def test_a_token_that_is_never_drawn_is_no_better_than_the_recorded_one(restricted: Path) -> None:
     index = store.open(restricted).index
-    found = {entry.phase: entry for entry in entries.of(index, entries.place(index))}
+    found = {entry.phase: entry for entry in entries.entries_of(index, entries.place(index))}
     logits = np.zeros((1, index.generation.vocab_size if index.generation else 0), np.float32)
 
     first, later = (agreement._drawable(logits, found[phase])[0] for phase in ("prefill", "decode"))

@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     with Writer.stage(place) as writer:
         for data in (synthetic.PROGRAM, synthetic.EXECUTABLE, synthetic.TOKENIZER, CONFIG):
             writer.add(data)
-        index = synthetic.index(weight_writer.write(writer, plan, synthetic.ARRAYS.items()))
+        index = synthetic.index(weight_writer.write_tensors(writer, plan, synthetic.ARRAYS.items()))
         files = {**index.tokenizer, "tokenizer_config.json": synthetic.blob(CONFIG)}
         writer.publish(replace(index, tokenizer=files), attachments=ATTACHED)
     return Source.of(place)

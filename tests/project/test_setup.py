@@ -120,7 +120,7 @@ def test_a_python_that_is_named_is_taken_or_refused_and_no_other(tmp_path: Path,
 
 
 def test_the_day_on_which_python_3_11_ends_is_that_of_its_jax() -> None:
-    last = Release("0.10.2", datetime.date.fromisoformat(releases.table()["0.10.2"])).valid_until
+    last = Release("0.10.2", datetime.date.fromisoformat(releases.release_days()["0.10.2"])).valid_until
 
     assert f"last={last} " in (ROOT / "tools" / "setup").read_text()
     assert "jax==0.10.2\n" in (ROOT / "constraints-python-3.11.txt").read_text()

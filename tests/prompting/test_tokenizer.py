@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def planned(checkpoint: Path, more: str = "") -> Plan:
     file = checkpoint.parent / "a.yaml"
     file.write_text(MANIFEST.format(more=more))
-    return plans.resolve(plans.read(file))
+    return plans.resolve(plans.read_manifest(file))
 
 
 def put_pair(directory: Path) -> None:
@@ -67,15 +67,15 @@ def test_a_tokenizer_of_another_kind_becomes_one_with_the_ids_of_transformers(
     put(checkpoint)
     plan = planned(checkpoint)
 
-    made = tokenizer.files(plan.model.tokenizer)
+    made = tokenizer.tokenizer_blobs(plan.model.tokenizer)
 
     text, theirs = Text.from_files(made, "bundle a"), AutoTokenizer.from_pretrained(checkpoint)
     assert [text.encode(each) for each in CORPUS] == [theirs(each)["input_ids"] for each in CORPUS]
     assert [text.decode(text.encode(each)) for each in CORPUS] == CORPUS
-    assert "is made of" in tokenizer.remarks(plan)[0]
-    read = {name for name, _ in tokenizer.read(plan.model.tokenizer)}
+    assert "is made of" in tokenizer.tokenizer_remarks(plan)[0]
+    read = {name for name, _ in tokenizer.tokenizer_sources(plan.model.tokenizer)}
     assert read >= ({"tekken.json"} if put is put_tekken else {"vocab.json", "merges.txt", "tokenizer_config.json"})
-    assert "transformers" in tokenizer.wheels(plan.model.tokenizer)
+    assert "transformers" in tokenizer.converter_wheels(plan.model.tokenizer)
 
 
 def test_a_sentencepiece_model_becomes_a_tokenizer_with_its_own_ids(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_with_its_own_ids(tmp_path: Pa
     )  # fmt: skip
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
 
-    text = Text.from_files(tokenizer.files(tmp_path), "bundle a")
+    text = Text.from_files(tokenizer.tokenizer_blobs(tmp_path), "bundle a")
 
     lines = [line for each in CORPUS for line in each.split("\n") if line]
     assert [text.encode(line) for line in lines] == [theirs.encode(line) for line in lines]
@@ -104,12 +104,15 @@ def test_a_tokenizer_that_cannot_be_converted_is_a_remark_and_an_error_where_it_
     shutil.copy(checkpoint / name, checkpoint.parent / "other")
     plan = planned(checkpoint)
 
-    (remark,) = tokenizer.remarks(plan)
+    (remark,) = tokenizer.tokenizer_remarks(plan)
 
     assert remark.startswith(f"tokenizer: {name} cannot be converted, so the bundle takes token ids alone: ")
-    assert (tokenizer.files(plan.model.tokenizer), tokenizer.read(plan.model.tokenizer)) == ({}, [])
+    assert (tokenizer.tokenizer_blobs(plan.model.tokenizer), tokenizer.tokenizer_sources(plan.model.tokenizer)) == (
+        {},
+        [],
+    )
     with pytest.raises(InputError, match=f"model.tokenizer: .* has no tokenizer.json, and {name} cannot be converted"):
-        tokenizer.remarks(planned(checkpoint, ", tokenizer: other"))
+        tokenizer.tokenizer_remarks(planned(checkpoint, ", tokenizer: other"))
 
 
 def test_a_directory_without_any_tokenizer_is_refused_where_it_was_asked_for(checkpoint: Path) -> None:
@@ -151,11 +154,11 @@ def test_what_could_not_be_served_from_is_found_by_plan_and_build(
 def test_templates_of_processors_and_further_ones_are_carried_and_named(checkpoint: Path) -> None:
     shutil.copy(TINY.parent / "tiny" / "tokenizer.json", checkpoint)
     (checkpoint / "chat_template.json").write_text('{"chat_template": "json"}')
-    alone = tokenizer.files(checkpoint)
+    alone = tokenizer.tokenizer_blobs(checkpoint)
     (checkpoint / "additional_chat_templates").mkdir()
     (checkpoint / "additional_chat_templates/default.jinja").write_text("default")
 
-    both = tokenizer.files(checkpoint)
+    both = tokenizer.tokenizer_blobs(checkpoint)
 
     assert (alone.keys(), both.keys()) == (
         {"tokenizer.json", "chat_template.json"},

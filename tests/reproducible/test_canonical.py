@@ -43,8 +43,8 @@ def executable(data: bytes) -> bytes:
 
 def rearranged(change) -> bytes:
     """An executable whose module has other fields: what `change` makes of the list of them."""
-    header, message = canonical._split(raw())
-    return header + wire.within(message, (1,), lambda module: wire.join(change(wire.fields(module))))
+    header, message = wire.framed(raw())
+    return header + wire.changed_within(message, (1,), lambda module: wire.join(change(wire.fields(module))))
 
 
 @pytest.mark.parametrize("program", ["mixed", "shift"])

@@ -43,7 +43,7 @@ Mutation = Callable[[Path], Plan]
 
 
 def resolved(manifest: Path) -> Plan:
-    return plans.resolve(plans.read(manifest))
+    return plans.resolve(plans.read_manifest(manifest))
 
 
 def in_manifest(old: str, new: str) -> Mutation:

@@ -74,7 +74,7 @@ def test_the_first_instruction_outside_is_given_with_its_place():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="XLA compiles for the machine it runs on")
 def test_compiled_programs_keep_to_what_they_declare():
-    instructions.check(canonical.executable(native.built("avx2")["mixed"], AVX2), AVX2)
+    instructions.check_instructions(canonical.executable(native.built("avx2")["mixed"], AVX2), AVX2)
 
 
 def test_the_error_names_instruction_function_and_isa():
@@ -83,8 +83,8 @@ def test_the_error_names_instruction_function_and_isa():
     wide = canonical.executable(native.built("avx512")["mixed"], AVX512)
 
     with pytest.raises(AotError, match=r"^executable: 'v\w+' \(.+\) in function '\w+' is outside avx2, .+; change"):
-        instructions.check(wide, AVX2)
-    instructions.check(wide, AVX512)
+        instructions.check_instructions(wide, AVX2)
+    instructions.check_instructions(wide, AVX512)
 
 
 def test_an_object_that_is_no_elf_file_is_refused():
@@ -92,4 +92,4 @@ def test_an_object_that_is_no_elf_file_is_refused():
     forged = b"\x00" + wire.delimited(1, module.raw).raw
 
     with pytest.raises(AotError, match="object file 'kernel' is no ELF file"):
-        instructions.check(forged, AVX2)
+        instructions.check_instructions(forged, AVX2)

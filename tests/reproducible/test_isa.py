@@ -88,7 +88,7 @@ def test_a_machine_that_nobody_can_ask_has_no_features_and_lacks_none_by_name(hi
 
     assert isa.machine() == isa.Machine(platform.machine(), frozenset())
     if platform.machine() == "x86_64":
-        assert fit.cause(executable) == (
+        assert fit.misfit_cause(executable) == (
             "built for cpu avx2, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
         )
 

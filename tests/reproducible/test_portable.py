@@ -83,7 +83,7 @@ def test_a_target_that_says_fast_is_the_one_that_says_nothing(tmp_path: Path) ->
     found = []
     for name, text in (("fast", fast), ("silent", fast.replace(", arithmetic: fast", ""))):
         (tmp_path / f"{name}.yaml").write_text(text)
-        found.append(plans.resolve(plans.read(tmp_path / f"{name}.yaml")).targets)
+        found.append(plans.resolve(plans.read_manifest(tmp_path / f"{name}.yaml")).targets)
 
     assert found[0] == found[1]
     assert "arithmetic" not in text
@@ -98,13 +98,13 @@ def test_the_arithmetic_is_recorded_in_target_and_flags(bundle: Bundles) -> None
 
 
 def test_a_build_of_int8_records_what_it_costs_and_no_other_build_does(bundle: Bundles, tiny_bundle: Path) -> None:
-    found = loss.read(store.open(bundle("int8")))
+    found = loss.read_loss(store.open(bundle("int8")))
 
     assert found is not None
     assert (found.quantization, found.dtype, found.tokens) == ("int8", "float32", 12)
     assert 0 < found.nats < loss.LARGE
     assert aot("inspect", bundle("int8"), "--json").document["loss"] == vars(found)
-    assert loss.read(store.open(tiny_bundle)) is None
+    assert loss.read_loss(store.open(tiny_bundle)) is None
 
 
 def nudged(document: bytes) -> bytes:
@@ -121,7 +121,7 @@ def test_golden_outputs_are_compared_bit_by_bit_where_arithmetic_is_portable_and
     for arithmetic in ("portable", "fast"):
         opened = store.open(bundle("int8", arithmetic))
         document = opened.attachment("golden") or b""
-        recorded, _ = expected.read(document, "golden")
+        recorded, _ = expected.read_golden(document, "golden")
         told = {name.verdict for name in golden.replay(opened, document)}
         later = {made.phase: made.verdict for made in golden.replay(opened, nudged(document))}
         found[arithmetic] = {made.tolerance for made in recorded.values()} == {0.0}, told, later["prefill"]
@@ -139,4 +139,6 @@ def test_what_was_recorded_in_portable_arithmetic_is_compared_with_tolerance_whe
     replayed = golden.replay(fast, nudged(portable.attachment("golden") or b""))
 
     assert {made.verdict for made in replayed} == {"reproduced"}
-    assert all(entry.calls and golden.tolerance(entry) > 0 for entry in entries.of(fast.index, entries.ONE_DEVICE))
+    assert all(
+        entry.calls and golden.tolerance(entry) > 0 for entry in entries.entries_of(fast.index, entries.ONE_DEVICE)
+    )

@@ -79,7 +79,7 @@ def executables(bundle: Path) -> list[tuple[isa.Baseline, bytes]]:
 
 def test_two_builds_of_one_manifest_give_the_same_digest_and_bytes(small_bundle: Path, elsewhere: Path) -> None:
     one, other = store.open(small_bundle), store.open(elsewhere)
-    roles = {role for _, role, _, _ in records.stored(one.index)}
+    roles = {role for _, role, _, _ in records.stored_blobs(one.index)}
 
     assert one.digest == other.digest
     assert len(store.verify(small_bundle).blobs) == len(store.verify(elsewhere).blobs)
@@ -103,7 +103,7 @@ def test_every_executable_keeps_to_the_isa_that_it_declares(small_bundle: Path) 
 
     assert {baseline.name for baseline, _ in found} == set(ISAS)
     for baseline, data in found:
-        instructions.check(data, baseline)
+        instructions.check_instructions(data, baseline)
         target = canonical.compiled_for(data)
         assert (target.cpu, target.features) == (baseline.level, tuple(f"+{name}" for name in baseline.llvm))
 
@@ -111,7 +111,7 @@ def test_every_executable_keeps_to_the_isa_that_it_declares(small_bundle: Path) 
 def test_what_is_built_for_avx512_does_not_pass_for_avx2(small_bundle: Path) -> None:
     def passes(data: bytes) -> bool:
         try:
-            instructions.check(data, isa.baseline("avx2"))
+            instructions.check_instructions(data, isa.baseline("avx2"))
         except AotError:
             return False
         return True

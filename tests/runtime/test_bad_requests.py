@@ -156,8 +156,8 @@ def reindex(root: Path, index: Index) -> None:
     named = {layer.digest for layer in oci.layers(old.index)} - {layer.digest for layer in layers}
     for gone in named | about | {old.digest}:
         synthetic.blob_file(root, gone).unlink()
-    synthetic.blob_file(root, digest.of(data)).write_bytes(data)
-    synthetic.reseal(root, oci.write_manifest(oci.Descriptor(digest.of(data), len(data), oci.CONFIG), layers))
+    synthetic.blob_file(root, digest.digest_of(data)).write_bytes(data)
+    synthetic.reseal(root, oci.write_manifest(oci.Descriptor(digest.digest_of(data), len(data), oci.CONFIG), layers))
 
 
 def test_a_decode_that_takes_other_steps_than_it_says_is_an_error_of_the_bundle(

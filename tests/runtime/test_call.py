@@ -71,7 +71,7 @@ def test_an_array_that_its_owner_changes_afterwards_stays_as_it_was_given(execut
 
 def test_an_input_that_a_call_uses_up_is_put_each_time(executor, family):
     index = store.open(family("qwen2").bundle).index
-    entry = next(e for e in entries.of(index, entries.ONE_DEVICE) if e.phase == "decode")
+    entry = next(e for e in entries.entries_of(index, entries.ONE_DEVICE) if e.phase == "decode")
     ((place, _),) = entry.chain.calls
     taken = dict(zip(entry.calls[0][1].takes, index.programs[place].arguments, strict=True))
     arguments = tuple(dataclasses.replace(a, donated=a is taken["input/stop"]) for a in index.programs[place].arguments)
@@ -163,7 +163,7 @@ def test_loading_to_compile_asks_of_each_program_once_whether_it_fits(tiny_bundl
 def test_a_call_takes_at_most_100_microseconds_above_its_executable(tiny_bundle):
     with aot.load(tiny_bundle) as model:
         model.generate([5], max_new_tokens=2)
-        found = dispatch.measure(model, model.bundle.index.combos[0].key, lambda: None)
+        found = dispatch.measure_dispatch(model, model.bundle.index.combos[0].key, lambda: None)
     print({name: f"{seconds * 1e6:.0f} µs" for name, seconds in found.items()})
 
     assert found["step"] < 50e-6

@@ -55,7 +55,7 @@ def rewritten(bundle: Path, change: Callable[[Index], Index], destination: Path)
     opened = store.open(bundle)
     index = change(opened.index)
     with Writer.stage(destination) as writer:
-        for _, _, name, size in records.stored(index):
+        for _, _, name, size in records.stored_blobs(index):
             writer.add(opened.read(name, size))
         writer.publish(codec.decode(codec.encode(index), "changed"))
     return destination
@@ -132,7 +132,7 @@ def test_a_flipped_bit_in_what_would_be_loaded_is_named(
     tiny_bundle: Path, run: Run, tmp_path: Path, command: str, role: str
 ) -> None:
     copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
-    name = next(name for _, found, name, _ in records.stored(store.open(copy).index) if found == role)
+    name = next(name for _, found, name, _ in records.stored_blobs(store.open(copy).index) if found == role)
     blob = copy / store.BLOBS / digest.hex_of(name)
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
@@ -228,14 +228,14 @@ def test_causes_name_each_target_that_does_not_fit(tiny_bundle: Path, monkeypatc
 
 def test_strict_refuses_what_does_not_fit_and_compiles_nothing(tiny_bundle: Path, run: Run, monkeypatch: Any) -> None:
     pretend(monkeypatch, WITHOUT)
-    before = compilations.count()
+    before = compilations.count_compilations()
     done = run("run", tiny_bundle, "--prompt", PROMPT, "--json")
     with pytest.raises(MachineError, match=r"lacks avx2, fma; rebuild .*'compile'"):
         aot.load(tiny_bundle)
 
     assert (done.code, done.out) == (4, "")
     assert len(done.err.splitlines()) == 1
-    assert compilations.count() == before
+    assert compilations.count_compilations() == before
 
 
 def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
@@ -243,12 +243,12 @@ def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
 ) -> None:
     expected = aot.load(tiny_bundle).generate(PROMPT).token_ids
     monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
-    before = compilations.count()
+    before = compilations.count_compilations()
     with caplog.at_level(logging.WARNING, "aot"):
         done = run("run", tiny_bundle, "--prompt", PROMPT, "--policy", "compile", "--json")
 
     assert done.code == 0, done.err
     assert json.loads(done.out)["results"][0]["token_ids"] == list(expected)
-    assert json.loads(done.out)["compilations"] >= compilations.count() - before > 0
+    assert json.loads(done.out)["compilations"] >= compilations.count_compilations() - before > 0
     assert any("compiling program decode" in message for message in caplog.messages)
     assert all("built by jaxlib" in message for message in caplog.messages)

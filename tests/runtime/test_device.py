@@ -47,16 +47,18 @@ targets: {targets}
 
 def gpu() -> str | None:
     """The name, for targets, of the GPU that this machine has."""
-    found = machine.of("cuda").devices
+    found = machine.accelerators_of("cuda").devices
     named = (name for name in devices.gpus() for kind in devices.gpu(name).kinds if found and kind == found[0].kind)
     return next(named, None)
 
 
 def lacking() -> str:
     """Why nothing runs on a GPU here; empty where it does."""
-    if not machine.of("cuda").devices:
+    if not machine.accelerators_of("cuda").devices:
         return "this machine has no NVIDIA GPU"
-    return extras.missing("cuda") or ("" if gpu() else f"no target names {machine.of('cuda').devices[0].kind}")
+    return extras.missing("cuda") or (
+        "" if gpu() else f"no target names {machine.accelerators_of('cuda').devices[0].kind}"
+    )
 
 
 CUDA = pytest.param("cuda", marks=[pytest.mark.device, pytest.mark.skipif(bool(lacking()), reason=lacking())])

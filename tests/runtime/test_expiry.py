@@ -194,12 +194,12 @@ Install = Callable[[str], None]
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Has another jax installed, in this process and for all that it reads of it, beside a table of three releases."""
-    monkeypatch.setattr(releases, "table", lambda: DAYS)
+    monkeypatch.setattr(releases, "release_days", lambda: DAYS)
     return lambda version: monkeypatch.setattr(releases, "_installed", lambda: version)
 
 
 def test_the_table_goes_by_the_days_of_the_releases() -> None:
-    found = releases.table()
+    found = releases.release_days()
 
     assert sorted(found, key=found.__getitem__) == list(found)
     assert all(datetime.date.fromisoformat(day).isoformat() == day for day in found.values())
@@ -252,13 +252,13 @@ def test_a_jax_that_is_broken_or_of_a_day_unknown_or_wrong_is_refused_by_name(
 def test_the_advice_names_the_newest_jax_that_is_no_broken_one_and_the_python_that_it_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(releases, "table", lambda: DAYS)
+    monkeypatch.setattr(releases, "release_days", lambda: DAYS)
     old, new = (Release(version, datetime.date.fromisoformat(DAYS[version])) for version in ("0.10.2", "0.11.1"))
     monkeypatch.setattr(releases, "_PYTHON", (3, 99))
     on_older = [releases.newer(old), releases.newer(new)]
     monkeypatch.setattr(releases, "_PYTHON", (3, 1))
     on_newer = releases.newer(old)
-    monkeypatch.setattr(releases, "table", lambda: {name: DAYS[name] for name in ("0.10.2", "0.11.0")})
+    monkeypatch.setattr(releases, "release_days", lambda: {name: DAYS[name] for name in ("0.10.2", "0.11.0")})
 
     assert on_older == ["install jax 0.11.1, on Python 3.99 or newer", "install a newer jax"]
     assert on_newer == "install jax 0.11.1"
@@ -342,7 +342,7 @@ def test_plan_and_build_remark_from_eight_weeks_before_the_end_and_not_earlier(
     remarks = {}
     for left in (57, 56, -1):
         put_clock(monkeypatch, datetime.date.fromisoformat(release.valid_until) - left * DAY)
-        remarks[left] = releases.remarks(release)
+        remarks[left] = releases.expiry_remarks(release)
         done = run("plan", manifest, "--json")
         assert (done.code, done.document["valid_until"]) == (0, release.valid_until)
         assert done.err.splitlines() == [f"remark: {remark}" for remark in remarks[left]]

@@ -102,14 +102,14 @@ def test_what_jax_is_told_to_leave_alone_is_not_there(monkeypatch: Any, named: s
     monkeypatch.setattr(machine, "_gpus", lambda: Accelerators((H200,)))
     monkeypatch.setenv("JAX_PLATFORMS", named)
 
-    assert len(machine.of("cuda").devices) == shown
+    assert len(machine.accelerators_of("cuda").devices) == shown
 
 
 def test_a_machine_without_drivers_has_nothing_and_loads_no_library(monkeypatch: Any) -> None:
     machine._gpus.cache_clear()
     monkeypatch.setattr(machine.os.path, "exists", lambda path: False)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail(f"loaded {name}"))
-    found = machine.of("cuda")
+    found = machine.accelerators_of("cuda")
     machine._gpus.cache_clear()
 
     assert found == Accelerators(())

@@ -211,7 +211,7 @@ def test_without_a_home_the_weights_are_checked_each_time(bundle, monkeypatch):
     def nowhere(kind):
         raise AotError("state: this user has no home directory")
 
-    monkeypatch.setattr(directories, "of", nowhere)
+    monkeypatch.setattr(directories, "directory_of", nowhere)
     verified.remember(bundle, store.open(bundle).index.weights)
 
     assert not is_known(bundle)

@@ -33,7 +33,7 @@ def lowered(home: Path, writer: Writer, target: Mapping[str, Any]) -> ProgramRec
     mesh = options.get("mesh", {"data": 1})
     text += f"targets: []\npartition: {{mesh: {mesh}, rules: [[input/x, [data]], [.*, []]]}}\n"
     path.write_text(text.replace("'", '"'))
-    plan = plans.resolve(plans.read(path))
+    plan = plans.resolve(plans.read_manifest(path))
     with Worker() as worker:
         made = worker.request("lower", plan=plan.to_json(), staging=str(writer.root))
     (program,) = (decoded(ProgramRecord, each) for each in made["programs"])

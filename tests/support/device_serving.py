@@ -20,7 +20,7 @@ def main(bundle: str) -> None:
     with aot.load(bundle) as model:
         results = model.generate(PROMPTS, temperature=0.0)
         pieces = model.generate(PROMPTS[0], n=2, temperature=0.0)
-        compiled = compilations.count()
+        compiled = compilations.count_compilations()
         (executor,) = model._running
         held = [device(buffer) for buffer in executor._weights.values()]
     document = {

@@ -79,7 +79,7 @@ def another_choice() -> None:
 
     def executable(*arguments: Any) -> records.ExecutableRecord:
         another_code()
-        return replace(original(*arguments), tuning=records.BlobRecord(digest.of(b"choices"), 7))
+        return replace(original(*arguments), tuning=records.BlobRecord(digest.digest_of(b"choices"), 7))
 
     compile.executable = executable
 
@@ -90,8 +90,8 @@ def another_setting() -> None:
 
 def another_window() -> None:
     """A release whose day we had wrong."""
-    days = releases.table()
-    releases.table = lambda: dict.fromkeys(days, "2029-07-01")
+    days = releases.release_days()
+    releases.release_days = lambda: dict.fromkeys(days, "2029-07-01")
 
 
 LOWERING: dict[str, Callable[[], None]] = {
@@ -106,7 +106,10 @@ COMPILING: dict[str, Callable[[], None]] = {
     "flags": another_flag,
     "executables": another_code,
 }
-RECORDS: dict[str, dict[str, Any]] = {"format": {"format": 2}, "origin": {"origin": digest.of(b"another bundle")}}
+RECORDS: dict[str, dict[str, Any]] = {
+    "format": {"format": 2},
+    "origin": {"origin": digest.digest_of(b"another bundle")},
+}
 
 
 def forked(task: Callable[[], Any]) -> Any:
@@ -129,9 +132,11 @@ def forked(task: Callable[[], Any]) -> Any:
 def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     LOWERING.get(job["patch"], lambda: None)()
     plan = Plan.from_json(job["plan"])
-    made = lower.write(plan, writer, lambda *_: None)
-    measured = weights.measure(plan, lambda *_: None).record if job["weights"] else records.WeightsRecord((), {})
-    index = build.indexed(plan, made, measured, writer, releases.installed().valid_until)
+    made = lower.lower_programs(plan, writer, lambda *_: None)
+    measured = (
+        weights.measure_weights(plan, lambda *_: None).record if job["weights"] else records.WeightsRecord((), {})
+    )
+    index = build.build_index(plan, made, measured, writer, releases.installed().valid_until)
     return replace(index, **RECORDS.get(job["patch"], {}))
 
 
@@ -161,7 +166,7 @@ def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> 
         "key": sorted(combo.key for combo in index.combos),
         "program": sorted(program.digest for program in index.programs),
         "executable": sorted({e.digest for program in index.programs for e in program.executables}),
-        "bundle": digest.of(codec.encode(index)),
+        "bundle": digest.digest_of(codec.encode(index)),
     }
 
 

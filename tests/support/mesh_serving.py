@@ -57,7 +57,7 @@ def main(bundle: str, devices: Any) -> None:
         held = {"weights": executor._weights.values(), "cache": cache.values()}
         document = {
             "answers": answers(model),
-            "compilations": compilations.count(),
+            "compilations": compilations.count_compilations(),
             "held": {name: bytes_each(buffers) for name, buffers in held.items()},
             "cache": sum(buffer.nbytes for buffer in cache.values()),
         }

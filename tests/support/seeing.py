@@ -58,4 +58,4 @@ def write(directory: Path, config: dict[str, object] = QWEN2_VL) -> Path:
 def resolved(directory: Path, precompile: str) -> Plan:
     """The plan of a manifest over the checkpoint, with these lists on its third line."""
     (directory / "a.yaml").write_text(f"name: a\nmodel: {{checkpoint: sees}}\nprecompile: {{{precompile}}}\n")
-    return plan.resolve(plan.read(directory / "a.yaml"))
+    return plan.resolve(plan.read_manifest(directory / "a.yaml"))

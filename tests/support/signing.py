@@ -118,8 +118,8 @@ def put(root: Path, kind: str, data: bytes | None) -> None:
         synthetic.blob_file(root, old.attachments[kind].digest).unlink()
     layers = [layer for layer in old.layers if layer != old.attachments.get(kind)]
     if data is not None:
-        synthetic.blob_file(root, digest.of(data)).write_bytes(data)
-        layers.append(oci.Descriptor(digest.of(data), len(data), oci.ATTACHMENTS[kind], old.config.digest))
+        synthetic.blob_file(root, digest.digest_of(data)).write_bytes(data)
+        layers.append(oci.Descriptor(digest.digest_of(data), len(data), oci.ATTACHMENTS[kind], old.config.digest))
     synthetic.reseal(root, oci.write_manifest(old.config, layers))
 
 

@@ -165,7 +165,7 @@ def digest(function, arguments, devices, options):
 
     given = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments]
     stored = bytes(export.export(jax.jit(function), platforms=["cpu"])(*given).serialize())
-    return aot.digest.of(cpu.compiled(compile.lowered(stored, (), devices), options).data)
+    return aot.digest.digest_of(cpu.compiled(compile.lowered_for(stored, (), devices), options).data)
 
 
 def main(target, names):

@@ -42,7 +42,7 @@ ARRAYS = {
 
 
 def blob(data: bytes) -> BlobRecord:
-    return BlobRecord(digest.of(data), len(data))
+    return BlobRecord(digest.digest_of(data), len(data))
 
 
 def write(destination: Path, replace: bool = False, jaxlib: str = JAXLIB) -> str:
@@ -51,7 +51,7 @@ def write(destination: Path, replace: bool = False, jaxlib: str = JAXLIB) -> str
         for data in (PROGRAM, EXECUTABLE, TOKENIZER):
             writer.add(data)
         plan = weights.plan({path: (array.dtype.name, array.shape) for path, array in ARRAYS.items()})
-        return writer.publish(index(weight_writer.write(writer, plan, ARRAYS.items()), jaxlib), replace)
+        return writer.publish(index(weight_writer.write_tensors(writer, plan, ARRAYS.items()), jaxlib), replace)
 
 
 def index(stored: WeightsRecord | None = None, jaxlib: str = JAXLIB) -> Index:
@@ -118,7 +118,7 @@ def _program(jaxlib: str) -> ProgramRecord:
     )
     executable = ExecutableRecord(
         {"cpu": {"isa": "avx2", "threads": 32}},
-        digest.of(EXECUTABLE),
+        digest.digest_of(EXECUTABLE),
         len(EXECUTABLE),
         ("--xla_cpu_max_isa=AVX2",),
         {"jaxlib": jaxlib},
@@ -168,9 +168,9 @@ def blob_file(root: Path, name: str) -> Path:
 
 def rewire(root: Path, data: bytes) -> None:
     """Gives a bundle another index, its digests in order, so that a fault in it is the only one; no attachments."""
-    blob_file(root, digest.of(data)).write_bytes(data)
+    blob_file(root, digest.digest_of(data)).write_bytes(data)
     old = oci.read_manifest(manifest_of(root).read_bytes(), "manifest")
-    config = oci.Descriptor(digest.of(data), len(data), oci.CONFIG)
+    config = oci.Descriptor(digest.digest_of(data), len(data), oci.CONFIG)
     for gone in (old.config, *old.attachments.values()):
         blob_file(root, gone.digest).unlink()
     reseal(root, oci.write_manifest(config, (layer for layer in old.layers if layer.subject is None)))
@@ -179,5 +179,5 @@ def rewire(root: Path, data: bytes) -> None:
 def reseal(root: Path, manifest: bytes) -> None:
     """Gives a bundle another image manifest."""
     manifest_of(root).unlink()
-    blob_file(root, digest.of(manifest)).write_bytes(manifest)
+    blob_file(root, digest.digest_of(manifest)).write_bytes(manifest)
     (root / "index.json").write_bytes(oci.write_index(manifest))

@@ -82,7 +82,7 @@ class Draft:
 
     def replace(self, name: str, data: bytes) -> None:
         """Puts other bytes in the place of a blob."""
-        new = digest.of(data)
+        new = digest.digest_of(data)
         self.blobs[new] = data
         wire.renamed(self.index, name, new, len(data))
 
@@ -90,15 +90,17 @@ class Draft:
         """The directory. Files that are as in the sound bundle are links to its."""
         (root / BLOBS).mkdir(parents=True)
         data = self.encode(self.index)
-        config = oci.Descriptor(digest.of(data), len(data), oci.CONFIG)
+        config = oci.Descriptor(digest.digest_of(data), len(data), oci.CONFIG)
         kinds = {kind: self._about(kind, config.digest) for kind in sorted(self.attachments)}
-        attached = [oci.Descriptor(digest.of(d), len(d), oci.ATTACHMENTS[k], config.digest) for k, d in kinds.items()]
+        attached = [
+            oci.Descriptor(digest.digest_of(d), len(d), oci.ATTACHMENTS[k], config.digest) for k, d in kinds.items()
+        ]
         layers = list(wire.layers(self.index))
         manifest = self.seal(oci.write_manifest(config, [*layers, *attached]))
         for layer in layers:
             self._put(root, layer.digest)
         for each in (data, manifest, *kinds.values()):
-            fresh(root / BLOBS / digest.hex_of(digest.of(each)), each)
+            fresh(root / BLOBS / digest.hex_of(digest.digest_of(each)), each)
         (root / "index.json").write_bytes(oci.write_index(manifest))
         (root / "oci-layout").write_bytes(oci.LAYOUT)
         for act in self.after:

@@ -80,7 +80,7 @@ def template(rng: random.Random, draft: Draft) -> str:
     """The chat template: another one in its configuration, or in a file of its own."""
     text = rng.choice(_TEMPLATES)
     if rng.random() < 0.5:
-        record = {"digest": digest.of(text.encode()), "bytes": len(text.encode())}
+        record = {"digest": digest.digest_of(text.encode()), "bytes": len(text.encode())}
         draft.blobs[record["digest"]] = text.encode()
         draft.index["tokenizer"]["chat_template.jinja"] = record
         draft.free = True

@@ -104,7 +104,7 @@ def _state() -> str:
     sources = [*sorted((ROOT / "aot").rglob("*.py")), *sorted((ROOT / "aot").rglob("*.json")), Path(__file__)]
     found = {str(path.relative_to(ROOT)): digest.of_file(path) for path in sources}
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    name = digest.of(digest.canonical_json({"sources": found, "versions": versions}))
+    name = digest.digest_of(digest.canonical_json({"sources": found, "versions": versions}))
     return f"{_PREFIX}{digest.hex_of(name)[:16]}"
 
 

@@ -19,9 +19,9 @@ _MORE = ("GB/s", "% of read", "peak GiB", "same tokens")
 def show(found: Mapping[str, Documents], failed: Mapping[str, str], bandwidth: float | None, baseline: str) -> None:
     """Medians with lowest and highest, how many times the baseline's they are, versions, and what failed and why."""
     console = output.console()
-    table = output.table("", *_TIMED.values(), *_MORE, right=_MORE)
+    table = output.empty_table("", *_TIMED.values(), *_MORE, right=_MORE)
     known = {} if bandwidth is None else {"bandwidth": bandwidth}
-    results = {name: figures.of([{**each, **known} for each in _good(found[name])]) for name in found}
+    results = {name: figures.figures_of([{**each, **known} for each in _good(found[name])]) for name in found}
     for name, result in results.items():
         if result:
             timed = [_against(result, results.get(baseline, {}), each) for each in _TIMED]

@@ -48,10 +48,10 @@ def executable(raw: bytes, baseline: Baseline) -> bytes:
     """
     with _Expecting():
         header, message = wire.framed(raw)
-        message = wire.within(message, (_MODULE,), _sorted_objects)
-        message = wire.within(message, (_MODULE, _TARGET), lambda target: _declared(target, baseline))
+        message = wire.changed_within(message, (_MODULE,), _sorted_objects)
+        message = wire.changed_within(message, (_MODULE, _TARGET), lambda target: _declared(target, baseline))
         for place in (_DEBUG_IN_MODULE, _DEBUG_IN_OPTIONS):
-            message = wire.within(message, place, _without_llvm_options)
+            message = wire.changed_within(message, place, _without_llvm_options)
         return header + message
 
 

@@ -43,7 +43,7 @@ class Platform(Protocol):
 _PLATFORMS = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
 
 
-def check(target: Target) -> None:
+def check_target(target: Target) -> None:
     """Raises InputError or MachineError where this machine cannot compile for the target."""
     platform, options = _of(target)
     platform.check(options)
@@ -85,11 +85,11 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
 
     settings.apply()
     platform, options = _of(target)
-    if tuned := tuning.of(target):
+    if tuned := tuning.tuning_blob(target):
         tuning.lay(writer.read(tuned.digest), str(options.get("device")))
     devices = platform.devices(options, math.prod(size for _, size in mesh))
     try:
-        made = platform.compiled(lowered(writer.read(program), mesh, devices), options)
+        made = platform.compiled(lowered_for(writer.read(program), mesh, devices), options)
     except jax.errors.JaxRuntimeError as error:
         raise refusal(program, target, str(error)) from error
     canonical.check_paths(made.data, f"executable of program {program[:19]}…")
@@ -123,7 +123,7 @@ def _of(target: Target) -> tuple[Platform, Mapping[str, Any]]:
     return cast(Platform, _PLATFORMS[kind]), options
 
 
-def lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
+def lowered_for(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
     """A stored program for the mesh of some devices, in their order; on one device no mesh is named."""
     import jax
     import numpy as np
@@ -134,7 +134,9 @@ def lowered(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:
     grid: Any = np.array(devices, object).reshape([size for _, size in mesh])
     named = jax.sharding.Mesh(grid, [name for name, _ in mesh])
     alone = SingleDeviceSharding(devices[0])
-    return exports.lowered(program, lambda exported: [given or alone for given in exported.in_shardings_jax(named)])
+    return exports.lower_export(
+        program, lambda exported: [given or alone for given in exported.in_shardings_jax(named)]
+    )
 
 
 def _memory(analysis: Any) -> dict[str, int]:

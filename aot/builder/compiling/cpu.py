@@ -90,7 +90,7 @@ def compiled(lowered: Any, options: Options) -> Made:
     baseline = _baseline(options)
     made = way().compile(lowered, baseline, xla_flags.options("cpu", options.get("xla_flags", ())))
     data = canonical.executable(bytes(made.runtime_executable().serialize()), baseline)
-    instructions.check(data, baseline)
+    instructions.check_instructions(data, baseline)
     return Made(data, made.memory_analysis(), way().cost(made))
 
 

@@ -91,7 +91,7 @@ def present(options: Options, number: int) -> list[Any]:
     return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
 
 
-def chosen(lowered: Any, options: Options) -> str:
+def tried_choices(lowered: Any, options: Options) -> str:
     """What XLA chooses by trying it out on the devices that it compiles for, with all that it chose here before."""
     known = {"xla_gpu_load_autotune_results_from": _CHOSEN} if Path(_CHOSEN).exists() else {}
     lowered.compile({**_TUNED, **known, "xla_gpu_dump_autotune_results_to": _CHOSEN, **_given(options)})

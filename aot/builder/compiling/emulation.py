@@ -21,7 +21,7 @@ def python(environment: Mapping[str, str] = os.environ) -> list[str]:
     return [*([_EMULATOR, "-cpu", cpu] if cpu else []), sys.executable]
 
 
-def check(cpu: str) -> None:
+def check_emulator(cpu: str) -> None:
     """Raises InputError where there is no emulator, or none that knows the CPU."""
     if shutil.which(_EMULATOR) is None:
         raise InputError(

@@ -22,7 +22,7 @@ _XOP = b"\x8f"  # AMD's; but for `pop`, which it took the byte from
 _EXECUTABLE = 0x4  # SHF_EXECINSTR
 
 
-def check(executable: bytes, baseline: Baseline) -> None:
+def check_instructions(executable: bytes, baseline: Baseline) -> None:
     """Raises AotError naming the first instruction outside the baseline, and its function."""
     for name, image in canonical.objects(executable):
         elf = _open(image, name)

@@ -66,7 +66,7 @@ def _left(group: Path, limit: str, used: str, reclaimable: str) -> int | None:
         most = (group / limit).read_text().strip()
         if most == "max" or int(most) >= _UNLIMITED:
             return None
-        taken = int((group / used).read_text()) - system.table(group / "memory.stat").get(reclaimable, 0)
+        taken = int((group / used).read_text()) - system.kernel_table(group / "memory.stat").get(reclaimable, 0)
     except (OSError, ValueError):
         return None
     return max(0, int(most) - taken)

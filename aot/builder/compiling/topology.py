@@ -54,7 +54,7 @@ def described(own: bytes, baseline: Baseline, number: int) -> bytes:
     """A serialized topology of a CPU with other devices in its place: so many, of the baseline's machine."""
     each = (wire.delimited(_DEVICE, _numbered(place)) for place in range(number))
     machine = wire.delimited(_MACHINE, _machine(baseline))
-    return wire.within(own, (_SPECIFIC, _VALUE), lambda _: wire.join([*each, machine]))
+    return wire.changed_within(own, (_SPECIFIC, _VALUE), lambda _: wire.join([*each, machine]))
 
 
 def _numbered(place: int) -> bytes:

@@ -29,7 +29,7 @@ _TOKEN = re.compile(r'\s*("(?:[^"\\\n]|\\.)*"|\[[^]\s]*]|[-+.\w]+|[{}:])')
 _MISSED = re.compile(r"No cached config found for HLO instr: (%\S+)")
 
 
-def stored(targets: Iterable[Target], writer: Writer) -> tuple[Target, ...]:
+def stored_targets(targets: Iterable[Target], writer: Writer) -> tuple[Target, ...]:
     """The targets with the tunings that they name by path in the writer. Raises InputError for one that is none."""
     return tuple(_stored(target, writer) for target in targets)
 
@@ -40,7 +40,7 @@ def path(target: Target) -> Path | None:
     return Path(options["tuning"]) if "tuning" in options else None
 
 
-def of(target: Target) -> BlobRecord | None:
+def tuning_blob(target: Target) -> BlobRecord | None:
     """The blob of a target's tuning."""
     (options,) = target.values()
     return BlobRecord(**options["tuning"]) if "tuning" in options else None
@@ -51,14 +51,14 @@ def without(target: Target) -> Target:
     return {kind: {n: v for n, v in options.items() if n != "tuning"} for kind, options in target.items()}
 
 
-def within(target: Target, blob: BlobRecord | None) -> Target:
+def with_tuning(target: Target, blob: BlobRecord | None) -> Target:
     """A recorded target with its tuning."""
     return target if blob is None else {kind: {**o, "tuning": vars(blob)} for kind, o in target.items()}
 
 
 def lay(data: bytes, device: str) -> None:
     """Writes the bytes of a tuning where XLA looks for its choices in this process. Raises InputError."""
-    found = tuning.parse(data, device, f"target cuda {device}: tuning")
+    found = tuning.parse_tuning(data, device, f"target cuda {device}: tuning")
     model = cuda.model(devices.gpu(device))
     rows = (
         f"results {{ device: {json.dumps(model)} hlo: {json.dumps(choice.hlo)} version: {choice.version} "
@@ -83,7 +83,7 @@ def collected(text: str, device: str) -> Tuning:
         rows = [dict(_nested(value)) for name, value in fields if name == "results"]
         if len(models := {str(row["device"]) for row in rows}) > 1:
             raise ValueError(f"choices of more than one kind of device: {', '.join(sorted(models))}")
-        return tuning.of(device, map(_choice, rows))
+        return tuning.tuning_of(device, map(_choice, rows))
     except (KeyError, SyntaxError, StopIteration, TypeError, ValueError) as error:
         raise AotError(f"target cuda {device}: what XLA chose is not as expected: {error}; report it") from error
 
@@ -92,7 +92,7 @@ def _stored(target: Target, writer: Writer) -> Target:
     if (place := path(target)) is None:
         return target
     ((_, options),) = target.items()
-    return within(without(target), writer.add(tuning.read(place, options["device"]).to_bytes()))
+    return with_tuning(without(target), writer.add(tuning.read_tuning(place, options["device"]).to_bytes()))
 
 
 def _choice(row: Mapping[str, Any]) -> Choice:

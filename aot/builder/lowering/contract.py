@@ -11,7 +11,7 @@ Calls = list[tuple[ProgramRecord, BindingRecord]]
 _LENT = ("weight/", "gathered/", "source/")  # read by others and later, so never donated
 
 
-def check(
+def check_chain(
     phase: str, made: Chain, calls: Calls, known: Mapping[str, Array], dimensions: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Follows the arrays from call to call, and gives those of the state and those gathered.

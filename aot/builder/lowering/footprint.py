@@ -49,13 +49,13 @@ class Placement:
     """Why axes are whole that a rule would split."""
 
 
-def of(laid: Iterable[Laid], meshes: Iterable[Layouts], model: "Model") -> tuple[Footprint, ...]:
+def footprints_of(laid: Iterable[Laid], meshes: Iterable[Layouts], model: "Model") -> tuple[Footprint, ...]:
     """The footprint on each mesh, one device included."""
     laid = tuple(laid)
     return tuple(_on(on, [each for each in laid if each.mesh == on.mesh], model) for on in meshes)
 
 
-def faults(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
+def oversized(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
     """A line for each target whose devices do not hold the weights and one generation's state."""
     for place, held, memory in _compared(targets, footprints):
         if sum(held) > memory:
@@ -65,7 +65,7 @@ def faults(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterat
             )
 
 
-def remarks(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
+def nearly_full(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[str]:
     """A line for each target whose devices weights and state nearly fill."""
     for place, held, memory in _compared(targets, footprints):
         if sum(held) >= _NEARLY * memory:
@@ -81,7 +81,7 @@ def _compared(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Ite
 
     by_mesh = {tuple(found.mesh.items()): found for found in footprints}
     for number, target in enumerate(targets):
-        found, memory = by_mesh[tuple(meshes.of(target).items())], devices.memory(target)
+        found, memory = by_mesh[tuple(meshes.mesh_of(target).items())], devices.memory(target)
         if memory is not None:
             yield f"targets[{number}]: {next(iter(target))}", (found.weights, found.state), memory
 

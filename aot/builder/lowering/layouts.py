@@ -46,7 +46,7 @@ class Laid:
     programs: tuple[Placed, ...]
 
 
-def of(
+def laid_out_chains(
     plan: "Plan", model: "Model", key: str | None = None, progress: Progress = lambda *_: None
 ) -> tuple[list[Laid], list[Layouts]]:
     """Every chain of a plan, or of one of its combos, and the layouts on each mesh there is.

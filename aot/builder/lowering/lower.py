@@ -48,7 +48,7 @@ class Lowered:
     settings: Mapping[str, Any]
 
 
-def write(
+def lower_programs(
     plan: "Plan",
     writer: Writer,
     progress: pace.Progress,
@@ -66,7 +66,7 @@ def write(
     tables, model = Tables(), sources.model(plan)
     weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
     states: dict[Hashable, dict[str, chain.Array]] = {}
-    every, meshes = layouts.of(plan, model, key)
+    every, meshes = layouts.laid_out_chains(plan, model, key)
     count = len(layouts.distinct(every))
     clock = pace.Pace(count)
 
@@ -84,7 +84,7 @@ def write(
         records = [(tables.programs[p], tables.bindings[b]) for p, b in calls]
         where = laid.position, laid.platform, *laid.mesh.items()
         known = weights | states.get(where, {})
-        states[where] = contract.check(laid.phase, laid.chain, records, known, laid.combo.dimensions())
+        states[where] = contract.check_chain(laid.phase, laid.chain, records, known, laid.combo.dimensions())
         tables.phase(laid.phase, PhaseRecord(laid.chain.inputs, laid.chain.outputs, ()))
         tables.chain(laid.position, laid.phase, ChainRecord(laid.platform, tuple(laid.mesh.items()), tuple(calls)))
     return Lowered(
@@ -114,7 +114,7 @@ class Counted:
     """What the plan asks of the devices of each mesh."""
 
 
-def count(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:
+def count_programs(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:
     """Counts the programs of a plan, and lays its arrays on its meshes; nothing is traced.
 
     `progress` hears of each combo. Raises ManifestError as layouts do, and for a target whose devices do not hold
@@ -123,12 +123,12 @@ def count(plan: "Plan", progress: pace.Progress = lambda *_: None) -> Counted:
     from aot.plan import meshes
 
     model = sources.model(plan)
-    laid, on = layouts.of(plan, model, progress=progress)
+    laid, on = layouts.laid_out_chains(plan, model, progress=progress)
     distinct = layouts.distinct(laid)
-    wanted = [(*target, tuple(meshes.of(target).items())) for target in plan.targets]
+    wanted = [(*target, tuple(meshes.mesh_of(target).items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
-    footprints = footprint.of(laid, on, model)
-    if faults := [f"manifest {plan.name!r}: {text}" for text in footprint.faults(plan.targets, footprints)]:
+    footprints = footprint.footprints_of(laid, on, model)
+    if faults := [f"manifest {plan.name!r}: {text}" for text in footprint.oversized(plan.targets, footprints)]:
         raise ManifestError(*faults)
     return Counted(len(distinct), compiles, footprints)
 

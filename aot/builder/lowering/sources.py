@@ -44,7 +44,7 @@ def _from_checkpoint(plan: "Plan") -> "Model":
     assert source.checkpoint is not None, source
     assert source.dtype is not None, source
     assert generation is not None, plan
-    config, directory = family.read(source.config, source.preprocessor), source.checkpoint
+    config, directory = family.read_model_config(source.config, source.preprocessor), source.checkpoint
     dtype = source.dtype if source.quantization is None else "float32"  # what is quantized is rounded once
     restrictions, room = generation.restrictions, max(1, len(generation.eos_token_id))
     options = Options(

@@ -40,7 +40,7 @@ class Kept:
 
 def location() -> Path:
     """Where the user's cache is. Raises AotError for a user without a home."""
-    return directories.of("cache")
+    return directories.directory_of("cache")
 
 
 def own() -> "Cache | None":
@@ -78,7 +78,7 @@ class Cache:
             raw = path.read_bytes()
         except OSError:
             return None
-        if (kept := parse(path.name, raw)) is None:
+        if (kept := parse_entry(path.name, raw)) is None:
             warn(f"cache {self.root}: entry {path.name[:12]}… is damaged; removed, it is made again")
         with contextlib.suppress(OSError):  # a cache that cannot be written serves all the same
             os.utime(path) if kept else path.unlink()
@@ -103,10 +103,10 @@ class Cache:
             warn(f"cache {self.root}: {cause}; what is built is not kept for the next build")
 
     def _path(self, factors: Factors) -> Path:
-        return self.root / factors["kind"] / digest.hex_of(digest.of(digest.canonical_json(factors)))
+        return self.root / factors["kind"] / digest.hex_of(digest.digest_of(digest.canonical_json(factors)))
 
 
-def parse(name: str, raw: bytes) -> Kept | None:
+def parse_entry(name: str, raw: bytes) -> Kept | None:
     """The entry of this name in some bytes; None where they are not one, or damaged."""
     head, end, payload = raw.partition(b"\n")
     if head + end != _head(name, payload):
@@ -116,7 +116,7 @@ def parse(name: str, raw: bytes) -> Kept | None:
 
 
 def _head(name: str, payload: bytes) -> bytes:
-    return b"%s %s %s\n" % (_MAGIC, name.encode(), digest.of(payload).encode())
+    return b"%s %s %s\n" % (_MAGIC, name.encode(), digest.digest_of(payload).encode())
 
 
 @contextlib.contextmanager
@@ -137,4 +137,4 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
 
 def _check_private(root: Path) -> None:
     for path in (root, *filter(Path.is_dir, root.iterdir())):
-        directories.check(path, "cache")
+        directories.check_directory(path, "cache")

@@ -68,7 +68,7 @@ def _found(root: Path) -> tuple[list[_File], list[_File]]:
             status = path.stat()
             file = _File(path, status.st_size, status.st_mtime)
             if _ENTRY.fullmatch(path.name):
-                (whole if cache.parse(path.name, path.read_bytes()) else spoilt).append(file)
+                (whole if cache.parse_entry(path.name, path.read_bytes()) else spoilt).append(file)
             elif _PARTIAL.fullmatch(path.name) and not _is_begun(file) and _is_left(path):
                 spoilt.append(file)
     return sorted(whole, key=lambda file: -file.used), spoilt

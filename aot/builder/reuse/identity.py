@@ -43,11 +43,11 @@ def program(placed: Placed, waivers: tuple[str, ...]) -> Factors | None:
     """
     made = placed.program
     try:
-        contract = {name: spelled(getattr(made, name)) for name in ("name", "function", "arguments")}
+        contract = {name: spelled_factor(getattr(made, name)) for name in ("name", "function", "arguments")}
     except Unknown:
         return None
     contract["donated"] = sorted(made.donated)
-    where = {name: spelled(getattr(placed, name)) for name in ("platform", "mesh", "arguments", "results")}
+    where = {name: spelled_factor(getattr(placed, name)) for name in ("platform", "mesh", "arguments", "results")}
     options = {"waivers": waivers, "settings": settings.LOWERING}
     return {"kind": "program", **contract, "placed": where, **options, **_tools()}
 
@@ -62,7 +62,7 @@ def loss(model: Mapping[str, Any]) -> Factors:
     return {"kind": "loss", **model, **_here(), **_tools()}
 
 
-def spelled(value: Any) -> Any:
+def spelled_factor(value: Any) -> Any:
     """A value as JSON has it, if all of it are plain values, tuples, dataclasses and functions of ours.
 
     Raises Unknown for others: they may hold what does not show.
@@ -70,13 +70,13 @@ def spelled(value: Any) -> Any:
     if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
         return value
     if type(value) is tuple:
-        return [spelled(item) for item in value]
+        return [spelled_factor(item) for item in value]
     if isinstance(value, FunctionType):
         return {"function": _named(value)}
     kind = type(value)
     if not is_dataclass(kind) or not _is_ours(kind.__module__) or "<" in kind.__qualname__:
         raise Unknown(repr(kind))
-    content = {field.name: spelled(getattr(value, field.name)) for field in fields(value)}
+    content = {field.name: spelled_factor(getattr(value, field.name)) for field in fields(value)}
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": content}
 
 

@@ -57,14 +57,14 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     place.expect(**planned(plan, release.valid_until))
     check_machine(plan.targets)
     with Writer.stage(options.destination) as writer:
-        targets = tuning.stored(plan.targets, writer)
+        targets = tuning.stored_targets(plan.targets, writer)
         evidence = provenance.Evidence(plan)
         weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
         place.expect(weights=weights)
-        made = lowered(plan, writer, report, evidence=evidence, cache=options.cache)
+        made = lower_plan(plan, writer, report, evidence=evidence, cache=options.cache)
         place.expect_programs(made.programs, targets)
-        programs = executables.compiled(targets, made.programs, writer, options.jobs, report, options.cache)
-        index = indexed(plan, replace(made, programs=programs), weights, writer, release.valid_until)
+        programs = executables.compile_all(targets, made.programs, writer, options.jobs, report, options.cache)
+        index = build_index(plan, replace(made, programs=programs), weights, writer, release.valid_until)
         name = writer.seal(index)
         outputs = golden.outputs(writer.root, report, options.cache)
         cost = loss.attachment(plan, weights, report, options.cache)
@@ -78,7 +78,7 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     return name
 
 
-def count(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
+def count_plan(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
     """The programs and compiles of a plan, and what it asks of each device; nothing is lowered.
 
     `progress` hears of each combo.
@@ -96,16 +96,16 @@ def fullness(plan: "Plan") -> tuple[str, ...]:
     """
     if all(devices.memory(target) is None for target in plan.targets):
         return ()
-    return tuple(footprint.remarks(plan.targets, count(plan).footprints))
+    return tuple(footprint.nearly_full(plan.targets, count_plan(plan).footprints))
 
 
 def check_machine(targets: Iterable[Target]) -> None:
     """Raises InputError or MachineError where this machine cannot compile for one of the targets."""
     for target in targets:
-        compile.check(target)
+        compile.check_target(target)
 
 
-def lowered(
+def lower_plan(
     plan: "Plan",
     writer: Writer,
     report: Report,
@@ -161,11 +161,11 @@ def _old(options: Options) -> Bundle | None:
     return found if verified.known(found.path, found.index.weights) else None
 
 
-def indexed(
+def build_index(
     plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer, valid_until: str
 ) -> Index:  # fmt: skip
     """The index of all that was made; tokenizer files go into the writer."""
-    for data in tokenizer.files(plan.model.tokenizer).values():
+    for data in tokenizer.tokenizer_blobs(plan.model.tokenizer).values():
         writer.add(data)
     return Index(**planned(plan, valid_until), **vars(lowered), weights=weights)
 
@@ -174,18 +174,18 @@ def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
     """The fields of the index that are known before anything is made."""
     from aot.plan import images
 
-    files = tokenizer.files(plan.model.tokenizer)
+    files = tokenizer.tokenizer_blobs(plan.model.tokenizer)
     return {
         "format": _format(plan),
         "valid_until": valid_until,
         "origin": None,
         "model": _model(plan),
         "generation": _generation(plan),
-        "images": images.of(plan),
+        "images": images.images_of(plan),
         "rules": {} if plan.partition is None else {n: v for n, v in plan.partition.items() if n != "mesh"},
         "waivers": plan.allow_custom_calls,
         "combos": tuple(records.ComboRecord(combo.key, combo.dimensions()) for combo in plan.combos),
-        "tokenizer": {name: records.BlobRecord(digest.of(data), len(data)) for name, data in files.items()},
+        "tokenizer": {name: records.BlobRecord(digest.digest_of(data), len(data)) for name, data in files.items()},
     }
 
 

@@ -25,7 +25,7 @@ Place = tuple[int, int]
 """What names an executable of a build: the positions of its program and of its target."""
 
 
-def compiled(
+def compile_all(
     targets: Sequence[Target],
     programs: Sequence[ProgramRecord],
     writer: Writer,
@@ -41,7 +41,7 @@ def compiled(
     made = {} if cache is None else _kept(work, targets, programs, writer, cache)
     report.step("compile", len(work), len(made))
     missing = [place for place in work if place not in made]
-    clock = pace.Pace(sum(pace.cost(programs[i].bytes) for i, _ in missing))
+    clock = pace.Pace(sum(pace.compile_cost(programs[i].bytes) for i, _ in missing))
 
     def take(place: Place, record: ExecutableRecord) -> None:
         program, target = programs[place[0]], targets[place[1]]
@@ -49,7 +49,7 @@ def compiled(
         if cache is not None:
             factors = identity.executable(program.digest, target)
             cache.write(factors, codec.plain(record), writer.read(record.digest))
-        report.advance(program.name, clock.left(pace.cost(program.bytes)))
+        report.advance(program.name, clock.left(pace.compile_cost(program.bytes)))
 
     for t, target in enumerate(targets):
         _compile([place for place in missing if place[1] == t], target, programs, writer, jobs, take)

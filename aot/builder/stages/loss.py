@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from aot.builder.reuse import identity
 from aot.builder.reuse.cache import Cache, Factors
-from aot.builder.tasks.loss import shape
+from aot.builder.tasks.loss import golden_shape
 from aot.builder.workers import Worker
 from aot.bundle.index.records import WeightsRecord
 
@@ -32,4 +32,6 @@ def attachment(plan: "Plan", weights: WeightsRecord, report: "Report", cache: Ca
 def _factors(plan: "Plan", weights: WeightsRecord) -> Factors:
     """The checkpoint by what became of it: another one with the same integers, scales and norms is as good as it."""
     model = {"config": plan.model.config, "dtype": plan.model.dtype, "quantization": plan.model.quantization}
-    return identity.loss({"model": model, "weights": [blob.digest for blob in weights.blobs], "shape": shape(plan)})
+    return identity.loss(
+        {"model": model, "weights": [blob.digest for blob in weights.blobs], "shape": golden_shape(plan)}
+    )

@@ -89,7 +89,7 @@ def _flags(index: Index) -> list[str]:
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
     compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
-    converters = tokenizer.wheels(plan.model.tokenizer)
+    converters = tokenizer.converter_wheels(plan.model.tokenizer)
     yield from filter(None, map(installed.wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
@@ -124,4 +124,4 @@ def _weights(plan: "Plan") -> Iterable[tuple[str, Path]]:
 
 
 def _tokenizer(plan: "Plan") -> Iterable[tuple[str, Path]]:
-    return tokenizer.read(plan.model.tokenizer)
+    return tokenizer.tokenizer_sources(plan.model.tokenizer)

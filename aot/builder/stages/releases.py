@@ -42,7 +42,7 @@ def installed(stated: datetime.date | None = None) -> Release:
     Raises InputError for a release that nothing is built with, and where its day is unknown or stated wrongly.
     """
     check_supported()
-    version, dates = _installed(), table()
+    version, dates = _installed(), release_days()
     known = dates.get(version)
     if stated is not None:
         _check_stated(version, stated, known)
@@ -63,7 +63,7 @@ def check_supported() -> None:
         raise InputError(f"jax {version} is not supported; install {_REFUSED[version]} or newer")
 
 
-def table() -> dict[str, str]:
+def release_days() -> dict[str, str]:
     """The day on which each known release of jax was published, the newest last; the file names its source."""
     dates: dict[str, str] = json.loads(resources.files(__package__).joinpath("releases.json").read_text())["jax"]
     return dates
@@ -71,14 +71,16 @@ def table() -> dict[str, str]:
 
 def newer(release: Release) -> str:
     """What to install for programs that are readable for longer than those of a release."""
-    later = [version for version, day in table().items() if day > release.day.isoformat() and version not in _REFUSED]
+    later = [
+        version for version, day in release_days().items() if day > release.day.isoformat() and version not in _REFUSED
+    ]
     if not later:
         return "install a newer jax"
     python = ", on Python {}.{} or newer".format(*_PYTHON) if sys.version_info < _PYTHON else ""
     return f"install jax {later[-1]}{python}"
 
 
-def remarks(release: Release) -> tuple[str, ...]:
+def expiry_remarks(release: Release) -> tuple[str, ...]:
     """A line where what a release exports has expired already, or soon will; empty before."""
     notice = expiry.notice(f"jax {release.version}", release.valid_until, newer(release))
     return () if notice is None else (notice,)

@@ -23,7 +23,7 @@ _WHEELS = ("transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf"
 _ADVICE = "or give a directory with a tokenizer.json as model.tokenizer"
 
 
-def files(directory: Path | None) -> dict[str, bytes]:
+def tokenizer_blobs(directory: Path | None) -> dict[str, bytes]:
     """The files of a bundle by name; none where the model has no tokenizer, or one that cannot be had here."""
     if directory is None:
         return {}
@@ -34,26 +34,26 @@ def files(directory: Path | None) -> dict[str, bytes]:
     return found
 
 
-def read(directory: Path | None) -> list[tuple[str, Path]]:
+def tokenizer_sources(directory: Path | None) -> list[tuple[str, Path]]:
     """What `files` reads: places in the directory, with their paths."""
-    if directory is None or not files(directory):
+    if directory is None or not tokenizer_blobs(directory):
         return []
     found = _found(directory)
     places = [*found.values(), *(() if READY in found else tokenizer_files.found(directory))]
     return [(place, directory / place) for place in places]
 
 
-def wheels(directory: Path | None) -> tuple[str, ...]:
+def converter_wheels(directory: Path | None) -> tuple[str, ...]:
     """The distributions that decide what becomes of a tokenizer of another kind."""
-    return _WHEELS if directory is not None and READY not in _found(directory) and files(directory) else ()
+    return _WHEELS if directory is not None and READY not in _found(directory) and tokenizer_blobs(directory) else ()
 
 
-def remarks(plan: "Plan") -> tuple[str, ...]:
+def tokenizer_remarks(plan: "Plan") -> tuple[str, ...]:
     """What becomes of a tokenizer of another kind. Raises InputError for files that could not be served from."""
     directory = plan.model.tokenizer
     if directory is None:
         return ()
-    if given := files(directory):
+    if given := tokenizer_blobs(directory):
         _check(given, directory, () if plan.generation is None else plan.generation.eos_token_id)
     if READY in _found(directory):
         return ()

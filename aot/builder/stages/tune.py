@@ -53,10 +53,10 @@ def tune(plan: "Plan", jobs: int, report: Report) -> tuple[Tuned, ...]:
     build.check_machine(targets)
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "tuned")) as writer:
         part = replace(plan, platforms=("cuda",), targets=tuple(targets))
-        programs = build.lowered(part, writer, report).programs
+        programs = build.lower_plan(part, writer, report).programs
         found = [_tuned(target, programs, writer, report) for target in targets]
         blobs = [writer.add(each.to_bytes()) for each in found]
-        proven = [tuning.within(tuning.without(t), blob) for t, blob in zip(targets, blobs, strict=True)]
+        proven = [tuning.with_tuning(tuning.without(t), blob) for t, blob in zip(targets, blobs, strict=True)]
         _prove(proven, programs, writer, jobs, report)
     return tuple(map(_written, targets, found))
 
@@ -65,7 +65,7 @@ def _check(target: Target) -> None:
     """Raises MachineError where this machine has not the devices of a target, InputError for no place to write to."""
     options = target["cuda"]
     needed, kinds = options.get("devices", 1), devices.gpu(options["device"]).kinds
-    here = [device.kind for device in machine.of("cuda").devices]
+    here = [device.kind for device in machine.accelerators_of("cuda").devices]
     if sum(kind in kinds for kind in here) < needed:
         found = ", ".join(sorted(set(here))) or "no NVIDIA GPU"
         raise MachineError(
@@ -96,7 +96,7 @@ def _prove(
 ) -> None:
     """Compiles as a build would. Raises AotError where the tunings do not suffice for that."""
     try:
-        executables.compiled(targets, programs, writer, jobs, report)
+        executables.compile_all(targets, programs, writer, jobs, report)
     except InputError as error:
         raise AotError(
             f"tune: the device chose for other operations than a build without it has: {error}; nothing was written; "
@@ -113,4 +113,4 @@ def _written(target: Target, found: Tuning) -> Tuned:
         os.replace(hidden, path)
     finally:
         hidden.unlink(missing_ok=True)
-    return Tuned(tuning.without(target), path, digest.of(data), len(found.choices))
+    return Tuned(tuning.without(target), path, digest.digest_of(data), len(found.choices))

@@ -16,7 +16,9 @@ Missing = list[tuple[int, Factors]]
 """Entries by position: of kept ones what was made of them, of missing ones the factors to keep it by."""
 
 
-def write(sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, cache: Cache | None) -> bytes | None:
+def run_missing(
+    sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, cache: Cache | None
+) -> bytes | None:
     """Runs the entries that are missing, in this process; each is in the cache as soon as it has run."""
     named, told = dict(missing), _Told(progress, len(missing))
 
@@ -32,7 +34,7 @@ def write(sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, c
 def replayed(sealed: Path, data: bytes, progress: pace.Progress) -> tuple[replay.Replayed, ...]:
     """Runs golden outputs of another bundle with the same entries once more, in this process."""
     bundle = store.open(sealed)
-    recorded, _ = expected.read(data, "golden outputs")
+    recorded, _ = expected.read_golden(data, "golden outputs")
     return replay.replay(bundle, data, _Told(progress, len(recorded)).of, place(bundle))
 
 

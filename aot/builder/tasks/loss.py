@@ -22,11 +22,11 @@ def measured(plan: "Plan") -> bytes | None:
     from aot.models import divergence
     from aot.models.language import LanguageModel
 
-    model, (rows, width) = sources.model(plan), shape(plan)
+    model, (rows, width) = sources.model(plan), golden_shape(plan)
     assert isinstance(model, LanguageModel), model
     tokens = ArgumentRecord("tokens", "int32", (rows, width), (None, None))
     ids = exercise.values("tokens", tokens, model.config.decoder.vocab_size)
-    found = divergence.measure(model, ids, exercise.lengths(rows, width))
+    found = divergence.measure_divergence(model, ids, exercise.lengths(rows, width))
     if not math.isfinite(found.nats):
         return None
     assert plan.model.quantization is not None, plan
@@ -35,7 +35,7 @@ def measured(plan: "Plan") -> bytes | None:
     return Loss(plan.model.quantization, plan.model.dtype, found.tokens, nats, found.alike).write()
 
 
-def shape(plan: "Plan") -> tuple[int, int]:
+def golden_shape(plan: "Plan") -> tuple[int, int]:
     """Rows and tokens a row: of the largest combo with so few tokens, else of the smallest."""
     shapes = sorted(
         ((c.batch_size, c.prefill_length or 1) for c in plan.combos), key=lambda shape: (math.prod(shape), shape)

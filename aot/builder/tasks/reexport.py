@@ -23,7 +23,9 @@ class Reexported:
     versions: Mapping[str, str]
 
 
-def write(given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress: pace.Progress) -> Reexported:
+def reexport_programs(
+    given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress: pace.Progress
+) -> Reexported:
     """Exports programs anew into blobs, in this process."""
     import jax
     import jaxlib
@@ -53,7 +55,7 @@ def _exported(record: ProgramRecord, data: bytes, waivers: Sequence[str]) -> byt
 
     from aot.runtime.device import exports
 
-    stored, mesh = exports.read(data), exports.abstract(record.mesh)
+    stored, mesh = exports.read_export(data), exports.abstract(record.mesh)
 
     def function(donated: Mapping[str, Any], kept: Mapping[str, Any]) -> Any:
         return stored.call(donated, kept)

@@ -13,7 +13,7 @@ from aot.errors import MachineError
 Target = Mapping[str, Any]
 
 
-def chosen(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:
+def choose_on_device(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:
     """What XLA chooses on this machine's devices for the program with this digest, and chose before."""
     import jax
 
@@ -26,6 +26,6 @@ def chosen(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:
             f"target cuda {options['device']}: jax finds {len(found)} of {number}; run `aot tune` elsewhere"
         )
     try:
-        return cuda.chosen(compile.lowered(writer.read(program), mesh, found), options)
+        return cuda.tried_choices(compile.lowered_for(writer.read(program), mesh, found), options)
     except jax.errors.JaxRuntimeError as error:
         raise compile.refusal(program, target, str(error)) from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Take = Callable[[str, "np.ndarray[Any, Any]"], None]
 
 
-def write(
+def write_weights(
     plan: "Plan", writer: Writer, progress: pace.Progress, held: WeightsRecord | None = None
 ) -> WeightsRecord:  # fmt: skip
     """Streams every weight of the plan's model into blobs, unless they turn out to be those that are held already.
@@ -40,12 +40,12 @@ class Measured:
     digests: Mapping[str, str]
 
 
-def measure(plan: "Plan", progress: pace.Progress) -> Measured:
+def measure_weights(plan: "Plan", progress: pace.Progress) -> Measured:
     """Hashes every weight of the plan's model, laid out as `write` does it. Raises as `write`."""
     digests: dict[str, str] = {}
 
     def take(path: str, array: "np.ndarray[Any, Any]") -> None:
-        digests[path] = digest.of(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        digests[path] = digest.digest_of(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     return Measured(_laid_out(plan, Nowhere(), progress, take), digests)
 
@@ -66,4 +66,4 @@ def _laid_out(
             yield path, array
             progress(f"weight {path}", clock.left(1 + sizes[path]), len(sizes))
 
-    return weight_writer.write(writer, shards, told())
+    return weight_writer.write_tensors(writer, shards, told())

@@ -93,15 +93,15 @@ def _lower(progress: Progress, plan: str, staging: str, key: str | None = None, 
 
     made, writer = _plan(plan), Writer.join(Path(staging))
     if cache is None:
-        return lower.write(made, writer, progress, key)
+        return lower.lower_programs(made, writer, progress, key)
     kept = stored.Programs(Cache(Path(cache)), writer, made.allow_custom_calls)
-    return lower.write(made, writer, progress, key, kept.get)
+    return lower.lower_programs(made, writer, progress, key, kept.get)
 
 
 def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], staging: str) -> Any:
     from aot.builder.tasks import reexport
 
-    return reexport.write(programs, waivers, Writer.join(Path(staging)), progress)
+    return reexport.reexport_programs(programs, waivers, Writer.join(Path(staging)), progress)
 
 
 def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
@@ -113,7 +113,7 @@ def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any]
 def _tune(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
     from aot.builder.tasks import tune
 
-    return tune.chosen(program, mesh, target, Writer.join(Path(staging)))
+    return tune.choose_on_device(program, mesh, target, Writer.join(Path(staging)))
 
 
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:
@@ -128,19 +128,19 @@ def _weights(progress: Progress, plan: str, staging: str, held: Any = None) -> A
     from aot.bundle.index.records import WeightsRecord
 
     known = None if held is None else decoded(WeightsRecord, held)
-    return weights.write(_plan(plan), Writer.join(Path(staging)), progress, known)
+    return weights.write_weights(_plan(plan), Writer.join(Path(staging)), progress, known)
 
 
 def _measure(progress: Progress, plan: str) -> Any:
     from aot.builder.tasks import weights
 
-    return weights.measure(_plan(plan), progress)
+    return weights.measure_weights(_plan(plan), progress)
 
 
 def _count(progress: Progress, plan: str) -> Any:
     from aot.builder.lowering import lower
 
-    return lower.count(_plan(plan), progress)
+    return lower.count_programs(_plan(plan), progress)
 
 
 def _tokenizer(progress: Progress, directory: str) -> Any:
@@ -159,7 +159,7 @@ def _golden(progress: Progress, bundle: str, kept: Any, missing: Any, cache: str
     from aot.builder.reuse.cache import Cache
     from aot.builder.tasks import golden
 
-    return golden.write(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
+    return golden.run_missing(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
 
 
 def _loss(progress: Progress, plan: str) -> Any:

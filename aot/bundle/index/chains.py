@@ -25,7 +25,7 @@ class _Known:
     """Slots of state that the prefill of each combo takes or gives."""
 
 
-def faults(index: Index) -> Iterator[str]:
+def chain_faults(index: Index) -> Iterator[str]:
     """What does not hold in chains, each with its path."""
     known: dict[tuple[str, Mesh], _Known] = {}
     layouts = _Layouts(index)

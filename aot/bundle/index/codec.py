@@ -103,7 +103,7 @@ def decode(data: bytes, where: str) -> Index:
 
     Raises BundleError with the path of the first fault; MachineError for a newer format.
     """
-    return _decoded(data, where, consistency.check)
+    return _decoded(data, where, consistency.check_index)
 
 
 def decode_part(data: bytes, where: str) -> Index:

@@ -11,7 +11,7 @@ from typing import Any
 from aot import sampling
 from aot.bundle.index import chains, contracts
 from aot.bundle.index.document import Fault
-from aot.bundle.index.records import ComboRecord, GenerationRecord, Index, stored
+from aot.bundle.index.records import ComboRecord, GenerationRecord, Index, stored_blobs
 from aot.chain import GIVES, TAKES
 from aot.errors import AotError
 from aot.precompile import Combo
@@ -27,11 +27,11 @@ _PIXELS = 1 << 16
 _RESTRICTED = 2  # the format in which restrictions came
 
 
-def check(index: Index) -> None:
+def check_index(index: Index) -> None:
     """Raises Fault with the path of the first fault and what is wrong there."""
     rules = (
-        *(_valid_until, _versions, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.programs),
-        *(chains.faults, _generation, _images),
+        *(_valid_until, _versions, _sizes, _combos, _phases, _bindings, _entries, _weights, contracts.program_faults),
+        *(chains.chain_faults, _generation, _images),
     )
     for fault in itertools.chain.from_iterable(rule(index) for rule in rules):
         raise Fault(fault)
@@ -51,7 +51,7 @@ def _versions(index: Index) -> Iterator[str]:
 
 def _sizes(index: Index) -> Iterator[str]:
     sizes: dict[str, int] = {}
-    for path, _, name, size in stored(index):
+    for path, _, name, size in stored_blobs(index):
         if sizes.setdefault(name, size) != size:
             yield f"{path}.bytes: the same blob has {sizes[name]} bytes elsewhere, here {size}"
 
@@ -125,7 +125,7 @@ def _weights(index: Index) -> Iterator[str]:
         if array.blob >= len(index.weights.blobs):
             yield f"{place}.blob: no blob {array.blob}, there are {len(index.weights.blobs)}"
             return
-        if fault := contracts.array(array.dtype, array.shape):
+        if fault := contracts.array_fault(array.dtype, array.shape):
             yield f"{place}{fault}"
     if idle := set(range(len(index.weights.blobs))) - used:
         yield f"weights.blobs[{min(idle)}]: holds none of the weights"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from aot import dtypes
 from aot.bundle.index.bounds import Axes, Mesh
@@ -32,7 +33,7 @@ Layout = tuple[str, tuple[int, ...], Axes]
 """Dtype, shape and sharding of an array."""
 
 
-def array(dtype: str, shape: tuple[int, ...]) -> str:
+def array_fault(dtype: str, shape: tuple[int, ...]) -> str:
     """What is wrong with the size of an array, by the way to it; empty where nothing is."""
     if dtype not in dtypes.SIZES:
         return f".dtype: must be one of {', '.join(dtypes.SIZES)}, got {dtype!r}"
@@ -41,7 +42,7 @@ def array(dtype: str, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def programs(index: Index) -> Iterator[str]:
+def program_faults(index: Index) -> Iterator[str]:
     """What does not hold in programs, each with its path."""
     sound: dict[Mesh, set[int]] = {}
     for i, program in enumerate(index.programs):
@@ -67,7 +68,7 @@ def _mesh(place: str, mesh: Mesh) -> Iterator[str]:
 
 
 def _argument(place: str, record: ArgumentRecord, mesh: Mesh) -> Iterator[str]:
-    if fault := array(record.dtype, record.shape):
+    if fault := array_fault(record.dtype, record.shape):
         yield f"{place}{fault}"
     if len(record.sharding) != len(record.shape):
         yield f"{place}.sharding: has {len(record.sharding)} axes, the shape {len(record.shape)}"
@@ -84,6 +85,10 @@ def _argument(place: str, record: ArgumentRecord, mesh: Mesh) -> Iterator[str]:
         yield f"{place}.sharding: splits over an axis twice"
 
 
+def _is_of(given: Any, wanted: type) -> bool:
+    return type(given) is wanted and (wanted is not tuple or all(type(each) is str for each in given))
+
+
 def _executable(place: str, record: ExecutableRecord, program: ProgramRecord) -> Iterator[str]:
     if list(record.target) != [program.platform] or program.platform not in _TARGETS:
         yield f"{place}.target: must be one for {program.platform!r}, got {dict(record.target)!r}"
@@ -98,5 +103,7 @@ def _executable(place: str, record: ExecutableRecord, program: ProgramRecord) ->
     if record.memory.keys() != _MEMORY:
         yield f"{place}.memory: must have {', '.join(sorted(_MEMORY))}, got {', '.join(record.memory)}"
     for name, wanted in _REQUIRES[kind].items():
-        if type(record.requires.get(name)) is not wanted:
-            yield f"{place}.requires.{name}: must be there, a {wanted.__name__}, got {record.requires.get(name)!r}"
+        given = record.requires.get(name)
+        if not _is_of(given, wanted):
+            what = "a list of texts" if wanted is tuple else f"of type {wanted.__name__}"
+            yield f"{place}.requires.{name}: must be there, {what}, got {given!r:.80}"

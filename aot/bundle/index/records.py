@@ -215,7 +215,7 @@ class Index:
     """File name to blob: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
 
 
-def stored(index: Index) -> Iterator[tuple[str, str, str, int]]:
+def stored_blobs(index: Index) -> Iterator[tuple[str, str, str, int]]:
     """(path in the index, role, digest, bytes) of every blob that the index names, in its order.
 
     The role is program, executable, tuning, weights or tokenizer. One blob may be named more than once.

@@ -67,14 +67,14 @@ def command(
     with Display() as display:
         found = audit.audit(bundle, manifest, release, audit.Options(part, rounds, origin, cpu), display)
     if as_json:
-        output.document(found.plain())
+        output.print_document(found.plain())
     else:
         _print(found)
     return 0 if found.same else DifferenceError.exit_code
 
 
 def _print(found: audit.Audit) -> None:
-    table = output.table("round", "entry", "phase", "kind", "verdict", "cause")
+    table = output.empty_table("round", "entry", "phase", "kind", "verdict", "cause")
     for row in found.plain()["entries"]:
         table.add_row(
             str(row["round"]), (row["key"] or "")[:12], row["phase"] or "", row["kind"], row["verdict"], row["cause"]
@@ -84,6 +84,6 @@ def _print(found: audit.Audit) -> None:
         click.echo(line)
     differing = sum(not verdict.same for verdicts in found.verdicts for verdict in verdicts)
     verdicts = sum(map(len, found.verdicts))
-    environments = output.count(len(found.environments), "environments")
+    environments = output.counted(len(found.environments), "environments")
     entries = "1 entry" if found.entries == 1 else f"{found.entries} entries"
     click.echo(f"{environments}, {entries} in each, {verdicts} comparisons: {differing} differ")

@@ -51,11 +51,11 @@ def command(
         _check_plot(plot)
     options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
     with progress.waiting("") as say:
-        found = bench.measure(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
+        found = bench.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
         plot.write_text(_drawn(bundle, found), encoding="utf-8")
     if as_json:
-        output.document(found)
+        output.print_document(found)
     else:
         _print(bundle, found)
 
@@ -74,7 +74,7 @@ def _print(bundle: Path, found: Mapping[str, Any]) -> None:
     console = output.console()
     click.echo(f"bundle {bundle}: {_request(found)}")
     click.echo(_place(found))
-    table = output.table("", "median", "low", "high", right=("median", "low", "high"))
+    table = output.empty_table("", "median", "low", "high", right=("median", "low", "high"))
     for name, figure in found["figures"].items():
         table.add_row(_NAMES[name], *(_shown(figure[part], figure["unit"]) for part in ("median", "low", "high")))
     if found["bandwidth"]:
@@ -92,7 +92,7 @@ def _executables(documents: list[Mapping[str, Any]]) -> Any:
 
     runs = [document["executables"] for document in documents if "error" not in document]
     columns = ("calls", "load", "first call", "second call")
-    table = output.table("executable", *columns, right=columns)
+    table = output.empty_table("executable", *columns, right=columns)
     for same in zip(*runs, strict=True):
         times = (f"{1000 * median(each[part] for each in same):.2f} ms" for part in ("load", "first", "second"))
         table.add_row(f"{same[0]['phase']}: {same[0]['name']}", str(same[0]["calls"]), *times)
@@ -117,7 +117,7 @@ def _request(found: Mapping[str, Any]) -> str:
 def _place(found: Mapping[str, Any]) -> str:
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{machine['cpu']}, {output.count(machine['cores'], 'cores')}; {versions}"
+    return f"{machine['cpu']}, {output.counted(machine['cores'], 'cores')}; {versions}"
 
 
 def _shown(value: float, unit: str) -> str:

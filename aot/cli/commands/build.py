@@ -51,7 +51,7 @@ def command(
     or is interrupted, leaves nothing behind but what it has added to the build cache, where the next one goes on.
     """
     begin = time.perf_counter()
-    given = plans.read(manifest)
+    given = plans.read_manifest(manifest)
     plan = plans.resolve(given)
     release = releases.installed(jax_released)
     if not allow_expired:
@@ -60,14 +60,14 @@ def command(
     kept = None if no_cache else cache.own()
     options = build.Options(where, replace, force, jobs, kept)
     options.place().keep(manifest, plan.model.checkpoint, plan.model.tokenizer, *map(tuning.path, plan.targets))
-    planned = (*plan.dropped, *tokenizer.remarks(plan), *plans.endings(given, plan), *build.fullness(plan))
-    remarks = (*planned, *releases.remarks(release))
+    planned = (*plan.dropped, *tokenizer.tokenizer_remarks(plan), *plans.endings(given, plan), *build.fullness(plan))
+    remarks = (*planned, *releases.expiry_remarks(release))
     for line in remarks:
         click.echo(f"remark: {line}", err=True)
     with Display() as display:
         digest = build.build(plan, release, options, display)
     made = store.open(where)
-    cost = loss.read(made)
+    cost = loss.read_loss(made)
     costly = tuple(_costly(plan, cost))
     for line in costly:
         click.echo(f"remark: {line}", err=True)
@@ -75,7 +75,7 @@ def command(
         said = {"valid_until": release.valid_until, "remarks": (*remarks, *costly)}
         until = {**said, "seconds": time.perf_counter() - begin}
         measured = {} if cost is None else {"loss": vars(cost)}
-        output.document({"digest": digest, "path": str(where), **until, **_counted(made, display), **measured})
+        output.print_document({"digest": digest, "path": str(where), **until, **_counted(made, display), **measured})
     else:
         click.echo(f"bundle {where}")
         if cost is not None:

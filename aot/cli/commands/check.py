@@ -20,14 +20,14 @@ def command(bundle: Path, as_json: bool) -> int:
     is not ready, 7 when the bundle has expired; that it soon will is said on stderr, eight weeks before.
     """
     index = store.sound(bundle).index
-    verdicts = [entries.verdict(entry) for entry in entries.of(index, entries.place(index))]
+    verdicts = [entries.verdict(entry) for entry in entries.entries_of(index, entries.place(index))]
     notice = expiry.notice(f"bundle {bundle}", index.valid_until, expiry.renewal(bundle))
     expired = expiry.expired(index.valid_until)
     if as_json:
         rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
-        output.document({"entries": rows, "valid_until": index.valid_until, "expired": expired})
+        output.print_document({"entries": rows, "valid_until": index.valid_until, "expired": expired})
     else:
-        table = output.table("entry", "phase", "verdict", "cause")
+        table = output.empty_table("entry", "phase", "verdict", "cause")
         for v in verdicts:
             table.add_row(v.entry.key[:12], v.entry.phase, v.verdict, v.cause)
         output.console().print(table)

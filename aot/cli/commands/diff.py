@@ -33,7 +33,7 @@ def command(a: Path, b: Path, index_only: bool, as_json: bool) -> int:
 def verdict(found: Sequence[Cause], as_json: bool) -> int:
     """Prints the causes and gives the exit code."""
     if as_json:
-        output.document({"same": not found, "causes": [vars(cause) for cause in found]})
+        output.print_document({"same": not found, "causes": [vars(cause) for cause in found]})
     else:
         for line in lines(found) or ["same"]:
             click.echo(line)

@@ -42,7 +42,7 @@ def command(
     opened = store.open(bundle)
     subject = explain.subject(opened.index, key) if key else explain.bundle(opened.index, opened.digest)
     if as_json:
-        output.document({"factors": subject.rows()})
+        output.print_document({"factors": subject.rows()})
     else:
         _print(subject)
     return 0
@@ -52,7 +52,7 @@ def _against(path: Path, manifest: Path, jax_released: datetime.date | None, as_
     from aot import plan as plans
 
     bundle = store.open(path)
-    plan = plans.resolve(plans.read(manifest))
+    plan = plans.resolve(plans.read_manifest(manifest))
     release = releases.installed(jax_released)
     with progress.waiting(f"hashing {path}"):
         store.verify(path)
@@ -65,9 +65,9 @@ def _print(subject: Subject) -> None:
     console = output.console()
     console.print(f"{subject.kind} {subject.name}", soft_wrap=True)
     console.print()
-    table = output.table("factor", "enters", "value")
+    table = output.empty_table("factor", "enters", "value")
     for row in subject.rows():
-        table.add_row(row["name"], ", ".join(factors.named(row["name"]).enters), words.shown(row["value"], _LONGEST))
+        table.add_row(row["name"], ", ".join(factors.named(row["name"]).enters), words.shorten(row["value"], _LONGEST))
     console.print(table)
     if subject.kind in ("bundle", "key"):
         _print_digests(subject)
@@ -76,7 +76,7 @@ def _print(subject: Subject) -> None:
 def _print_digests(subject: Subject) -> None:
     console = output.console()
     console.print()
-    table = output.table("program", "name", "for", "digest")
+    table = output.empty_table("program", "name", "for", "digest")
     for program in subject.index.programs:
         table.add_row(program.digest[7:19], program.name, program.platform, program.digest)
         for executable in program.executables:

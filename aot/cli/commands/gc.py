@@ -64,8 +64,8 @@ def command(max_size: int | None, older_than: int | None, dry_run: bool, as_json
     root = cache.location()
     swept = eviction.sweep(root, eviction.Rule(max_size, older_than), dry_run)
     if as_json:
-        output.document(asdict(swept))
+        output.print_document(asdict(swept))
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {output.count(swept.removed, 'files')}, {output.size(swept.removed_bytes)}")
-    click.echo(f"kept {output.count(swept.kept, 'files')}, {output.size(swept.kept_bytes)}, in {root}")
+    click.echo(f"{verb} {output.counted(swept.removed, 'files')}, {output.size(swept.removed_bytes)}")
+    click.echo(f"kept {output.counted(swept.kept, 'files')}, {output.size(swept.kept_bytes)}, in {root}")

@@ -30,7 +30,7 @@ def command(bundle: Path, provenance: bool, as_json: bool) -> None:
     if provenance:
         click.echo(json.dumps(_provenance(opened), ensure_ascii=False, indent=None if as_json else 2))
     elif as_json:
-        output.document(_document(opened))
+        output.print_document(_document(opened))
     else:
         _print(opened)
 
@@ -38,16 +38,16 @@ def command(bundle: Path, provenance: bool, as_json: bool) -> None:
 def _provenance(bundle: Bundle) -> Any:
     if "provenance" not in bundle.attachments:
         raise InputError(f"bundle {bundle.path}: has no provenance; one that is built anew has")
-    found = statement.parse(bundle)
+    found = statement.parse_statement(bundle)
     try:
-        statement.read(bundle)
+        statement.read_statement(bundle)
     except BundleError as error:  # it is shown all the same, for whoever looks into it
         click.echo(f"remark: {error}", err=True)
     return found
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:
-    index, cost = bundle.index, loss.read(bundle)
+    index, cost = bundle.index, loss.read_loss(bundle)
     return {
         "digest": bundle.digest,
         "valid_until": index.valid_until,
@@ -89,8 +89,8 @@ def _print(bundle: Bundle) -> None:
     console, index = output.console(), bundle.index
     console.print(f"bundle {bundle.path}\ndigest {bundle.digest}\nvalid until {index.valid_until}", soft_wrap=True)
     weights = sum(blob.bytes for blob in index.weights.blobs)
-    console.print(f"weights {output.count(len(index.weights.arrays), 'arrays')}, {output.size(weights)}")
-    if (cost := loss.read(bundle)) is not None:
+    console.print(f"weights {output.counted(len(index.weights.arrays), 'arrays')}, {output.size(weights)}")
+    if (cost := loss.read_loss(bundle)) is not None:
         console.print(output.loss(cost), soft_wrap=True)
     console.print()
     combos = output.combos("combo", [(combo.key, combo.dimensions) for combo in index.combos])
@@ -100,7 +100,7 @@ def _print(bundle: Bundle) -> None:
 
 
 def _entries(index: Index) -> Table:
-    table = output.table(
+    table = output.empty_table(
         "entry", "phase", "platform", "calls", "programs", "peak memory", right=("calls", "programs", "peak memory")
     )
     for entry in index.entries:
@@ -116,7 +116,7 @@ def _entries(index: Index) -> Table:
 def _table_of_programs(index: Index) -> Table:
     """Programs and their executables: the sizes of both, the memory that a call takes, and what XLA counts in it."""
     numbers = ("program bytes", "executable bytes", "arguments", "temporaries", "flops", "bytes accessed")
-    table = output.table("program", "name", "for", *numbers, right=numbers)
+    table = output.empty_table("program", "name", "for", *numbers, right=numbers)
     for program in index.programs:
         row = (program.digest[7:19], program.name)
         if not program.executables:
@@ -131,7 +131,7 @@ def _table_of_programs(index: Index) -> Table:
 
 def _place(record: ChainRecord | ProgramRecord) -> str:
     """Platform, and the mesh where there is one: `cpu data 2 × model 4`."""
-    return f"{record.platform} {partition.spelled(dict(record.mesh))}" if record.mesh else record.platform
+    return f"{record.platform} {partition.spelled_mesh(dict(record.mesh))}" if record.mesh else record.platform
 
 
 def _flops(cost: Mapping[str, int]) -> str:

@@ -37,26 +37,26 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
     soon will. More than such devices have is an error.
     """
     begin = time.perf_counter()
-    given = plans.read(manifest)
+    given = plans.read_manifest(manifest)
     plan = plans.resolve(given)
     release = releases.installed(jax_released)
-    late = releases.remarks(release)
+    late = releases.expiry_remarks(release)
     with progress.waiting("counting programs") as say:
-        counted = build.count(plan, _told(say, len(plan.combos)))
+        counted = build.count_plan(plan, _told(say, len(plan.combos)))
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
     remarks = (*_remarks(given, plan, counted), *late)
     if as_json:
         combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]
-        meshes = [placement.document(each) for each in counted.footprints]
-        document = {"combos": combos, **shapes.document(plan), **numbers, "meshes": meshes}
-        weights = sum(plans.stored(plan).values()) or None
-        more = {"model": model.document(plan), "bytes": weights, "cached": None, "remarks": remarks}
+        meshes = [placement.placement_document(each) for each in counted.footprints]
+        document = {"combos": combos, **shapes.shapes_document(plan), **numbers, "meshes": meshes}
+        weights = sum(plans.weight_bytes(plan).values()) or None
+        more = {"model": model.model_document(plan), "bytes": weights, "cached": None, "remarks": remarks}
         seconds = time.perf_counter() - begin
-        output.document({**document, "valid_until": release.valid_until, **more, "seconds": seconds})
+        output.print_document({**document, "valid_until": release.valid_until, **more, "seconds": seconds})
     else:
         _print(plan, numbers)
         for each in counted.footprints:
-            placement.show(each)
+            placement.show_placement(each)
         click.echo(f"valid until {release.valid_until}")
         click.echo(model.line(plan))
     for remark in remarks:
@@ -74,19 +74,19 @@ def _told(say: Callable[[str], None], combos: int) -> Progress:
 
 
 def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]:
-    laid = (remark for each in counted.footprints for remark in placement.remarks(each))
-    full = footprint.remarks(plan.targets, counted.footprints)
-    planned = (*plan.dropped, *tokenizer.remarks(plan), *plans.waste(plan), *plans.endings(given, plan))
+    laid = (remark for each in counted.footprints for remark in placement.placement_remarks(each))
+    full = footprint.nearly_full(plan.targets, counted.footprints)
+    planned = (*plan.dropped, *tokenizer.tokenizer_remarks(plan), *plans.waste(plan), *plans.endings(given, plan))
     return (*planned, *plans.uninstalled(plan), *plans.untuned(plan), *laid, *full)
 
 
 def _print(plan: Plan, counted: Mapping[str, int]) -> None:
     console = output.console()
     console.print(output.combos("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
-    shapes.show(plan)
-    numbers = [output.count(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
+    shapes.show_shapes(plan)
+    numbers = [output.counted(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
     targets = "; ".join(map(output.target, plan.targets)) or "no targets"
     console.print(f"{', '.join(numbers)} ({targets})", soft_wrap=True)
     if plan.model.quantization:
-        sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.stored(plan).items()))
+        sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))
         console.print(f"weights, quantized to {plan.model.quantization}: {', '.join(sizes)}", soft_wrap=True)

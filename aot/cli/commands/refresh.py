@@ -40,7 +40,7 @@ def command(
     Weights and tokenizer stay as they are. The new bundle records the digest of the old one. Refused where the
     programs of that jax are readable no day longer than those of the bundle.
     """
-    plan = None if manifest is None else plans.resolve(plans.read(manifest))
+    plan = None if manifest is None else plans.resolve(plans.read_manifest(manifest))
     release = releases.installed(jax_released)
     kept = None if no_cache else cache.own()
     options = build.Options(destination, replace, force, jobs, kept)
@@ -50,7 +50,7 @@ def command(
     if as_json:
         document = {"digest": made.digest, "path": str(destination), "programs_from": made.source}
         golden = {"entries": made.compared, "largest_difference": made.largest_difference}
-        output.document({**document, "valid_until": made.valid_until, "golden": golden})
+        output.print_document({**document, "valid_until": made.valid_until, "golden": golden})
         return
     click.echo(f"programs from the {made.source}, valid until {made.valid_until}")
     if made.largest_difference is None:

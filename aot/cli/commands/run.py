@@ -106,7 +106,7 @@ def command(
     """
     if stream and as_json:
         raise click.UsageError("--stream prints text as it comes, --json one document: give one of the two")
-    given: list[Any] = [*map(prompting.text, texts), *prompts]
+    given: list[Any] = [*map(prompting.text_given, texts), *prompts]
     given += [*map(prompting.conversation, chats), *map(prompting.ids, tokens)]
     if not given and (piped := prompting.piped()):
         given = [piped]
@@ -204,8 +204,11 @@ def _generate(
     if stats:
         _say_stats(results, timings)
     if as_json:
-        document = {"results": [result.to_dict() for result in results], "compilations": compilations.count()}
-        output.document({**document, "timings": timings})
+        document = {
+            "results": [result.to_dict() for result in results],
+            "compilations": compilations.count_compilations(),
+        }
+        output.print_document({**document, "timings": timings})
         return
     for position, result in enumerate(results):
         if position:
@@ -222,7 +225,7 @@ def _say_stats(results: list[Any], timings: Mapping[str, float]) -> None:
     first = timings.get("first_piece_seconds")
     shown = "" if first is None else f", the first text after {first:.3f} s"
     click.echo(
-        f"loaded in {timings['load_seconds']:.3f} s; {output.count(given, 'prompt tokens')}, {made} generated in "
+        f"loaded in {timings['load_seconds']:.3f} s; {output.counted(given, 'prompt tokens')}, {made} generated in "
         f"{seconds:.3f} s{shown}: {made / seconds:.1f} tokens/s",
         err=True,
     )

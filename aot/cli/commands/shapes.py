@@ -7,23 +7,23 @@ from aot.cli import output
 from aot.plan import Plan, images
 
 
-def document(plan: Plan) -> dict[str, Any]:
+def shapes_document(plan: Plan) -> dict[str, Any]:
     """The image shapes for scripts; nothing for a plan without."""
-    known = images.of(plan)
+    known = images.images_of(plan)
     if known is None or not images.sizes(plan):
         return {}
     return {"images": [{**size._asdict(), "tokens": known.tokens(size)} for size in images.sizes(plan)]}
 
 
-def show(plan: Plan) -> None:
+def show_shapes(plan: Plan) -> None:
     """A row for each image shape: its tokens, and how many such images each prefill length holds beside a text."""
-    known = images.of(plan)
+    known = images.images_of(plan)
     if known is None or not images.sizes(plan):
         return
     held = {(vision.shape(combo), combo.prefill_length) for combo in plan.combos}
     lengths = sorted({length for size, length in held if size and length})
     columns = ("tokens", "in a prompt", *(f"prefill {length}" for length in lengths))
-    table = output.table("image", *columns, right=columns)
+    table = output.empty_table("image", *columns, right=columns)
     for size in images.sizes(plan):
         taken = images.around(known, size)
         fills = (_fill(length, taken) if (size, length) in held else "" for length in lengths)

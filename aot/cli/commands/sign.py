@@ -42,7 +42,7 @@ def command(
     signature = sign.sign(bundle, key, password=password, certificate=certificate, chain=chain)
     digest = store.open(bundle).digest
     if as_json:
-        output.document({"digest": digest, "signature": signature})
+        output.print_document({"digest": digest, "signature": signature})
     else:
         click.echo(f"signature {signature}")
         click.echo(digest)

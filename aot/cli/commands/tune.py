@@ -21,12 +21,12 @@ def command(manifest: Path, jobs: int, as_json: bool) -> None:
     This machine must have the devices. `aot build` replays the files on any machine, and chooses nothing itself.
     A file is only written once builds without the device can be made from it.
     """
-    plan = plans.resolve(plans.read(manifest))
+    plan = plans.resolve(plans.read_manifest(manifest))
     with Display() as display:
         written = tune.tune(plan, jobs, display)
     rows = [{**vars(each), "path": str(each.path)} for each in written]
     if as_json:
-        output.document({"tunings": rows})
+        output.print_document({"tunings": rows})
         return
     for each in written:
-        click.echo(f"{output.target(each.target)}: {output.count(each.choices, 'choices')}, {each.path}")
+        click.echo(f"{output.target(each.target)}: {output.counted(each.choices, 'choices')}, {each.path}")

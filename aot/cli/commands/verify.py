@@ -46,13 +46,13 @@ def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, 
     with progress.waiting(f"hashing {bundle}") as say:
         opened = store.verify(bundle, admit=admit)
         verified.remember(bundle, opened.index.weights, opened.hashed)
-        stated = statement.read(opened) is not None
+        stated = statement.read_statement(opened) is not None
         say(f"running golden inputs of {bundle}")
         replayed = _replayed(opened) if run else ()
     if as_json:
         golden = {"golden": _golden(replayed)} if run else {}
         proven = {"signed": _signed(opened, admit), "provenance": stated}
-        output.document({"digest": opened.digest, "blobs": len(opened.blobs), **proven, **golden})
+        output.print_document({"digest": opened.digest, "blobs": len(opened.blobs), **proven, **golden})
     else:
         click.echo(_SIGNED[_signed(opened, admit)])
         if run:
@@ -92,7 +92,7 @@ def _golden(replayed: tuple["Replayed", ...]) -> dict[str, Any]:
 
 
 def _print(replayed: tuple["Replayed", ...]) -> None:
-    table = output.table("entry", "phase", "verdict", "difference", "tolerance", "cause")
+    table = output.empty_table("entry", "phase", "verdict", "difference", "tolerance", "cause")
     for entry in replayed:
         shown = ("" if number is None else f"{number:.2g}" for number in (entry.difference, entry.tolerance))
         table.add_row(entry.key[:12], entry.phase, entry.verdict, *shown, entry.cause)

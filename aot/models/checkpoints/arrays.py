@@ -73,7 +73,7 @@ def prevailing(stored: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
     return "float32" if name == "float64" else name
 
 
-def read(stored: Stored, dtype: str) -> np.ndarray[Any, Any]:
+def read_tensor(stored: Stored, dtype: str) -> np.ndarray[Any, Any]:
     """A tensor's array in `dtype`. InputError where a finite value is too large for it."""
     result = np.empty(stored.shape, resolve(dtype))
     flat, start = result.reshape(-1), 0

@@ -50,7 +50,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / "config.json")
 
 
-def check(directory: Path, config: Mapping[str, Any] | ModelConfig, dtype: str) -> None:
+def check_checkpoint(directory: Path, config: Mapping[str, Any] | ModelConfig, dtype: str) -> None:
     """Compares the headers of the weight files with what the model takes; no weight files at all is fine.
 
     Raises InputError with a line for each tensor that is missing, not used, or of a wrong shape or dtype.
@@ -92,7 +92,7 @@ def _stream(stored: dict[str, Stored], model: ModelConfig, dtype: str) -> Iterat
         _check_tied(stored[_EMBEDDING], stored[_HEAD])
     for path, shape in model.parameters().items():
         # A convolution's kernel is stored with all its axes, and taken as the matrix that it is.
-        yield path, arrays.read(stored[model.huggingface(path)], dtype).reshape(shape)
+        yield path, arrays.read_tensor(stored[model.huggingface(path)], dtype).reshape(shape)
 
 
 def _check_tied(embedding: Stored, head: Stored) -> None:
@@ -104,7 +104,7 @@ def _check_tied(embedding: Stored, head: Stored) -> None:
 
 
 def _read(config: Mapping[str, Any] | ModelConfig) -> ModelConfig:
-    return config if isinstance(config, ModelConfig) else family.read(config)
+    return config if isinstance(config, ModelConfig) else family.read_model_config(config)
 
 
 def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> None:
@@ -116,7 +116,7 @@ def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> No
     unused = {name for name in stored if name not in shapes and (name.endswith(_IGNORED) or model.ignored(name))}
     found = {tensor.name: tensor for name, tensor in stored.items() if name not in unused}
     place = f"checkpoint {directory}"
-    lines = names.faults(wanted, {name: tensor.shape for name, tensor in found.items()}, place, "tensor")
+    lines = names.name_faults(wanted, {name: tensor.shape for name, tensor in found.items()}, place, "tensor")
     lines += names.cut(
         [
             f"{place}: tensor {name!r} is stored as {found[name].kind}, which is not one of {arrays.KINDS}"
@@ -208,6 +208,6 @@ def _pickles(directory: Path) -> list[str]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json_files.read(file)[1]
+        return json_files.read_object(file)[1]
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; a Hugging Face checkpoint has it") from None

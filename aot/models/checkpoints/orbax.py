@@ -38,7 +38,7 @@ class _Tree:
     leaves: Mapping[str, str]
 
 
-def check(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+def check_orbax(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]], dtype: str) -> None:
     """Compares the arrays under `subtree` with `parameters`, by their headers.
 
     Raises InputError with a line for each one that is missing, not used, or of a wrong shape or dtype.
@@ -94,7 +94,7 @@ def _opened(tree: _Tree, subtree: str, parameters: Mapping[str, tuple[int, ...]]
     opened = {path: _open(tree, leaves[path]) for path in wanted if path in leaves}
     surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in wanted}
     found = surplus | {path: tuple(store.shape) for path, store in opened.items()}
-    lines = names.faults(wanted, found, place, "array")
+    lines = names.name_faults(wanted, found, place, "array")
     lines += names.cut(
         [
             f"{place}: array {path!r} is stored as {store.dtype.name}, which is not one of {_kinds()}"

@@ -23,7 +23,7 @@ _SMALLEST = np.float32(2.0**-12)
 Tensor = np.ndarray[Any, Any]
 
 
-def stored(
+def stored_tensors(
     tensors: Iterable[tuple[str, Tensor]], weights: Mapping[str, Array], head_dim: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Each tensor in the dtype that `weights` declares for its path, a quantized matrix followed by its scales.

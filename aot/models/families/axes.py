@@ -31,7 +31,7 @@ _ARRAYS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def of(config: DecoderConfig) -> Dimensions:
+def axes_of(config: DecoderConfig) -> Dimensions:
     """The dimensions of a decoder's arrays; heads stay whole. Those of matrices are (out, in)."""
     parts = {"head": config.num_heads, "kv_head": config.num_kv_heads}
     return Dimensions(_ARRAYS, parts)

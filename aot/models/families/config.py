@@ -82,7 +82,7 @@ class DecoderConfig:
         fields = Fields(config, place)
         for field, implemented in _IMPLEMENTED.items():
             fields.refuse(field, implemented)
-        theta, scaling = rope.read(fields)
+        theta, scaling = rope.read_rope(fields)
         sizes, switches = _sizes(fields, name), _switches(fields, name)
         decoder = cls(family=name, rope_theta=theta, rope_scaling=scaling, **sizes, **switches)
         fields.done()

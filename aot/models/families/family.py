@@ -70,7 +70,7 @@ class ModelConfig:
         return self.encoder is not None and self.encoder.ignored(name)
 
 
-def read(
+def read_model_config(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None, place: str = "config.json"
 ) -> ModelConfig:
     """The model of a Hugging Face configuration, and of its preprocessor_config.json where it takes images.

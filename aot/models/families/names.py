@@ -95,7 +95,7 @@ def huggingface(path: str) -> str:
     return f"model.layers.{layer}.{_GROUPS[group]}.{inside}"
 
 
-def faults(wanted: Mapping[str, Shape], found: Mapping[str, Shape], place: str, noun: str) -> list[str]:
+def name_faults(wanted: Mapping[str, Shape], found: Mapping[str, Shape], place: str, noun: str) -> list[str]:
     """A line for each `noun` that is missing, not used, or of another shape; a long list is cut, with a count."""
     missing = [name for name in wanted if name not in found]
     surplus = sorted(set(found) - set(wanted))

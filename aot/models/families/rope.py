@@ -34,7 +34,7 @@ def frequencies(theta: float, head_dim: int, scaling: RopeScaling | None) -> tup
     return tuple(_float32(_scaled(frequency, scaling)) for frequency in plain)
 
 
-def read(fields: Fields) -> tuple[float, RopeScaling | None]:
+def read_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
     """Theta and the scaling, from `rope_parameters` or the older `rope_theta` and `rope_scaling`."""
     name = "rope_scaling" if fields.config.get("rope_scaling") else "rope_parameters"
     found = fields.config.get(name) or {}

@@ -91,7 +91,7 @@ class Collecting:
         return isinstance(error, InputError)
 
 
-def read(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises ManifestError, a line for each fault."""
     document = yaml.load(_text(path), str(path))
     if not isinstance(document.data, dict):

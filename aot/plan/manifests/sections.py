@@ -46,7 +46,7 @@ def _dimension(name: str) -> PlainValidator:
     def checked(value: Any) -> Any:
         if name == "prefill_length" and isinstance(value, dict):
             value = _doubling(value)
-        if wrong := dimensions.check(name, value):
+        if wrong := dimensions.dimension_fault(name, value):
             raise Wrong(("", wrong))
         return value
 

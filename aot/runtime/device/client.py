@@ -61,7 +61,7 @@ def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRe
         raise MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it") from error
 
 
-def run(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord) -> Any:
+def run_loaded(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord) -> Any:
     """The raw results of a loaded executable. Raises MachineError for what XLA reports: other arrays, no memory."""
     try:
         return loaded.execute_sharded(arguments)

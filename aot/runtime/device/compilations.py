@@ -48,7 +48,7 @@ def watch() -> None:
     _listener()
 
 
-def count() -> int:
+def count_compilations() -> int:
     """Backend compiles of this process since it is watched."""
     return _listener().count
 

@@ -13,7 +13,7 @@ Lay = Callable[[Any], Sequence[Any]]
 """The sharding of each argument of a `jax.export.Exported`."""
 
 
-def read(data: bytes) -> Any:
+def read_export(data: bytes) -> Any:
     """The `jax.export.Exported` of a stored program."""
     return export.deserialize(bytearray(data))
 
@@ -34,8 +34,8 @@ def jitted(exported: Any, shardings: Sequence[Any], function: Any = None, result
     return made, arguments
 
 
-def lowered(data: bytes, lay: Lay) -> Any:
+def lower_export(data: bytes, lay: Lay) -> Any:
     """A stored program as a `jax.stages.Lowered`."""
-    exported = read(data)
+    exported = read_export(data)
     made, arguments = jitted(exported, lay(exported))
     return made.lower(*arguments)

@@ -45,12 +45,12 @@ class Client:
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         here = jax.sharding.SingleDeviceSharding(self._device)
-        return _callable(compiled(data, lambda exported: [here] * len(exported.in_avals)), program)
+        return _callable(compile_export(data, lambda exported: [here] * len(exported.in_avals)), program)
 
 
-def compiled(data: bytes, lay: exports.Lay) -> Any:
+def compile_export(data: bytes, lay: exports.Lay) -> Any:
     """A stored program, compiled for arguments that lie as is said."""
-    return exports.lowered(data, lay).compile().runtime_executable()
+    return exports.lower_export(data, lay).compile().runtime_executable()
 
 
 def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
@@ -85,7 +85,9 @@ def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
 def _leave_out_absent(platform: str) -> None:
     """Leaves out platforms of JAX_PLATFORMS that this machine lacks: jax would have none of the others either."""
     asked = (jax.config.jax_platforms or "").split(",")
-    there = [name for name in asked if name not in _ACCELERATORS or machine.of(_ACCELERATORS[name]).devices]
+    there = [
+        name for name in asked if name not in _ACCELERATORS or machine.accelerators_of(_ACCELERATORS[name]).devices
+    ]
     if there != asked:
         jax.config.update("jax_platforms", ",".join(there or [platform]))
 
@@ -98,7 +100,7 @@ def _home() -> int:
 
 def _callable(loaded: Any, program: ProgramRecord) -> Executable:
     def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-        results = client.run(loaded, list(arguments), program).disassemble_into_single_device_arrays()
+        results = client.run_loaded(loaded, list(arguments), program).disassemble_into_single_device_arrays()
         return [shards[0] for shards in results]
 
     return run

@@ -30,7 +30,7 @@ def clients(ids: Sequence[int]) -> "Iterator[Client]":
     return (Client(backend, id) for id in ids)
 
 
-def count() -> int:
+def count_virtual_devices() -> int:
     """How many virtual devices this process has unless more are asked for: XLA_FLAGS may say so."""
     return len(_backend(None, os.getpid()).devices())
 
@@ -65,7 +65,7 @@ class Client:
         handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
-            made: list[Buffer] = client.run(loaded, arguments, program).consume_with_handlers(handlers)
+            made: list[Buffer] = client.run_loaded(loaded, arguments, program).consume_with_handlers(handlers)
             return made
 
         return run

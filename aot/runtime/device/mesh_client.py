@@ -63,12 +63,12 @@ class Client:
         return self._callable(loaded, program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
-        made = jax_client.compiled(data, lambda exported: exported.in_shardings_jax(self._mesh))
+        made = jax_client.compile_export(data, lambda exported: exported.in_shardings_jax(self._mesh))
         return self._callable(made, program)
 
     def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
-        check = mesh_contract.checked(program, self._sharding)
+        check = mesh_contract.argument_check(program, self._sharding)
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             check(arguments)

@@ -65,7 +65,7 @@ def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
             )
 
 
-def checked(program: ProgramRecord, lay: Lay) -> Callable[[Sequence[Buffer]], None]:
+def argument_check(program: ProgramRecord, lay: Lay) -> Callable[[Sequence[Buffer]], None]:
     """What raises BundleError for arguments that the program does not take."""
     wanted = [(array.shape, dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
     donated = [place for place, array in enumerate(program.arguments) if array.donated]

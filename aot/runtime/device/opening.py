@@ -78,7 +78,7 @@ def _check_ids(ids: Sequence[int]) -> None:
         raise MachineError(f"devices: no process has one of the id {max(ids)}, they are below {MOST_DEVICES}")
 
 
-def count(platform: str) -> int:
+def count_devices(platform: str) -> int:
     """How many devices of a platform this process has."""
     _heed_flags()
     if "jax" in sys.modules or platform != "cpu":
@@ -88,7 +88,7 @@ def count(platform: str) -> int:
     _quiet()
     from aot.runtime.device import jaxlib_client
 
-    return jaxlib_client.count()
+    return jaxlib_client.count_virtual_devices()
 
 
 def _heed_flags() -> None:

@@ -35,7 +35,7 @@ def weights(
     placed = {}
     for position, (blob, view) in enumerate(zip(bundle.index.weights.blobs, views, strict=True)):
         where = f"bundle {bundle.path}: blob {blob.digest[:19]}…"
-        table = layout.table(view, where)
+        table = layout.tensor_table(view, where)
         layout.agree(table, bundle.index.weights, position, where)
         for path, (kind, shape, offset) in table.items():
             count = int(np.prod(shape, dtype=np.int64))

@@ -8,7 +8,7 @@ from functools import cached_property
 from aot.bundle.index.bounds import Axes, Mesh
 from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
 from aot.errors import MachineError
-from aot.partition import spelled
+from aot.partition import spelled_mesh
 from aot.precompile import Combo
 from aot.runtime.fitting import fit, machine
 from aot.runtime.place import Place
@@ -136,7 +136,8 @@ def _meshes(index: Index, platform: str) -> dict[Mesh, int]:
 
 def _built(meshes: Mapping[Mesh, int]) -> str:
     return (
-        " and ".join(f"the mesh {spelled(dict(mesh))}" if mesh else "one device" for mesh in meshes) or "nothing here"
+        " and ".join(f"the mesh {spelled_mesh(dict(mesh))}" if mesh else "one device" for mesh in meshes)
+        or "nothing here"
     )
 
 
@@ -144,7 +145,7 @@ def platform_of(index: Index) -> str:
     """The platform on which this machine runs a bundle as built, an accelerator first; failing that what there is."""
     calls = {(chain.platform, program) for chain in _first(index) for program, _ in chain.calls}
     found = {platform for platform, _ in calls}
-    have = [name for name in _ACCELERATORS if name in found and machine.of(name).devices]
+    have = [name for name in _ACCELERATORS if name in found and machine.accelerators_of(name).devices]
     fits = (name for name in have if any(fitting(index.programs[p]) for platform, p in calls if platform == name))
     return next(fits, PLATFORM if PLATFORM in found or not have else have[0])
 
@@ -154,7 +155,7 @@ def _first(index: Index) -> list[ChainRecord]:
     return [chain for entry in index.entries if entry.combo == 0 for chain in entry.chains]
 
 
-def of(index: Index, place: Place) -> tuple[Entry, ...]:
+def entries_of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
     keys = [record.key for record in index.combos]
@@ -199,7 +200,7 @@ def verdict(entry: Entry) -> Verdict:
 
 def fitting(program: ProgramRecord) -> ExecutableRecord | None:
     """The executable that this machine runs as built; of several the one for the richest instruction set."""
-    fits = [executable for executable in program.executables if fit.cause(executable) is None]
+    fits = [executable for executable in program.executables if fit.misfit_cause(executable) is None]
     return max(fits, key=lambda e: len(e.requires.get("features", ())), default=None)
 
 
@@ -209,7 +210,7 @@ def misfit(program: ProgramRecord) -> str:
 
 
 def _causes(program: ProgramRecord) -> list[str]:
-    causes = (fit.cause(executable) for executable in program.executables)
+    causes = (fit.misfit_cause(executable) for executable in program.executables)
     return list(dict.fromkeys(cause for cause in causes if cause is not None))
 
 

@@ -56,13 +56,13 @@ def renewal(path: Path) -> str:
     return f"renew them: aot refresh {path} -o NEW"
 
 
-def warn(bundle: Bundle) -> None:
+def warn_of_expiry(bundle: Bundle) -> None:
     """Logs that a bundle has expired, which its stored executables outlive."""
     if expired(bundle.index.valid_until):
         log.warning("bundle %s: %s", bundle.path, past(bundle.index.valid_until, renewal(bundle.path)))
 
 
-def check(bundle: Bundle, cause: str) -> None:
+def check_expiry(bundle: Bundle, cause: str) -> None:
     """Raises ExpiredError where a program that has no executable for this machine would be compiled too late."""
     if expired(bundle.index.valid_until):
         raise ExpiredError(

@@ -14,7 +14,7 @@ _LOADERS = ("jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "libtpu")  # what 
 _DEVICES = {"cuda": "NVIDIA GPU", "tpu": "TPU"}
 
 
-def cause(executable: ExecutableRecord) -> str | None:
+def misfit_cause(executable: ExecutableRecord) -> str | None:
     """Why the machine does not run it; None where it does."""
     ((kind, options),) = executable.target.items()
     lacking = _cpu if kind == "cpu" else _accelerator
@@ -51,7 +51,7 @@ def _cpu(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> 
 
 
 def _accelerator(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> str | None:
-    here = machine.of(kind)
+    here = machine.accelerators_of(kind)
     built = f"built for {kind} {options.get('device') or options['topology']}"
     if not here.devices:
         return f"{built}, this machine has no {_DEVICES[kind]}"

@@ -36,7 +36,7 @@ _NAMES = {"cuda": {"cuda", "gpu"}, "tpu": {"tpu"}}
 _BY_NAME = ("GPU-", "MIG-")  # how CUDA_VISIBLE_DEVICES names a GPU other than by its number
 
 
-def of(platform: str) -> Accelerators:
+def accelerators_of(platform: str) -> Accelerators:
     """What this machine has for a platform, and jax may use; asked for once in a process."""
     allowed = os.environ.get("JAX_PLATFORMS", "")
     if allowed and not _NAMES[platform] & set(allowed.split(",")):

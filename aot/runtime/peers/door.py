@@ -51,7 +51,7 @@ def secret(address: Any) -> Iterator[str]:
     try:
         path = _file(address)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directories.check(path.parent, "state")
+        directories.check_directory(path.parent, "state")
         _write(path, made)
     except (AotError, OSError) as error:
         raise InputError(
@@ -128,7 +128,7 @@ class Door:
         if not hmac.compare_digest(proof, _proof(self._key, b"process", nonce, own, body)):
             link.write(_REFUSED)
             raise ValueError("knows another secret")
-        greeting = strict_json.parse(body)
+        greeting = strict_json.parse_strictly(body)
         if not isinstance(greeting, dict):
             raise ValueError("says nothing of itself")
         link.write(_proof(self._key, b"coordinator", own, nonce))
@@ -174,7 +174,7 @@ def _known(address: Any) -> bytes:
         return _key(given)
     try:
         path = _file(address)
-        directories.check(path.parent, "state")
+        directories.check_directory(path.parent, "state")
         return _key(path.read_text())
     except (AotError, OSError) as error:
         raise InputError(
@@ -184,7 +184,7 @@ def _known(address: Any) -> bytes:
 
 def _file(address: Any) -> Path:
     host, port, *_ = address
-    return directories.of("state") / "coordinators" / f"{host}_{port}".replace(":", "-")
+    return directories.directory_of("state") / "coordinators" / f"{host}_{port}".replace(":", "-")
 
 
 def _write(path: Path, text: str) -> None:

@@ -64,7 +64,7 @@ class Link:
         """The next line of JSON that is more than a sign of life, the first of which comes within so many seconds."""
         while True:
             try:
-                line, seconds = strict_json.parse(self.read(seconds)), SILENCE
+                line, seconds = strict_json.parse_strictly(self.read(seconds)), SILENCE
             except ValueError as error:
                 raise StrangerError("speaks otherwise") from error
             if not isinstance(line, dict):

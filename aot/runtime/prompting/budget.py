@@ -43,7 +43,7 @@ _left: ContextVar[list[int]] = ContextVar("left")
 
 
 @contextmanager
-def of(given: Any) -> Iterator[None]:
+def budget_for(given: Any) -> Iterator[None]:
     """The budget for rendering some values: in it `spend` and `weigh` can be called."""
     token = _left.set([1 << 62])
     try:

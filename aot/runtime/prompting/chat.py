@@ -38,7 +38,7 @@ class Template:
         compiled = self._compiled(self.spelled(variables))
         defaults = {"tools": None, "documents": None, "add_generation_prompt": True, **self.tokens}
         try:
-            with budget.of(variables):
+            with budget.budget_for(variables):
                 return compiled.render({**defaults, **variables})
         except rendering.FAULTS as error:
             raise BundleError(
@@ -77,10 +77,10 @@ def variables(given: Mapping[str, Any] | None, messages: Any) -> dict[str, Any]:
     if _MESSAGES in (given or ()):
         raise InputError(f"template: {_MESSAGES!r} are the conversation itself; give them as the prompt")
     plain = {name: _plain(value, f"template: {name}") for name, value in (given or {}).items()}
-    return {_MESSAGES: checked(messages), **plain}
+    return {_MESSAGES: checked_conversation(messages), **plain}
 
 
-def checked(messages: Any) -> list[dict[str, Any]]:
+def checked_conversation(messages: Any) -> list[dict[str, Any]]:
     """A copy of the conversation made of plain JSON values, without names whose value is None."""
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
         raise InputError(f"conversation: must be a list of at least one message, got {messages!r}")

@@ -56,7 +56,10 @@ class Text:
             )
         config = _mapping(files, "tokenizer_config.json", where)
         legacy = _mapping(files, "special_tokens_map.json", where)
-        tokenizer, declared = vocabulary.read(files["tokenizer.json"], where), vocabulary.declared(config, where)
+        tokenizer, declared = (
+            vocabulary.read_tokenizer(files["tokenizer.json"], where),
+            vocabulary.declared(config, where),
+        )
         ending = {token.content for id, token in declared.items() if id in ends} | {*vocabulary.added(tokenizer, ends)}
         vocabulary.complete(tokenizer, declared, ending | chat.special_names(config, legacy), where)
         template = _template(files, config, chat.named_tokens(config, legacy), where)
@@ -243,7 +246,7 @@ def _string(files: Mapping[str, bytes], name: str, where: str) -> str | None:
 def _mapping(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(_string(files, name, where) or "{}")
-        nesting.check(value)
+        nesting.check_nesting(value)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: {name} is damaged ({error}); fetch it again or rebuild") from error
     if not isinstance(value, dict):

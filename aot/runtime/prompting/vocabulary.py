@@ -31,7 +31,7 @@ def tried(step: Callable[[], _T]) -> _T:
         raise PanicError(" ".join(str(error).split())) from error
 
 
-def read(data: bytes, where: str) -> "Tokenizer":
+def read_tokenizer(data: bytes, where: str) -> "Tokenizer":
     """The tokenizer that a `tokenizer.json` describes, without its truncation and padding, once it has been tried."""
     from tokenizers import Tokenizer
 
@@ -163,7 +163,7 @@ def twin(tokenizer: "Tokenizer", guarded: dict[str, int], where: str) -> tuple["
     for token in description["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
     _rename(description["model"], names)
-    return read(json.dumps(description).encode(), where), names
+    return read_tokenizer(json.dumps(description).encode(), where), names
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
