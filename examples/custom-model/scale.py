@@ -1,4 +1,5 @@
 import numpy as np
+
 from aot import chain
 from aot.chain import Array
 
