@@ -46,6 +46,8 @@ SHOWN = {
 }
 """Files that pages show whole."""
 GLOSSARY = ["manifest", "combo", "key", "entry", "phase", "program", "executable", "chain", "slot", "bundle"]
+ELSEWHERE = {"aot/constraints.txt"}
+"""What lies in the repository of who uses us."""
 OWN_VARIABLES = {"AOT_BENCH_START", "AOT_CORE", "AOT_EMULATED_CPU"}
 """Those that our processes set for one another."""
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -280,7 +282,7 @@ def test_examples_that_are_not_played_give_what_they_promise(directory: Path, tm
 
 
 def outside_of_code(text: str) -> str:
-    return re.sub(r"`[^`\n]*`", "", _FENCED.sub("", text))
+    return re.sub(r"`[^`]*`", "", _FENCED.sub("", text))
 
 
 def headings(page: Path) -> set[str]:
@@ -303,6 +305,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path):
         return not target.exists() or (bool(heading) and heading not in headings(target))
 
     assert [link for link in links(page) if broken(link)] == []
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_every_file_that_a_page_names_is_there(page: Path):
+    spans = " ".join(re.findall(r"`([^`]*)`", _FENCED.sub("", page.read_text())))
+    named = re.findall(r"(?<![\w/.-])((?:aot|tests|tools|manifests|examples|docs|\.ci)/[\w./-]+)", spans)
+
+    assert [name for name in named if not (ROOT / name).exists() and name not in ELSEWHERE] == []
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
