@@ -335,6 +335,15 @@ def test_the_readme_says_what_its_words_mean():
     assert [word for word in GLOSSARY if word not in rows] == []
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    measured = (DOCS / "benchmarks.md").read_text().partition("| bfloat16 | first token |")[2].partition("\n\n")[0]
+    table = README.read_text().partition("## A cold start")[2].partition("\n| aot")[2].splitlines()
+    names, figures = (line.strip("| ").split(" | ") for line in ("aot" + table[0], table[2]))
+
+    assert len(names) == len(figures) > 1
+    assert [name for name, s in zip(names, figures, strict=True) if f"\n| {name} | {s} |" not in measured] == []
+
+
 def demo() -> str:
     """What tools/demo prints on a machine that is set up, where no bundle lies yet."""
     if (ROOT / "dist" / "tiny" / "oci-layout").exists():
