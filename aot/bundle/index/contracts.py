@@ -86,7 +86,9 @@ def _argument(place: str, record: ArgumentRecord, mesh: Mesh) -> Iterator[str]:
 
 
 def _is_of(given: Any, wanted: type) -> bool:
-    return type(given) is wanted and (wanted is not tuple or all(type(each) is str for each in given))
+    if wanted is tuple:
+        return isinstance(given, tuple) and all(type(each) is str for each in given)
+    return type(given) is wanted
 
 
 def _executable(place: str, record: ExecutableRecord, program: ProgramRecord) -> Iterator[str]:
