@@ -440,7 +440,7 @@ from aot.builder.compiling import compile, cuda
 from aot.builder import settings
 settings.apply()
 options = {"device": sys.argv[2]}
-compile.lowered(Path(sys.argv[1]).read_bytes(), (), cuda.devices(options, 1)).compile(dict(cuda._TUNED))
+compile.lowered_for(Path(sys.argv[1]).read_bytes(), (), cuda.devices(options, 1)).compile(dict(cuda._TUNED))
 """
 _MISS = re.compile(r"Autotune cache miss: key = <key model='(.*?)', hlo='(.*?)', version=(\d+)>", re.DOTALL)
 

@@ -108,10 +108,10 @@ with aot.load(sys.argv[1], devices=4) as model:
     put = executor.client.put
     prefill, decode = ({e.phase: e for e in model._entries.values()}[phase] for phase in ("prefill", "decode"))
     for name, change in CHANGES.items():
-        _, state = executor.run(prefill, execute.checked(prefill, exercise.inputs(prefill)))
+        _, state = executor.run(prefill, execute.checked_inputs(prefill, exercise.inputs(prefill)))
         change(state, "state/cache/0/key", "state/cache/1/key")
         try:
-            executor.run(decode, execute.checked(decode, exercise.inputs(decode)), State(prefill, state, 2))
+            executor.run(decode, execute.checked_inputs(decode, exercise.inputs(decode)), State(prefill, state, 2))
         except BundleError as error:
             print(name, str(error).partition(":")[0], flush=True)
 """

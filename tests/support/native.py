@@ -31,7 +31,7 @@ def shift(x):
 
 def lowered(devices, function, *arguments):
     exported = jax.export.export(jax.jit(function), platforms=["cpu"])(*arguments)
-    return compile.lowered(bytes(exported.serialize()), (), devices)
+    return compile.lowered_for(bytes(exported.serialize()), (), devices)
 
 def raw(compiled):
     return bytes(compiled.runtime_executable().serialize())
