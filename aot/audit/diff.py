@@ -39,7 +39,7 @@ def _sorted(found: list[Cause]) -> tuple[Cause, ...]:
 
 
 def _refreshed(pair: Pair) -> Cause | None:
-    """That one side was refreshed from the other: its programs, its executables and their versions follow."""
+    """The cause that one side was refreshed from the other: its programs, its executables and their versions follow."""
     a, b = pair.sides
     for old, new, how in ((a, b, "the second was refreshed from the first"), (b, a, "the first from the second")):
         if old.digest is not None and new.index.origin == old.digest:

@@ -119,7 +119,7 @@ def nudged(document: bytes) -> bytes:
 def test_golden_outputs_are_compared_bit_by_bit_where_arithmetic_is_portable_and_only_there(bundle: Bundles) -> None:
     found = {}
     for arithmetic in ("portable", "fast"):
-        opened = store.open(bundle("int8", arithmetic))
+        opened = store.open(bundle("float32", arithmetic))
         document = opened.attachment("golden") or b""
         recorded, _ = expected.read_golden(document, "golden")
         told = {name.verdict for name in golden.replay(opened, document)}
@@ -135,7 +135,7 @@ def test_golden_outputs_are_compared_bit_by_bit_where_arithmetic_is_portable_and
 def test_what_was_recorded_in_portable_arithmetic_is_compared_with_tolerance_where_another_runs(
     bundle: Bundles,
 ) -> None:
-    portable, fast = store.open(bundle("int8")), store.open(bundle("int8", "fast"))
+    portable, fast = store.open(bundle("float32")), store.open(bundle("float32", "fast"))
     replayed = golden.replay(fast, nudged(portable.attachment("golden") or b""))
 
     assert {made.verdict for made in replayed} == {"reproduced"}
