@@ -112,7 +112,7 @@ def machine() -> dict[str, Any]:
 
 
 def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
-    """What is asked for: by default the longest prompt of the smallest batch, and the tokens that it suggests or has."""
+    """What is asked: by default the longest prompt of the smallest batch, and the tokens that it suggests or has."""
     record, combos = _language(bundle)
     props = combos[0].required_props
     combos = [combo for combo in combos if combo.required_props == props]
