@@ -1,8 +1,10 @@
 import platform
+import sys
 from pathlib import Path
 
 import native
 import pytest
+from places import ROOT
 
 from aot import isa, wire
 from aot.builder.compiling import canonical, cpu, pin
@@ -140,3 +142,7 @@ def test_an_unexpected_structure_is_refused_in_one_line(hostile):
         executable(HOSTILE[hostile]())
 
     assert "\n" not in str(error.value)
+
+
+def test_the_directories_that_no_byte_may_name_are_those_of_this_machine_and_of_our_own_sources() -> None:
+    assert {str(ROOT), sys.prefix, sys.base_prefix, str(Path.cwd())} <= set(canonical.machine_paths())

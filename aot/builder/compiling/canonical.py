@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import aot
 from aot import wire
 from aot.errors import AotError
 from aot.isa import Baseline
@@ -90,7 +91,7 @@ def machine_paths() -> tuple[str, ...]:
         str(Path.cwd()),
         tempfile.gettempdir(),
         os.path.expanduser("~"),  # a user may have no home, and then this names none
-        str(Path(__file__).parents[2]),
+        str(Path(aot.__file__).resolve().parents[1]),
     ]
     return tuple(sorted({name for path in found for name in (path, os.path.realpath(path))}))
 

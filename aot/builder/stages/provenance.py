@@ -28,8 +28,6 @@ WHEELS = ("flax", "jax", "jaxlib", "ml_dtypes", "numpy", "orbax-checkpoint", "sa
 _ELSEWHERE = ("checkpoint", "tokenizer", "directory", "sources")
 """What of a plan's model are paths, or is among the dependencies."""
 
-Resource = dict[str, Any]
-
 
 class Evidence:
     """What the workers of a build had imported: a user's model source, and wheels that are recorded where used."""
@@ -86,7 +84,7 @@ def _flags(index: Index) -> list[str]:
     return sorted({flag for program in index.programs for e in program.executables for flag in e.flags})
 
 
-def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
+def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
     compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
     converters = tokenizer.converter_wheels(plan.model.tokenizer)
@@ -99,13 +97,13 @@ def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[Resource]:
         yield {"name": name, "digest": {"sha256": digest.hex_of(of)}}
 
 
-def _tunings(index: Index) -> Iterator[Resource]:
+def _tunings(index: Index) -> Iterator[installed.Resource]:
     named = {(e.target["cuda"]["device"], e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
     for device, name in sorted(named):
         yield {"name": f"tuning/{device}", "digest": {"sha256": digest.hex_of(name)}}
 
 
-def _sources(name: str, files: Mapping[str, str]) -> Resource:
+def _sources(name: str, files: Mapping[str, str]) -> installed.Resource:
     return {"name": name, "digest": {"dirHash": installed.dir_hash(files)}, "annotations": {"files": files}}
 
 
