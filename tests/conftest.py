@@ -14,9 +14,12 @@ from oracles import records
 from places import TINY
 from sharing import Shared
 
+from aot.builder.reuse import eviction
 from aot.cli import main
 from aot.runtime.fitting import expiry
 from manifests import Family, family_manifest, mesh_manifest, small_manifest
+
+CACHE = 1 << 30  # bytes; a run compiles about a third of it
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +30,22 @@ def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def build_cache(tmp_path_factory: pytest.TempPathFactory, filled_once: Shared) -> Iterator[Path]:
-    """The build cache of all builds of the run but those that take `--no-cache`: equal programs compile once."""
+def build_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The build cache of all builds of the run but those that take `--no-cache`: equal programs compile once.
+
+    It stays for the next run, in pytest's own cache; --cache-clear empties both.
+    """
+    root = pytestconfig.cache.mkdir("builds")
+    root.chmod(0o700)  # one that others can write is refused
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AOT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("AOT_CACHE_DIR", str(filled_once("cache", Path.touch)))
-        yield Path(os.environ["AOT_CACHE_DIR"])
+        patch.setenv("AOT_CACHE_DIR", str(root))
+        yield root
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # xdist's: once, after all of them
+        eviction.sweep(session.config.cache.mkdir("builds"), eviction.Rule(max_size=CACHE))
 
 
 @pytest.fixture(autouse=True, scope="session")

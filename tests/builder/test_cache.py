@@ -148,8 +148,9 @@ def test_builds_that_share_a_cache_and_are_killed_leave_whole_entries_alone(tmp_
     swept = eviction.sweep(root, eviction.Rule())
 
     assert (alive, busy.removed) == ([None] * 3, 0)
-    assert swept.kept == len(list(root.glob("*/*"))) == 40
-    assert swept.removed <= 3
+    assert (swept.kept, swept.removed <= 3) == (40, True)
+    # Whoever is killed between making a file and locking it leaves an empty one, which may be another's for a while.
+    assert [path for path in root.glob("*/*") if path.name[0] == "." and path.stat().st_size] == []
 
 
 # What decides a compile, a lowering: each factor counts, and all programs of ours have factors of their own.

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def loaded(model: aot.Model) -> None:
             thread.join(60)
 
 
+def ended(*names: str) -> None:
+    """Waits for the threads of such names."""
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(60)
+
+
 def test_closing_gives_back_memory_files_and_threads_without_the_cycle_collector(tiny_bundle: Path) -> None:
     models, threads = [], []
     gc.disable()
@@ -46,6 +54,7 @@ def test_closing_gives_back_memory_files_and_threads_without_the_cycle_collector
             models.append(aot.load(tiny_bundle))
             models[-1].generate([1, 2, 3], max_new_tokens=4)
             models[-1].close()
+            ended("aot-populate", "aot-verify")  # which read what is mapped, each to its end
             threads.append(len(os.listdir("/proc/self/task")))
         mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{tiny_bundle}/" in line]
     finally:
