@@ -54,9 +54,11 @@ class Matched:
 
     def texts(self) -> Iterator[Difference]:
         """The first differing operation of each pair of programs with one contract and two digests."""
-        for x, y in self.differing():
-            if not _contract(x, y):
-                yield self._parting(x, y, f"program {x.name} for {x.platform}, used by {self._users(x, y)}")
+        with stablehlo.Printer() as printer:
+            for x, y in self.differing():
+                if not _contract(x, y):
+                    where = f"program {x.name} for {x.platform}, used by {self._users(x, y)}"
+                    yield self._parting(printer, x, y, where)
 
     def executables(self) -> Iterator[Difference]:
         """Where the same program, target, flags, compiler and tuning gave two executables."""
@@ -69,9 +71,9 @@ class Matched:
                     if _alike(e, f) and e.digest != f.digest and UNKNOWN not in (e.digest, f.digest)
                 )
 
-    def _parting(self, x: ProgramRecord, y: ProgramRecord, where: str) -> Difference:
+    def _parting(self, printer: stablehlo.Printer, x: ProgramRecord, y: ProgramRecord, where: str) -> Difference:
         try:
-            a, b = stablehlo.stablehlo_lines(self._a.program(x)), stablehlo.stablehlo_lines(self._b.program(y))
+            a, b = printer.lines(self._a.program(x)), printer.lines(self._b.program(y))
         except ValueError as error:
             return x.digest, y.digest, f"{where}: {error}"
         if found := stablehlo.first_difference(a, b):

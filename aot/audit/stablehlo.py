@@ -1,24 +1,70 @@
-"""The text of a portable program, and where two of them part."""
+"""The texts of portable programs, and where two of them part."""
 
+import contextlib
+import json
+import os
 import re
+import subprocess
 from itertools import zip_longest
+from typing import Any
 
-from aot.audit import words
+from aot import children
+from aot.audit import printing, words
 
 _LOCATION = re.compile(r"\s*\bloc\((?:[^()\"]|\"[^\"]*\"|\((?:[^()\"]|\"[^\"]*\")*\))*\)")
 _LONGEST = 200  # characters of an operation that are shown; constants may be long
 
 
-def stablehlo_lines(program: bytes) -> list[str]:
-    """The lines of a program's StableHLO, without locations. Raises ValueError for what this jax does not read."""
-    from jax import export
+class Printer:
+    """Gives the texts of programs, which another process prints: what a stranger made may end jax and its process.
 
-    try:
-        lines = export.deserialize(bytearray(program)).mlir_module().splitlines()
-    except Exception as error:  # of flatbuffers, struct, MLIR or jax, by what is wrong
-        raise ValueError(f"the installed jax does not read it ({type(error).__name__})") from error
-    bare = (_LOCATION.sub("", line).strip() for line in lines if not line.startswith("#loc"))
-    return [line for line in bare if line]
+    A context manager: leaving it ends that process, which starts with the first program.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._fault = ""
+
+    def __enter__(self) -> "Printer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def lines(self, program: bytes) -> list[str]:
+        """The lines of a program's StableHLO, without locations. Raises ValueError for what this jax does not read.
+
+        After a program that ended jax none is read any more: there may be thousands like it.
+        """
+        if self._fault:
+            raise ValueError(self._fault)
+        answer = self._asked(program)
+        if "fault" in answer:
+            raise ValueError(answer["fault"])
+        bare = (_LOCATION.sub("", line).strip() for line in answer["lines"] if not line.startswith("#loc"))
+        return [line for line in bare if line]
+
+    def _asked(self, program: bytes) -> Any:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                children.command("aot.audit.printing", str(os.getpid())),
+                env={**os.environ, **children.variables()},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        given, taken = self._process.stdin, self._process.stdout
+        assert given is not None
+        assert taken is not None
+        with contextlib.suppress(BrokenPipeError):
+            given.write(len(program).to_bytes(printing.SIZE, "little") + program)
+            given.flush()
+        if not (line := taken.readline()):
+            self._fault = f"the installed jax ends its process over a program (status {self._process.wait()})"
+            return {"fault": self._fault}
+        return json.loads(line)
 
 
 def first_difference(a: list[str], b: list[str]) -> tuple[str, str] | None:

@@ -379,3 +379,23 @@ def test_a_damaged_bundle_is_not_called_the_same(
         assert main.run(["diff", *map(str, pair)]) == 5
         assert capsys.readouterr().out == ""
     assert main.run(["diff", str(bundle), str(copy), "--index-only"]) == 0
+
+
+def test_a_program_that_ends_jax_ends_no_diff_and_is_the_last_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").touch()
+    (tmp_path / "jax" / "export.py").write_text(
+        "import os, signal, types\n"
+        "def deserialize(data):\n"
+        "    if data == b'bad': os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return types.SimpleNamespace(mlir_module=lambda: data.decode())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with stablehlo.Printer() as printer:
+        assert printer.lines(b"return %0 loc(unknown)\n#loc") == ["return %0"]
+        for program in (b"bad", b"return"):
+            with pytest.raises(ValueError, match=r"the installed jax ends its process over a program \(status -11\)"):
+                printer.lines(program)

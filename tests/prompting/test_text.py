@@ -663,6 +663,10 @@ def template_processing(sequence, special):
     return {"type": "TemplateProcessing", "single": pieces, "pair": pair, "special_tokens": listed}
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+REPLACE = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+
+
 @pytest.mark.parametrize(
     "spoiled",
     [
@@ -671,6 +675,16 @@ def template_processing(sequence, special):
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "CAAAAAEAAAD/////YQ=="}},
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 12}},
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Sequence", "normalizers": [{"type": "NFC"}] * 65}],
+            }
+        },
+        {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 20}},
+        {"normalizer": {"type": "Prepend", "prepend": "▁" * 400}},
+        {"decoder": {"type": "Sequence", "decoders": [REPLACE] * 20}},
         {"added_tokens": [special_token("<s>" * 30_000)]},
         {"added_tokens": [special_token(f"<{number:0>200}>", number) for number in range(6000)]},
     ],

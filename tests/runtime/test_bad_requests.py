@@ -176,6 +176,33 @@ def test_a_decode_that_takes_other_steps_than_it_says_is_an_error_of_the_bundle(
     assert "takes no step of decode while rows go on" in refused(5, "run", bundle, "--prompt", "a")
 
 
+def test_a_prefill_without_a_block_whose_state_decode_goes_on_with_is_an_error_of_the_bundle(
+    bundle: Path, refused: Callable[..., str]
+) -> None:
+    """Blocks take and give the same arrays: without one all types and shapes are right."""
+    index = store.open(bundle).index
+    gave = {
+        slot for entry in index.entries for c in entry.chains for _, b in c.calls for slot in index.bindings[b].gives
+    }
+    last = max(slot for slot in gave if slot.startswith("state/"))
+    entries = [
+        replace(entry, chains=tuple(replace(c, calls=without(index, c.calls, last)) for c in entry.chains))
+        if entry.phase == "prefill"
+        else entry
+        for entry in index.entries
+    ]
+    reindex(bundle, replace(index, entries=tuple(entries)))
+
+    assert f"its prefill has no {last!r}, which another phase goes on with" in refused(
+        5, "run", bundle, "--prompt", "a"
+    )
+
+
+def without(index: Index, calls: tuple[tuple[int, int], ...], slot: str) -> tuple[tuple[int, int], ...]:
+    """The calls that do not give a slot."""
+    return tuple(call for call in calls if slot not in index.bindings[call[1]].gives)
+
+
 def files(root: Path) -> dict[str, Path]:
     """The files that serving the shortest prompt reads, one of each kind, and a program, which it does not read."""
     opened = store.open(root)

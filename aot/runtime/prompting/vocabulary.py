@@ -1,8 +1,9 @@
 """The tokenizer of a bundle: reading it, what its decoder does, and a twin whose special tokens no text can spell."""
 
 import json
+import math
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,9 @@ _T = TypeVar("_T")
 _TRIAL = "A word, 12 more: größer\n\t 你好 🦊 "
 """Text of many kinds, by which a tokenizer is tried when it is read."""
 _LONGEST, _MOST_CHARACTERS = 256, 1 << 20  # of the names of special tokens
+_MOST_STEPS, _MOST_GROWTH = 64, 1 << 10  # before, around and behind the model; that of T5 makes 48 bytes of one
+_GROWTH = {"ByteLevel": 2, "Metaspace": 3, "NFD": 3, "NFKC": 4, "NFKD": 4, "Precompiled": 4}
+"""Times as many bytes as a text had, that it has behind a step of a tokenizer; of others once, or by what they say."""
 
 
 class PanicError(Exception):
@@ -40,6 +44,7 @@ def read_tokenizer(data: bytes, where: str) -> "Tokenizer":
         tokenizer.no_truncation()
         tokenizer.no_padding()
         _check_names(tokenizer)
+        _check_steps(tokenizer)
         _try(tokenizer)
     except Exception as error:  # the library raises ValueError, TypeError and bare Exception for what it cannot read
         what = f"cannot be read by tokenizers {version('tokenizers')}" if _is_described(data) else "is damaged"
@@ -64,6 +69,38 @@ def _check_names(tokenizer: "Tokenizer") -> None:
             f"special tokens of up to {max(lengths)} characters, {sum(lengths)} together, above the limits of "
             f"{_LONGEST} and {_MOST_CHARACTERS}"
         )
+
+
+def _check_steps(tokenizer: "Tokenizer") -> None:
+    """Raises ValueError for a tokenizer whose steps, each by itself a small one, multiply a text beyond all bounds."""
+    for part in (("normalizer", "pre_tokenizer"), ("post_processor",), ("decoder",)):
+        held = [step for name in part if (step := getattr(tokenizer, name)) is not None]
+        steps = [each for step in held for each in _steps(json.loads(step.__getstate__()))]
+        growth = math.prod(map(_growth, steps))
+        if len(steps) > _MOST_STEPS or growth > _MOST_GROWTH:
+            raise ValueError(
+                f"{' and '.join(part)} of {len(steps)} steps, which make a text {growth:.3g} times as long, "
+                f"above the limits of {_MOST_STEPS} and {_MOST_GROWTH}"
+            )
+
+
+def _steps(described: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The steps that a part of a tokenizer consists of, those of sequences in it as well."""
+    if described["type"] != "Sequence":
+        yield described
+        return
+    for step in next(value for value in described.values() if isinstance(value, list)):
+        yield from _steps(step)
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a step of a tokenizer may make a text."""
+    if step["type"] == "Replace":
+        shortest = step["pattern"].get("String", "")  # what a regular expression matches may be empty
+        return max(1, len(step["content"].encode()) / max(1, len(shortest.encode())))
+    if step["type"] == "Prepend":
+        return max(1, len(step["prepend"].encode()))
+    return _GROWTH.get(step["type"], 1)
 
 
 def _try(tokenizer: "Tokenizer") -> None:
