@@ -17,10 +17,11 @@ from aot.audit import compare, environments
 from aot.audit.compare import Verdict
 from aot.audit.comparisons import Cause
 from aot.audit.environments import Environment
-from aot.audit.rebuild import Request
+from aot.audit.rebuild import Rebuilt, Request
 from aot.audit.refresh import WHOLE, Part
-from aot.builder import workers
+from aot.builder import messages
 from aot.builder.compiling import emulation
+from aot.builder.messages import Advanced, Begun, Failed
 from aot.builder.report import Report
 from aot.builder.stages import provenance
 from aot.builder.stages.releases import Release
@@ -163,20 +164,21 @@ def _rebuilt(
             (home / "inputs" / path.name).symlink_to(path)
         part = options.part
         request = Request(
-            manifest=str(manifest.absolute()),
-            inputs=str(home / "inputs"),
-            bundle=str(bundle.path.resolve()),
-            origin=None if options.origin is None else str(options.origin.resolve()),
+            manifest=manifest.absolute(),
+            inputs=home / "inputs",
+            bundle=bundle.path.resolve(),
+            origin=None if options.origin is None else options.origin.resolve(),
             key=part.key,
             platform=part.platform,
             executables=part.executables,
             valid_until=release.valid_until,
             jobs=environment.jobs,
             cores=environment.cores,
-            staging=str(home / "bundle"),
+            staging=home / "bundle",
         )
-        process = environment.start(home, "aot.audit.rebuild", [request.to_json()])
+        process = environment.start(home, "aot.audit.rebuild", [])
         with _ending(process):
+            _ask(process, request)
             return _answer(process, provenance.Evidence(plan), (home / "inputs", manifest.parent), report)
 
 
@@ -198,25 +200,26 @@ def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
             process.stdout.close()
 
 
+def _ask(process: "subprocess.Popen[bytes]", request: Request) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # of one that has ended its status tells
+        process.stdin.write(messages.packed(request))
+
+
 def _answer(
     process: "subprocess.Popen[bytes]", evidence: provenance.Evidence, inputs: tuple[Path, Path], report: Report
 ) -> _Made:
-    """What the process tells, the index in the end. Raises the AotError that it raised."""
+    """What the process made, once it has told all. Raises the AotError that it raised."""
     assert process.stdout is not None
-    causes: tuple[Cause, ...] = ()
-    for line in process.stdout:
-        kind, content = json.loads(line)
-        if kind == "index":
-            return _Made(codec.decode_part(bytes.fromhex(content), "audit: the rebuild"), evidence, causes)
-        if kind == "error":
-            name, message = content
-            raise workers.raised(name, message.replace(*map(str, inputs)))
-        if kind == "evidence":
-            evidence.add(content)
-        elif kind == "causes":
-            causes = tuple(Cause(**cause) for cause in content)
-        elif kind == "step":
-            report.step(*content)
-        else:
-            report.advance(*content)
+    for message in messages.received(process.stdout, Begun, Advanced, Rebuilt, Failed):
+        match message:
+            case Rebuilt(index, found, causes):
+                evidence.add(found)
+                return _Made(codec.decode_part(index, "audit: the rebuild"), evidence, causes)
+            case Failed(error, text):
+                raise Failed(error, text.replace(str(inputs[0]), str(inputs[1]))).raised()
+            case Begun(step, total, kept):
+                report.step(step, total, kept)
+            case Advanced(detail, left, total):
+                report.advance(detail, left, total)
     raise AotError(f"audit: the rebuild ended with status {process.wait()}; its last words are above")

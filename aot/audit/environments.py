@@ -67,6 +67,7 @@ class Environment:
         }
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=home,
             env={**kept, **self.variables, **places, "PYTHONDONTWRITEBYTECODE": "1"},

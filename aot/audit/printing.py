@@ -1,32 +1,45 @@
-"""The process that prints programs for `aot.audit.stablehlo`, whose jax may end it: sizes and bytes in, JSON out."""
+"""The process that prints programs for `aot.audit.stablehlo`, whose jax may end it."""
 
-import json
 import sys
-from typing import Any, BinaryIO
+from dataclasses import dataclass
 
 from aot import extras, system
+from aot.builder import messages
 
-SIZE = 8  # bytes of the size before each program, little endian
+
+@dataclass(frozen=True)
+class Print:
+    """Asks for the text of a program."""
+
+    program: bytes
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The lines of a program's text, or why there are none."""
+
+    lines: tuple[str, ...]
+    fault: str = ""
 
 
 def main(parent: int) -> None:
-    """Answers the process with this number: a line for each program, `lines` of its text or a `fault`."""
+    """Answers the process with this number, program by program."""
     system.end_with(parent)
-    while size := sys.stdin.buffer.read(SIZE):
-        print(json.dumps(printed(sys.stdin.buffer, int.from_bytes(size, "little"))), flush=True)
+    for asked in messages.received(sys.stdin.buffer, Print):
+        sys.stdout.buffer.write(messages.packed(printed(asked.program)))
+        sys.stdout.buffer.flush()
 
 
-def printed(programs: BinaryIO, size: int) -> dict[str, Any]:
-    """The answer to the next program of a stream, which has so many bytes."""
-    data = bytearray(programs.read(size))
+def printed(program: bytes) -> Printed:
+    """The text of a program, as the installed jax prints it."""
     try:
         from jax import export
     except ImportError as error:
-        return {"fault": extras.explain(error)}
+        return Printed((), extras.explain(error))
     try:
-        return {"lines": export.deserialize(data).mlir_module().splitlines()}
+        return Printed(tuple(export.deserialize(bytearray(program)).mlir_module().splitlines()))
     except Exception as error:  # of flatbuffers, struct, MLIR or jax, by what is wrong
-        return {"fault": f"the installed jax does not read it ({type(error).__name__})"}
+        return Printed((), f"the installed jax does not read it ({type(error).__name__})")
 
 
 if __name__ == "__main__":

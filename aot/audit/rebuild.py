@@ -1,16 +1,15 @@
-"""The process of an audit that builds again: one request in, the index of what it built out.
+"""The process of an audit that builds again: one request in by standard input, what it built out by standard output.
 
 Started by `aot.audit.audit` alone, in an environment of `aot.audit.environments`. It takes the part of the bundle that
 is not asked for from the bundle itself, so that the index is whole; what was asked for it makes.
 """
 
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ from aot import plan as plans
 from aot.audit import compare, diff, environments, refresh, sides
 from aot.audit.comparisons import Cause
 from aot.audit.refresh import Part
+from aot.builder import messages
 from aot.builder.compiling import tuning
 from aot.builder.lowering.lower import Lowered
+from aot.builder.messages import Advanced, Begun, Failed
 from aot.builder.report import Report
 from aot.builder.stages import build, executables, provenance
+from aot.builder.tasks.imports import Imported
 from aot.bundle import store
 from aot.bundle.index import codec
 from aot.bundle.index.records import Index
@@ -35,11 +37,11 @@ from aot.plan import Plan
 class Request:
     """What to make again; paths are absolute."""
 
-    manifest: str
-    inputs: str
+    manifest: Path
+    inputs: Path
     """A directory with links to all that lies beside the manifest, in whose place it is used."""
-    bundle: str
-    origin: str | None
+    bundle: Path
+    origin: Path | None
     """The bundle that it was refreshed from."""
     key: str | None
     platform: str | None
@@ -48,68 +50,73 @@ class Request:
     """The last day on which programs that the installed jax exports are read."""
     jobs: int
     cores: tuple[int, ...]
-    staging: str
+    staging: Path
     """A path in a directory of the process's own; nothing is left there."""
 
-    def to_json(self) -> str:
-        """The request as one argument of a command line."""
-        return json.dumps(asdict(self))
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What was made, by what, and why it is not as it was."""
+
+    index: bytes
+    """As `aot.bundle.index.codec` writes it."""
+    evidence: Imported
+    causes: tuple[Cause, ...]
 
 
 class Told:
-    """A `Report` that the audit hears, a line of JSON each."""
+    """A `Report` that the audit hears."""
 
     def step(self, name: str, total: int | None, kept: int = 0) -> None:
         """A step begins."""
-        tell("step", [name, total, kept])
+        tell(Begun(name, total, kept))
 
     def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
         """A part of the step is done."""
-        tell("advance", [detail, left, total])
+        tell(Advanced(detail, left, total))
 
 
-def tell(kind: str, content: Any) -> None:
-    """One line to the audit."""
-    sys.stdout.write(json.dumps([kind, content]) + "\n")
-    sys.stdout.flush()
+def tell(message: Begun | Advanced | Rebuilt | Failed) -> None:
+    """One message to the audit."""
+    sys.stdout.buffer.write(messages.packed(message))
+    sys.stdout.buffer.flush()
 
 
 def main() -> None:
-    """Answers the request in the first argument."""
+    """Answers one request."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by which the audit ends us; a shell may have it ignored
     try:
-        request = Request(**json.loads(sys.argv[1]))
+        request = next(messages.received(sys.stdin.buffer, Request))
         environments.restrict(request.cores)
-        tell("index", codec.encode(_rebuilt(request)).hex())
+        tell(_rebuilt(request))
     except KeyboardInterrupt:
         sys.exit(130)
     except AotError as error:
-        tell("error", [type(error).__name__, str(error)])
+        tell(Failed.by(error))
     except OSError as error:
-        tell("error", ["AotError", f"audit: {error.filename or 'the rebuild'}: {error.strerror or error}"])
+        tell(Failed.by(AotError(f"audit: {error.filename or 'the rebuild'}: {error.strerror or error}")))
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
 
 
-def _rebuilt(request: Request) -> Index:
-    """The index of a bundle made again; what it was made from, and why it differs, are told before."""
-    manifest = Path(request.manifest)
-    plan = _moved(plans.resolve(plans.read_manifest(manifest)), manifest.parent.resolve(), Path(request.inputs))
+def _rebuilt(request: Request) -> Rebuilt:
+    """A bundle made again."""
+    manifest = request.manifest
+    plan = _moved(plans.resolve(plans.read_manifest(manifest)), manifest.parent.resolve(), request.inputs)
     part = Part(request.key, request.platform, request.executables)
     report = Told()
-    with Writer.stage(Path(request.staging)) as writer:
-        stored, evidence = store.open(Path(request.bundle)), provenance.Evidence(plan)
+    with Writer.stage(request.staging) as writer:
+        stored, evidence = store.open(request.bundle), provenance.Evidence(plan)
         weights = build.laid_out(plan, writer, report, evidence) if part.weights else stored.index.weights
         if request.origin is None:
             made = _built(plan, request, writer, report, part, evidence)
         else:
             made = _refreshed(plan, request, writer, report, part)
         index = replace(build.build_index(plan, made, weights, writer, request.valid_until), origin=_digest(request))
-        tell("evidence", {"sources": evidence.sources, "wheels": sorted(evidence.wheels)})
-        tell("causes", [vars(cause) for cause in _causes(stored, index, writer, part)])
-        return index
+        found = Imported(evidence.sources, tuple(sorted(evidence.wheels)))
+        return Rebuilt(codec.encode(index), found, _causes(stored, index, writer, part))
 
 
 def _causes(stored: Bundle, made: Index, writer: Writer, part: Part) -> tuple[Cause, ...]:
@@ -153,12 +160,12 @@ def _built(
 def _refreshed(plan: Plan, request: Request, writer: Writer, report: Report, part: Part) -> Lowered:
     """Programs and executables, made as `aot refresh` makes them."""
     assert request.origin is not None
-    made, _ = refresh.refreshed_index(store.open(Path(request.origin)), plan, writer, request.jobs, report, part=part)
+    made, _ = refresh.refreshed_index(store.open(request.origin), plan, writer, request.jobs, report, part=part)
     return Lowered(**{field.name: getattr(made, field.name) for field in fields(Lowered)})
 
 
 def _digest(request: Request) -> str | None:
-    return None if request.origin is None else store.open(Path(request.origin)).digest
+    return None if request.origin is None else store.open(request.origin).digest
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from aot.builder.report import Report
 from aot.builder.reuse.cache import Cache
 from aot.builder.stages import build, executables, reexport, releases
 from aot.builder.stages.releases import Release
+from aot.builder.tasks.golden import ReplayGolden
 from aot.builder.workers import Worker
 from aot.bundle import store, verified
 from aot.bundle.index import records
@@ -127,14 +128,14 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
     recorded, _ = expected.read_golden(golden, f"bundle {old.path}: golden outputs")
     report.step("golden", len(recorded))
     with Worker() as worker:
-        replayed = worker.request("replay", report.advance, bundle=str(writer.root), golden=golden)
-    if wrong := [entry for entry in replayed if entry["verdict"] == "differs"]:
-        key, phase, cause = (wrong[0][name] for name in ("key", "phase", "cause"))
+        replayed = worker.request(ReplayGolden(writer.root, golden), report.advance)
+    if wrong := [entry for entry in replayed if entry.verdict == "differs"]:
+        first = wrong[0]
         raise DifferenceError(
             f"refresh: {len(wrong)} of {len(replayed)} entries give other results than were recorded, first "
-            f"{phase} of {key[:12]}…: {cause}; nothing was written; report it"
+            f"{first.phase} of {first.key[:12]}…: {first.cause}; nothing was written; report it"
         )
-    return [entry["difference"] for entry in replayed if entry["difference"] is not None]
+    return [entry.difference for entry in replayed if entry.difference is not None]
 
 
 def targets_of(index: Index) -> tuple[build.Target, ...]:

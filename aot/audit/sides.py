@@ -13,8 +13,8 @@ from aot.builder.compiling import compile, tuning
 from aot.builder.report import Report
 from aot.builder.stages import build, executables
 from aot.builder.stages.releases import Release
-from aot.builder.tasks.weights import Measured
-from aot.builder.workers import Worker, decoded
+from aot.builder.tasks.weights import MeasureWeights
+from aot.builder.workers import Worker
 from aot.bundle import statement, weights
 from aot.bundle.index.records import ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
@@ -83,7 +83,7 @@ def of_plan(plan: "Plan", release: Release, report: Report) -> Iterator[Side]:
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
         report.step("weights", None)
         with Worker() as worker:
-            measured = decoded(Measured, worker.request("measure", report.advance, plan=plan.to_json()))
+            measured = worker.request(MeasureWeights(plan), report.advance)
         lowered = build.lower_plan(plan, writer, report)
         targets = tuning.stored_targets(plan.targets, writer)
         programs = tuple(_with_targets(program, targets) for program in lowered.programs)

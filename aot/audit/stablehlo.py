@@ -1,15 +1,15 @@
 """The texts of portable programs, and where two of them part."""
 
 import contextlib
-import json
 import os
 import re
 import subprocess
 from itertools import zip_longest
-from typing import Any
 
 from aot import children
-from aot.audit import printing, words
+from aot.audit import words
+from aot.audit.printing import Print, Printed
+from aot.builder import messages
 
 _LOCATION = re.compile(r"\s*\bloc\((?:[^()\"]|\"[^\"]*\"|\((?:[^()\"]|\"[^\"]*\")*\))*\)")
 _LONGEST = 200  # characters of an operation that are shown; constants may be long
@@ -41,12 +41,12 @@ class Printer:
         if self._fault:
             raise ValueError(self._fault)
         answer = self._asked(program)
-        if "fault" in answer:
-            raise ValueError(answer["fault"])
-        bare = (_LOCATION.sub("", line).strip() for line in answer["lines"] if not line.startswith("#loc"))
+        if answer.fault:
+            raise ValueError(answer.fault)
+        bare = (_LOCATION.sub("", line).strip() for line in answer.lines if not line.startswith("#loc"))
         return [line for line in bare if line]
 
-    def _asked(self, program: bytes) -> Any:
+    def _asked(self, program: bytes) -> Printed:
         if self._process is None:
             self._process = subprocess.Popen(
                 children.command("aot.audit.printing", str(os.getpid())),
@@ -59,12 +59,12 @@ class Printer:
         assert given is not None
         assert taken is not None
         with contextlib.suppress(BrokenPipeError):
-            given.write(len(program).to_bytes(printing.SIZE, "little") + program)
+            given.write(messages.packed(Print(program)))
             given.flush()
-        if not (line := taken.readline()):
+        if (answer := next(messages.received(taken, Printed), None)) is None:
             self._fault = f"the installed jax ends its process over a program (status {self._process.wait()})"
-            return {"fault": self._fault}
-        return json.loads(line)
+            return Printed((), self._fault)
+        return answer
 
 
 def first_difference(a: list[str], b: list[str]) -> tuple[str, str] | None:

@@ -12,19 +12,19 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TypeVar
 
 import aot
-from aot import errors
 from aot.builder import messages
 from aot.builder.compiling import deviceless, emulation, pin
+from aot.builder.messages import Advanced, Done, Failed, Logged
 from aot.builder.pace import Progress
 from aot.builder.reuse import cache
+from aot.builder.tasks.task import Task
 from aot.bundle import staging
-from aot.bundle.index import codec
 from aot.errors import AotError
 
-T = TypeVar("T")
+R = TypeVar("R")
 
 _ALLOWED = (
     "PATH",
@@ -48,7 +48,7 @@ _LOG_END = 1 << 24  # bytes that are searched for a cause: LLVM may have said a 
 
 
 class Worker:
-    """One process that answers requests in turn. A context manager: leaving it ends the process."""
+    """One process that performs tasks in turn. A context manager: leaving it ends the process."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
@@ -66,6 +66,8 @@ class Worker:
             env=allowed | _FIXED | {"PYTHONPATH": os.pathsep.join(places)} | dict(variables or {}),
             start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
         )
+        assert self._process.stdout is not None
+        self._answers = messages.received(self._process.stdout, Advanced, Done, Failed, Logged)
 
     def __enter__(self) -> "Worker":
         return self
@@ -80,38 +82,38 @@ class Worker:
                     stream.close()
         self._scratch.close()
 
-    def request(self, task: str, progress: Progress = lambda *_: None, **arguments: Any) -> Any:
-        """The result of a task of `aot.builder.tasks.worker` as msgpack gives it; `progress` hears of its steps.
+    def request(self, task: Task[R], progress: Progress = lambda *_: None) -> R:
+        """The result of a task; `progress` hears of its parts.
 
         Raises the AotError that the worker raised, or one with the last line of its log if it died.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            self._process.stdin.write(messages.packed({"task": task, "arguments": arguments}))
+            self._process.stdin.write(messages.packed(task.asked()))
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._death(task) from None
-        for kind, content in messages.received(cast(BinaryIO, self._process.stdout)):
-            if kind == "result":
-                self._log.seek(0)  # the worker writes through the same position, so this empties its log
-                self._log.truncate()
-                return content
-            if kind == "error":
-                raise raised(*content)
-            if kind == "log":
-                cache.warn(content)
-            else:
-                progress(*content)
-        raise self._death(task)
+            raise self._death(task.name) from None
+        for answer in self._answers:
+            match answer:
+                case Done(result):
+                    self._log.seek(0)  # the worker writes through the same position, so this empties its log
+                    self._log.truncate()
+                    return messages.read(task.result(), result)
+                case Failed():
+                    raise answer.raised()
+                case Logged(text):
+                    cache.warn(text)
+                case Advanced():
+                    progress(answer.detail, answer.left, answer.total)
+        raise self._death(task.name)
 
-    def _death(self, task: str) -> AotError:
+    def _death(self, name: str) -> AotError:
         code = self._process.wait()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_END))
         log = self._log.read().decode(errors="replace")
         lines = [line for line in log.splitlines() if line.strip() and not pin.is_noise(line)]
         told = "killed, perhaps for want of memory" if code == -9 else cause_of_death(lines)
-        return AotError(f"build: a worker ended during {task!r} with status {code}: {told}")
+        return AotError(f"build: a worker ended during {name!r} with status {code}: {told}")
 
 
 def importable() -> list[str]:
@@ -124,16 +126,3 @@ def cause_of_death(lines: Sequence[str]) -> str:
     fatal = [line for line in lines if _FATAL.search(line)]
     said = fatal[:1] or [line for line in lines if not _FRAME.match(line)][-1:] or lines[-1:]
     return said[0].strip() if said else "no message"
-
-
-def raised(name: str, message: str) -> AotError:
-    """The error that another process told by its class and message."""
-    if name == "ManifestError":
-        return errors.ManifestError(*message.splitlines())
-    made: AotError = getattr(errors, name)(message)
-    return made
-
-
-def decoded(cls: type[T], raw: Any) -> T:
-    """A record as a worker gave it."""
-    return codec.restored(cls, raw)

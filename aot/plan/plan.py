@@ -1,13 +1,10 @@
 """Plan: all that a build depends on, defaults filled in, nothing implicit left."""
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aot import digest
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
 
@@ -71,56 +68,3 @@ class Plan:
     partition: Mapping[str, Any] | None
     allow_custom_calls: tuple[str, ...]
     max_combos: int
-
-    def to_json(self) -> str:
-        """Canonical JSON, from which `from_json` makes an equal plan."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain["model"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(self.model).items()}
-        plain["targets"] = [{name: _spelled(options) for name, options in target.items()} for target in self.targets]
-        plain["partition"] = None if self.partition is None else _spelled(self.partition)
-        plain["combos"] = [combo.dimensions() for combo in self.combos]
-        if self.generation is not None:
-            plain["generation"] = dataclasses.asdict(self.generation)
-        return digest.canonical_text(plain)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        """The plan that `to_json` wrote."""
-        plain = json.loads(text)
-        tuples = {name: tuple(plain[name]) for name in ("dropped", "platforms", "allow_custom_calls")}
-        targets = ({name: _read(options) for name, options in target.items()} for target in plain["targets"])
-        return cls(
-            **{
-                **plain,
-                **tuples,
-                "targets": tuple(targets),
-                "partition": None if plain["partition"] is None else _read(plain["partition"]),
-                "model": _model(plain["model"]),
-                "combos": tuple(map(Combo.from_dict, plain["combos"])),
-                "generation": _generation(plain["generation"]),
-            }
-        )
-
-
-def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with their mesh as pairs: the order of its axes is that of the devices, and JSON's names are sorted."""
-    mesh = options.get("mesh")
-    return {**options, "mesh": list(map(list, mesh.items()))} if mesh else dict(options)
-
-
-def _read(options: dict[str, Any]) -> dict[str, Any]:
-    mesh = options.get("mesh")
-    return {**options, "mesh": dict(mesh)} if mesh else options
-
-
-def _model(plain: dict[str, Any]) -> ModelPlan:
-    paths = {name: Path(plain[name]) for name in ("checkpoint", "tokenizer", "directory") if plain[name] is not None}
-    return ModelPlan(**{**plain, **paths})
-
-
-def _generation(plain: dict[str, Any] | None) -> GenerationPlan | None:
-    if plain is None:
-        return None
-    restrictions = Restrictions(**{name: tuple(value) for name, value in plain["restrictions"].items()})
-    eos, sampling = tuple(plain["eos_token_id"]), SamplingParams(**plain["sampling"])
-    return GenerationPlan(**{**plain, "eos_token_id": eos, "sampling": sampling, "restrictions": restrictions})

@@ -201,4 +201,4 @@ def test_an_executable_comes_back_from_the_cache_as_it_was_recorded(tmp_path: Pa
     found = kept.read({"kind": "executable"})
 
     assert found is not None
-    assert executables.decoded(type(record), found.record) == record
+    assert codec.restored(type(record), found.record) == record

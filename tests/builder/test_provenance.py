@@ -21,6 +21,7 @@ from aot.builder import installed as installed_here
 from aot.builder.compiling import cpu
 from aot.builder.stages import provenance, releases
 from aot.builder.stages.releases import Release
+from aot.builder.tasks.programs import Count
 from aot.builder.workers import Worker
 from aot.bundle import attachments, store
 from aot.cli import main
@@ -182,7 +183,7 @@ def test_a_users_model_is_named_by_the_files_of_it_that_were_imported(tmp_path):
     plan = plans.resolve(plans.read_manifest(manifest))
     evidence = provenance.Evidence(plan)
     with Worker() as worker:
-        worker.request("count", plan=plan.to_json())
+        worker.request(Count(plan))
         evidence.collect(worker)
 
     found = resources(statement(manifest, evidence))["model"]

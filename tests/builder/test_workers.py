@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import faulty_models
 import pytest
@@ -11,20 +10,23 @@ import pytest
 from aot import plan as plans
 from aot.builder import workers
 from aot.builder.compiling import compile
+from aot.builder.tasks.executable import Compile
+from aot.builder.tasks.programs import Count, Lower
 from aot.builder.workers import Worker
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.plan import Plan
 
 TARGET = {"cpu": {"isa": "avx2", "threads": 2}}
 NOISE = b"Function in CSV file at line 7 does not exist.\n"
 
 
-def plan(home: Path, change: str = "") -> str:
+def plan(home: Path, change: str = "") -> Plan:
     (home / f"model_{home.name}.py").write_text(faulty_models.GOOD + change)
     model = f"model: {{factory: 'model_{home.name}:make'}}"
     text = f"name: own\n{model}\nprecompile: {{batch_size: [1, 4]}}\nplatforms: [cpu]\n"
     (home / "manifest.yaml").write_text(text)
-    return plans.resolve(plans.read_manifest(home / "manifest.yaml")).to_json()
+    return plans.resolve(plans.read_manifest(home / "manifest.yaml"))
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
         yield staged
 
 
-def compiled(worker: Worker, program: str, writer: Writer) -> Any:
-    return worker.request("compile", program=program, mesh=(), target=TARGET, staging=str(writer.root))["digest"]
+def compiled(worker: Worker, program: str, writer: Writer) -> str:
+    return worker.request(Compile(program, (), TARGET, writer.root)).digest
 
 
 def test_an_executable_does_not_depend_on_what_its_worker_compiled_before(tmp_path: Path, writer: Writer) -> None:
     with Worker() as worker:
-        lowered = worker.request("lower", plan=plan(tmp_path), staging=str(writer.root))
-    one, other = (program["digest"] for program in lowered["programs"])
+        lowered = worker.request(Lower(plan(tmp_path), writer.root))
+    one, other = (program.digest for program in lowered.programs)
     with Worker(compile.environment(TARGET)) as fresh, Worker(compile.environment(TARGET)) as used:
         compiled(used, one, writer)
         digests = compiled(fresh, other, writer), compiled(used, other, writer)
@@ -64,7 +66,7 @@ def test_the_cause_of_a_death_is_found_behind_what_llvm_says(tmp_path: Path) -> 
         worker._process.terminate()
         worker._process.wait()
         with pytest.raises(AotError, match=r"ended during 'count' with status -15: LLVM ERROR: the cause$"):
-            worker.request("count", plan="{}")
+            worker.request(Count(plan(tmp_path)))
 
 
 CRASH = """\
@@ -98,7 +100,7 @@ def test_a_worker_imports_from_the_directories_of_pythonpath_wherever_they_are_n
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:layer:")
     with Worker() as worker:
-        worker.request("count", plan=plan(tmp_path, "\nimport of_a_layer\nassert of_a_layer.WORD == 3\n"))
+        worker.request(Count(plan(tmp_path, "\nimport of_a_layer\nassert of_a_layer.WORD == 3\n")))
 
 
 def test_names_that_are_not_utf_8_come_through_to_a_worker_and_back(tmp_path: Path) -> None:
@@ -109,8 +111,8 @@ def test_names_that_are_not_utf_8_come_through_to_a_worker_and_back(tmp_path: Pa
 
 def test_the_log_of_a_worker_does_not_grow_from_task_to_task(tmp_path: Path) -> None:
     with Worker() as worker:
-        text = plan(tmp_path, "\nimport sys\nprint('said' * 1000, file=sys.stderr)\nModel.weights = print\n")
-        worker.request("count", plan=text)
+        given = plan(tmp_path, "\nimport sys\nprint('said' * 1000, file=sys.stderr)\nModel.weights = print\n")
+        worker.request(Count(given))
         after_one = os.fstat(worker._log.fileno()).st_size
         os.write(worker._log.fileno(), b"new")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import toy
 from commands import aot, complaint
+from sending import sent
 
 from aot import errors
 from aot import plan as plans
-from aot.builder import messages
 from aot.builder.stages import releases
 from aot.cli import main, output
 from aot.runtime.device import opening
@@ -391,9 +391,8 @@ def test_a_build_takes_such_names_for_its_bundle(tmp_path: Path, name: str) -> N
 def test_a_plan_whose_checkpoint_has_such_a_name_comes_through_to_a_worker_and_back(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
     plan = plans.resolve(plans.read_manifest(small_manifest(tmp_path / os.fsdecode(b"caf\xe9"))))
-    message = messages.packed({"plan": plan.to_json()})
 
-    assert plans.Plan.from_json(next(messages.received(io.BytesIO(message)))["plan"]) == plan
+    assert sent(plan) == plan
 
 
 @pytest.mark.parametrize(("kind", "place"), [("tmpfs", "/dev"), ("proc -o subset=pid", "/proc")])

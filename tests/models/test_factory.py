@@ -16,9 +16,12 @@ from commands import aot, built
 
 import aot as product
 from aot import plan as plans
-from aot.builder.workers import Worker, decoded
+from aot.builder.lowering.lower import Lowered
+from aot.builder.tasks.programs import Lower
+from aot.builder.tasks.weights import WriteWeights
+from aot.builder.workers import Worker
 from aot.bundle import store
-from aot.bundle.index.records import ProgramRecord
+from aot.bundle.index.records import WeightsRecord
 from aot.bundle.writer import Writer
 from aot.cli import main
 from aot.errors import InputError, NoEntryError
@@ -98,13 +101,13 @@ def worker() -> Iterator[Worker]:
         yield process
 
 
-def lowered_and_filled(manifest: Path, worker: Worker) -> tuple[Any, Any, list[bytes]]:
+def lowered_and_filled(manifest: Path, worker: Worker) -> tuple[Lowered, WeightsRecord, list[bytes]]:
     """What a build gets from its model: records of programs and of weights, and the programs of them."""
-    plan = plans.resolve(plans.read_manifest(manifest)).to_json()
+    plan = plans.resolve(plans.read_manifest(manifest))
     with Writer.stage(manifest.parent / "bundle") as writer:
-        lowered = worker.request("lower", plan=plan, staging=str(writer.root))
-        filled = worker.request("weights", plan=plan, staging=str(writer.root))
-        return lowered, filled, [writer.read(program["digest"]) for program in lowered["programs"]]
+        lowered = worker.request(Lower(plan, writer.root))
+        filled = worker.request(WriteWeights(plan, writer.root))
+        return lowered, filled, [writer.read(program.digest) for program in lowered.programs]
 
 
 def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: Worker) -> None:
@@ -113,13 +116,12 @@ def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: 
     (tmp_path / "scale.py").write_text(textwrap.dedent(code))
     lowered, filled, programs = lowered_and_filled(manifest(tmp_path, "scale:make", "width: 16"), worker)
     features, factors = np.full((4, 16), 2, np.float32), np.linspace(0, 1, 16, dtype=np.float32)
-    arguments = [(argument["name"], argument["shape"]) for argument in lowered["programs"][1]["arguments"]]
+    arguments = [(argument.name, argument.shape) for argument in lowered.programs[1].arguments]
     here = opening.open(entries.ONE_DEVICE, compiling=True)
-    contract = decoded(ProgramRecord, lowered["programs"][1])
-    (scaled,) = here.compile(programs[1], contract)([here.put(features), here.put(factors)])
+    (scaled,) = here.compile(programs[1], lowered.programs[1])([here.put(features), here.put(factors)])
 
     assert arguments == [("input/features", (4, 16)), ("weight/factors", (16,))]
-    assert list(filled["arrays"]) == ["factors"]
+    assert list(filled.arrays) == ["factors"]
     np.testing.assert_array_equal(scaled, features * factors)
 
 
@@ -138,7 +140,7 @@ def test_a_fault_of_the_users_model_is_one_line_that_names_it(name: str, tmp_pat
 def test_the_model_that_the_faults_change_has_none(tmp_path: Path, worker: Worker) -> None:
     (tmp_path / "good.py").write_text(faulty_models.GOOD)
 
-    assert len(lowered_and_filled(manifest(tmp_path, "good:make"), worker)[0]["programs"]) == 2
+    assert len(lowered_and_filled(manifest(tmp_path, "good:make"), worker)[0].programs) == 2
 
 
 @pytest.mark.parametrize("command", ["plan", "build"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -155,10 +156,10 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     root = tmp_path_factory.mktemp("factors")
     mutations = {name: (name, mutate) for name, mutate in BASES.items()} | dict(CASES)
     jobs = [
-        {"plan": mutate(home(root / str(number))).to_json(), "patch": name, "weights": base == "layer"}
+        {"plan": mutate(home(root / str(number))), "patch": name, "weights": base == "layer"}
         for number, (name, (base, mutate)) in enumerate(mutations.items())
     ]
-    (root / "jobs").write_text(json.dumps(jobs))
+    (root / "jobs").write_bytes(pickle.dumps(jobs))
     variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **_FIXED}
     command = [sys.executable, HERE / "factor_lab.py", root / "jobs", root / "results"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=root)

@@ -10,7 +10,9 @@ import toy
 from aot import extras
 from aot import plan as plans
 from aot.builder.compiling import compile
-from aot.builder.workers import Worker, decoded
+from aot.builder.tasks.executable import Compile
+from aot.builder.tasks.programs import Lower
+from aot.builder.workers import Worker
 from aot.bundle.index.records import ExecutableRecord, ProgramRecord
 from aot.bundle.writer import Writer
 from aot.runtime.fitting.machine import Accelerator
@@ -35,12 +37,11 @@ def lowered(home: Path, writer: Writer, target: Mapping[str, Any]) -> ProgramRec
     path.write_text(text.replace("'", '"'))
     plan = plans.resolve(plans.read_manifest(path))
     with Worker() as worker:
-        made = worker.request("lower", plan=plan.to_json(), staging=str(writer.root))
-    (program,) = (decoded(ProgramRecord, each) for each in made["programs"])
+        made = worker.request(Lower(plan, writer.root))
+    (program,) = made.programs
     return program
 
 
 def compiled(program: ProgramRecord, target: Mapping[str, Any], writer: Writer) -> ExecutableRecord:
     with Worker(compile.environment(target)) as worker:
-        task = {"program": program.digest, "mesh": program.mesh, "target": target}
-        return decoded(ExecutableRecord, worker.request("compile", **task, staging=str(writer.root)))
+        return worker.request(Compile(program.digest, program.mesh, target, writer.root))

@@ -131,7 +131,7 @@ def forked(task: Callable[[], Any]) -> Any:
 
 def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     LOWERING.get(job["patch"], lambda: None)()
-    plan = Plan.from_json(job["plan"])
+    plan: Plan = job["plan"]
     made = lower.lower_programs(plan, writer, lambda *_: None)
     measured = (
         weights.measure_weights(plan, lambda *_: None).record if job["weights"] else records.WeightsRecord((), {})
@@ -150,7 +150,7 @@ def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str
 def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home, Writer.stage(Path(home, "bundle")) as writer:
         index = forked(lambda: lowered(job, writer))
-        targets = Plan.from_json(job["plan"]).targets
+        targets = job["plan"].targets
         programs = []
         for program in index.programs:
             executables = []
@@ -171,5 +171,5 @@ def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> 
 
 
 if __name__ == "__main__":
-    jobs, known = json.loads(Path(sys.argv[1]).read_text()), {}
+    jobs, known = pickle.loads(Path(sys.argv[1]).read_bytes()), {}
     Path(sys.argv[2]).write_text(json.dumps([digests(job, known) for job in jobs]))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from aot.builder.lowering.layouts import Placed
 from aot.builder.reuse import identity
 from aot.builder.reuse.cache import Cache
-from aot.builder.workers import decoded
 from aot.bundle.index import codec
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
@@ -26,7 +25,7 @@ class Programs:
             return lower()
         if kept := self.cache.read(factors):
             self.writer.add(kept.data)
-            return decoded(ProgramRecord, kept.record)
+            return codec.restored(ProgramRecord, kept.record)
         made = lower()
         self.cache.write(factors, codec.plain(made), self.writer.read(made.digest))
         return made

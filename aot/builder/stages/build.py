@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Any
 from aot import devices, digest, sampling
 from aot.builder.compiling import compile, tuning
 from aot.builder.lowering import footprint
+from aot.builder.lowering.lower import Counted, Lowered
 from aot.builder.pace import Progress
 from aot.builder.report import Report
 from aot.builder.reuse.cache import Cache
 from aot.builder.stages import executables, golden, loss, provenance, tokenizer
 from aot.builder.stages.destination import Destination
 from aot.builder.stages.releases import Release
-from aot.builder.workers import Worker, decoded
+from aot.builder.tasks.programs import Count, Lower
+from aot.builder.tasks.weights import WriteWeights
+from aot.builder.workers import Worker
 from aot.bundle import store, verified
-from aot.bundle.index import codec, records
+from aot.bundle.index import records
 from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 
 if TYPE_CHECKING:
-    from aot.builder.lowering.lower import Counted, Lowered
     from aot.plan import Plan
 
 Target = Mapping[str, Any]
@@ -78,15 +80,13 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     return name
 
 
-def count_plan(plan: "Plan", progress: Progress = lambda *_: None) -> "Counted":
+def count_plan(plan: "Plan", progress: Progress = lambda *_: None) -> Counted:
     """The programs and compiles of a plan, and what it asks of each device; nothing is lowered.
 
     `progress` hears of each combo.
     """
-    from aot.builder.lowering.lower import Counted
-
     with Worker() as worker:
-        return decoded(Counted, worker.request("count", progress, plan=plan.to_json()))
+        return worker.request(Count(plan), progress)
 
 
 def fullness(plan: "Plan") -> tuple[str, ...]:
@@ -112,17 +112,14 @@ def lower_plan(
     key: str | None = None,
     evidence: provenance.Evidence | None = None,
     cache: Cache | None = None,
-) -> "Lowered":
+) -> Lowered:
     """The programs of a plan, in the writer; with a key those of its combo alone. Without a cache each is lowered."""
-    from aot.builder.lowering.lower import Lowered
-
     report.step("lower", None)
     with Worker() as worker:
-        task = {"plan": plan.to_json(), "staging": str(writer.root), "key": key}
-        raw = worker.request("lower", report.advance, **task, cache=None if cache is None else str(cache.root))
+        task = Lower(plan, writer.root, key, None if cache is None else cache.root)
+        made = worker.request(task, report.advance)
         if evidence is not None:
             evidence.collect(worker)
-    made = decoded(Lowered, raw)
     writer.include(records.BlobRecord(program.digest, program.bytes) for program in made.programs)
     return made
 
@@ -136,13 +133,11 @@ def laid_out(
 ) -> records.WeightsRecord:
     """The weights of a plan's model, in the writer; where an old bundle has the very same, its files are shared."""
     report.step("weights", None)
-    held = None if old is None else codec.plain(old.index.weights)
     with Worker() as worker:
-        task = {"plan": plan.to_json(), "staging": str(writer.root), "held": held}
-        raw = worker.request("weights", report.advance, **task)
+        task = WriteWeights(plan, writer.root, None if old is None else old.index.weights)
+        weights = worker.request(task, report.advance)
         if evidence is not None:
             evidence.collect(worker)
-    weights = decoded(records.WeightsRecord, raw)
     if old is not None and weights == old.index.weights:
         writer.share(old, weights.blobs)
         verified.remember(old.path, weights)  # a link is a change of the file
@@ -162,7 +157,7 @@ def _old(options: Options) -> Bundle | None:
 
 
 def build_index(
-    plan: "Plan", lowered: "Lowered", weights: records.WeightsRecord, writer: Writer, valid_until: str
+    plan: "Plan", lowered: Lowered, weights: records.WeightsRecord, writer: Writer, valid_until: str
 ) -> Index:  # fmt: skip
     """The index of all that was made; tokenizer files go into the writer."""
     for data in tokenizer.tokenizer_blobs(plan.model.tokenizer).values():

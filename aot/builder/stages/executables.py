@@ -12,7 +12,8 @@ from aot.builder import pace
 from aot.builder.compiling import compile, cpu, memory
 from aot.builder.reuse import identity
 from aot.builder.reuse.cache import Cache
-from aot.builder.workers import Worker, decoded
+from aot.builder.tasks.executable import Compile
+from aot.builder.workers import Worker
 from aot.bundle.index import codec, records
 from aot.bundle.index.records import ExecutableRecord, ProgramRecord
 from aot.bundle.writer import Writer
@@ -77,7 +78,7 @@ def _kept(
     for i, t in work:
         if kept := cache.read(identity.executable(programs[i].digest, targets[t])):
             writer.add(kept.data)
-            found[i, t] = decoded(ExecutableRecord, kept.record)
+            found[i, t] = codec.restored(ExecutableRecord, kept.record)
     return found
 
 
@@ -104,9 +105,7 @@ def _compile(
             worker = idle.get()
             try:
                 program = programs[place[0]]
-                task: dict[str, Any] = {"program": program.digest, "mesh": program.mesh, "target": dict(target)}
-                made = worker.request("compile", **task, staging=str(writer.root))
-                return decoded(ExecutableRecord, made)
+                return worker.request(Compile(program.digest, program.mesh, target, writer.root))
             finally:
                 idle.put(worker)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from aot import digest
 from aot.builder.reuse import identity
 from aot.builder.reuse.cache import Cache
-from aot.builder.tasks.golden import place
+from aot.builder.tasks.golden import RecordGolden, place
 from aot.builder.workers import Worker
 from aot.bundle import store
 from aot.golden import replay as golden
@@ -23,14 +23,12 @@ def outputs(sealed: Path, report: "Report", cache: Cache | None = None) -> bytes
     bundle = store.open(sealed)
     factors = {i: identity.golden(found) for i, found in golden.factors(bundle, place(bundle)).items()}
     found = {} if cache is None else {i: cache.read(named) for i, named in factors.items()}
-    kept = [(i, entry.data) for i, entry in found.items() if entry is not None]
-    lacking = sorted(factors.keys() - dict(kept), reverse=True)  # the first of those that are made of the same
-    missing = list({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
+    kept = {i: entry.data for i, entry in found.items() if entry is not None}
+    lacking = sorted(factors.keys() - kept, reverse=True)  # the first of those that are made of the same
+    missing = dict({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
     report.step("golden", len(kept) + len(missing), len(kept))
     if not missing:
-        return golden.record(bundle, dict(kept), place=place(bundle))
+        return golden.record(bundle, kept, place=place(bundle))
     with Worker() as worker:
-        task = {"bundle": str(sealed), "kept": kept, "missing": missing}
-        root = None if cache is None else str(cache.root)
-        made: bytes | None = worker.request("golden", report.advance, **task, cache=root)
-    return made
+        task = RecordGolden(sealed, kept, missing, None if cache is None else cache.root)
+        return worker.request(task, report.advance)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from aot.builder.reuse import identity
 from aot.builder.reuse.cache import Cache, Factors
-from aot.builder.tasks.loss import golden_shape
+from aot.builder.tasks.loss import MeasureLoss, golden_shape
 from aot.builder.workers import Worker
 from aot.bundle.index.records import WeightsRecord
 
@@ -23,7 +23,7 @@ def attachment(plan: "Plan", weights: WeightsRecord, report: "Report", cache: Ca
     if kept is not None:
         return kept.data or None
     with Worker() as worker:
-        made: bytes | None = worker.request("loss", plan=plan.to_json())
+        made = worker.request(MeasureLoss(plan))
     if cache is not None:
         cache.write(factors, None, made or b"")
     return made

@@ -3,7 +3,7 @@
 It holds no clock, host, user or absolute path: two builds of the same inputs by the same tools give the same bytes.
 """
 
-import json
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +14,7 @@ from aot.builder import installed
 from aot.builder.compiling import tuning
 from aot.builder.stages import tokenizer
 from aot.builder.stages.releases import Release
+from aot.builder.tasks.imports import Imported, ListImports
 from aot.builder.workers import Worker
 from aot.bundle import statement as statements
 from aot.bundle.index.records import Index
@@ -39,12 +40,12 @@ class Evidence:
 
     def collect(self, worker: Worker) -> None:
         """Asks a worker after it has done its task."""
-        self.add(worker.request("imported", plan=self._plan.to_json()))
+        self.add(worker.request(ListImports(self._plan)))
 
-    def add(self, found: Mapping[str, Any]) -> None:
-        """Takes what `imported` gave."""
-        self.sources |= found["sources"]
-        self.wheels |= set(found["wheels"])
+    def add(self, found: Imported) -> None:
+        """Takes what a worker told."""
+        self.sources |= found.sources
+        self.wheels |= set(found.wheels)
 
 
 def statement(plan: "Plan", release: Release, index: Index, name: str, evidence: Evidence) -> bytes:
@@ -57,7 +58,7 @@ def statement(plan: "Plan", release: Release, index: Index, name: str, evidence:
             "predicate": {
                 "buildDefinition": {
                     "buildType": BUILD_TYPE,
-                    "externalParameters": {"manifest": _manifest(plan), **_stated(release)},
+                    "externalParameters": {"manifest": plan_document(plan), **_stated(release)},
                     "internalParameters": {"settings": index.settings, "flags": _flags(index)},
                     "resolvedDependencies": [*_dependencies(plan, evidence), *_tunings(index)],
                 },
@@ -67,11 +68,22 @@ def statement(plan: "Plan", release: Release, index: Index, name: str, evidence:
     )
 
 
-def _manifest(plan: "Plan") -> dict[str, Any]:
-    """The plan as canonical JSON has it, without the places where its files lie."""
-    plain = json.loads(plan.to_json())
-    model = {name: value for name, value in plain["model"].items() if name not in _ELSEWHERE}
-    return {**plain, "model": model, "targets": list(map(tuning.without, plain["targets"]))}
+def plan_document(plan: "Plan") -> dict[str, Any]:
+    """All that a plan says, as JSON can, without the places where its files lie."""
+    return {
+        **vars(plan),
+        "model": {name: value for name, value in vars(plan.model).items() if name not in _ELSEWHERE},
+        "combos": [combo.dimensions() for combo in plan.combos],
+        "generation": None if plan.generation is None else dataclasses.asdict(plan.generation),
+        "targets": [{kind: _with_pairs(o) for kind, o in tuning.without(target).items()} for target in plan.targets],
+        "partition": None if plan.partition is None else _with_pairs(plan.partition),
+    }
+
+
+def _with_pairs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with their mesh as pairs: the order of its axes is that of the devices, and JSON's names are sorted."""
+    mesh = options.get("mesh")
+    return {**options, "mesh": list(map(list, mesh.items()))} if mesh else dict(options)
 
 
 def _stated(release: Release) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from aot.builder.report import Report
-from aot.builder.tasks.reexport import Reexported
-from aot.builder.workers import Worker, decoded
-from aot.bundle.index import codec, records
+from aot.builder.tasks.reexport import Reexport, Reexported
+from aot.builder.workers import Worker
+from aot.bundle.index import records
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
 
@@ -16,7 +16,6 @@ def programs(
     """Exports programs that are in the writer anew, in a process of their own."""
     report.step("export", len(given))
     with Worker() as worker:
-        task = {"programs": [codec.plain(record) for record in given], "waivers": list(waivers)}
-        made = decoded(Reexported, worker.request("reexport", report.advance, **task, staging=str(writer.root)))
+        made = worker.request(Reexport(tuple(given), tuple(waivers), writer.root), report.advance)
     writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.programs)
     return made

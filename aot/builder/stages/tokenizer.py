@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aot import tokenizer_files
+from aot.builder.tasks.tokenizer import ConvertTokenizer
 from aot.builder.workers import Worker
 from aot.errors import AotError, BundleError, InputError
 from aot.tokenizer_files import READY
@@ -92,6 +93,6 @@ def _converted(directory: Path) -> tuple[bytes, str]:
 def _asked(directory: Path, _: tuple[tuple[int, ...], ...]) -> tuple[bytes, str]:
     with Worker() as worker:
         try:
-            return worker.request("tokenizer", directory=str(directory)), ""
+            return worker.request(ConvertTokenizer(directory)), ""
         except AotError as error:  # of what it reads, the library may end the process
             return b"", str(error)

@@ -12,6 +12,7 @@ from aot import devices, digest
 from aot.builder.compiling import tuning
 from aot.builder.report import Report
 from aot.builder.stages import build, executables, releases
+from aot.builder.tasks.tune import Tune
 from aot.builder.workers import Worker
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
@@ -85,8 +86,7 @@ def _tuned(target: Target, programs: Sequence[ProgramRecord], writer: Writer, re
     text = f"version: {tuning.RESULTS}"
     with Worker(_ENVIRONMENT) as worker:
         for program in mine:
-            task: dict[str, Any] = {"program": program.digest, "mesh": program.mesh, "target": tuning.without(target)}
-            text = worker.request("tune", **task, staging=str(writer.root))
+            text = worker.request(Tune(program.digest, program.mesh, tuning.without(target), writer.root))
             report.advance(program.name)
     return tuning.collected(text, target["cuda"]["device"])
 

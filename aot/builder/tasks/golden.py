@@ -1,9 +1,12 @@
 """Runs the entries of a bundle, in a worker: for golden outputs, and to hold those of another bundle to them."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from aot.builder import pace
 from aot.builder.reuse.cache import Cache, Factors
+from aot.builder.tasks.task import Task
 from aot.bundle import store
 from aot.bundle.store import Bundle
 from aot.golden import expected, replay
@@ -11,24 +14,58 @@ from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
 
-Kept = list[tuple[int, bytes]]
-Missing = list[tuple[int, Factors]]
-"""Entries by position: of kept ones what was made of them, of missing ones the factors to keep it by."""
+
+@dataclass(frozen=True)
+class RecordGolden(Task[bytes | None]):
+    """Runs the entries of a sealed bundle of which no golden outputs are kept."""
+
+    name = "golden"
+
+    bundle: Path
+    kept: Mapping[int, bytes]
+    """What was made of entries before, by their position."""
+    missing: Mapping[int, Factors]
+    """The factors to keep entries by that are to run, by their position."""
+    cache: Path | None
+
+    def perform(self, progress: pace.Progress) -> bytes | None:
+        """The golden outputs of all; None where this machine runs none of them."""
+        return run_missing(
+            self.bundle, self.kept, self.missing, progress, None if self.cache is None else Cache(self.cache)
+        )
+
+
+@dataclass(frozen=True)
+class ReplayGolden(Task[tuple[replay.Replayed, ...]]):
+    """Runs golden outputs of another bundle once more, by a bundle with the same entries."""
+
+    name = "replay"
+
+    bundle: Path
+    golden: bytes
+
+    def perform(self, progress: pace.Progress) -> tuple[replay.Replayed, ...]:
+        """What became of each entry's."""
+        return replayed(self.bundle, self.golden, progress)
 
 
 def run_missing(
-    sealed: Path, kept: Kept, missing: Missing, progress: pace.Progress, cache: Cache | None
+    sealed: Path,
+    kept: Mapping[int, bytes],
+    missing: Mapping[int, Factors],
+    progress: pace.Progress,
+    cache: Cache | None,
 ) -> bytes | None:
     """Runs the entries that are missing, in this process; each is in the cache as soon as it has run."""
-    named, told = dict(missing), _Told(progress, len(missing))
+    told = _Told(progress, len(missing))
 
     def take(position: int, entry: Entry, data: bytes) -> None:
         if cache is not None:
-            cache.write(named[position], None, data)
+            cache.write(missing[position], None, data)
         told.of(entry)
 
     bundle = store.open(sealed)
-    return replay.record(bundle, dict(kept), take, place(bundle))
+    return replay.record(bundle, kept, take, place(bundle))
 
 
 def replayed(sealed: Path, data: bytes, progress: pace.Progress) -> tuple[replay.Replayed, ...]:

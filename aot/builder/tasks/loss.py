@@ -1,23 +1,36 @@
 """Measures what quantization costs, in a worker: the model beside itself in its own dtype, on golden inputs."""
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from aot.builder.lowering import sources
+from aot.builder.pace import Progress
+from aot.builder.tasks.task import Task
 from aot.bundle.index.records import ArgumentRecord
 from aot.bundle.loss import Loss
 from aot.golden import exercise
-
-if TYPE_CHECKING:
-    from aot.plan import Plan
+from aot.plan import Plan
 
 _TOKENS = 256
 """Tokens of golden inputs that are taken: with a vocabulary of 150,000 their logits are 150 MB."""
 
 
-def measured(plan: "Plan") -> bytes | None:
+@dataclass(frozen=True)
+class MeasureLoss(Task[bytes | None]):
+    """Measures what the quantization of a plan's model costs."""
+
+    name = "loss"
+
+    plan: Plan
+
+    def perform(self, progress: Progress) -> bytes | None:
+        """The loss, written; None where what the model gives is not finite."""
+        return measured(self.plan)
+
+
+def measured(plan: Plan) -> bytes | None:
     """The loss of a plan's model, written; None where what the model gives is not finite."""
     from aot.models import divergence
     from aot.models.language import LanguageModel
@@ -35,7 +48,7 @@ def measured(plan: "Plan") -> bytes | None:
     return Loss(plan.model.quantization, plan.model.dtype, found.tokens, nats, found.alike).write()
 
 
-def golden_shape(plan: "Plan") -> tuple[int, int]:
+def golden_shape(plan: Plan) -> tuple[int, int]:
     """Rows and tokens a row: of the largest combo with so few tokens, else of the smallest."""
     shapes = sorted(
         ((c.batch_size, c.prefill_length or 1) for c in plan.combos), key=lambda shape: (math.prod(shape), shape)

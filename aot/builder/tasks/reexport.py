@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from aot.builder import pace, settings
 from aot.builder.compiling import canonical
+from aot.builder.tasks.task import Task
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -23,20 +22,34 @@ class Reexported:
     versions: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Reexport(Task[Reexported]):
+    """Exports programs of a staged bundle anew, into further blobs of it."""
+
+    name = "reexport"
+
+    programs: tuple[ProgramRecord, ...]
+    waivers: tuple[str, ...]
+    """Custom calls that are allowed."""
+    staging: Path
+
+    def perform(self, progress: pace.Progress) -> Reexported:
+        """What the installed jax exports."""
+        return reexport_programs(self.programs, self.waivers, Writer.join(self.staging), progress)
+
+
 def reexport_programs(
-    given: Sequence[Any], waivers: Sequence[str], writer: Writer, progress: pace.Progress
+    given: Sequence[ProgramRecord], waivers: Sequence[str], writer: Writer, progress: pace.Progress
 ) -> Reexported:
     """Exports programs anew into blobs, in this process."""
     import jax
     import jaxlib
 
-    from aot.builder.workers import decoded
-
     settings.apply()
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
-    made, given_records = [], [decoded(ProgramRecord, raw) for raw in given]
-    clock = pace.Pace(sum(record.bytes for record in given_records))
-    for record in given_records:
+    made: list[ProgramRecord] = []
+    clock = pace.Pace(sum(record.bytes for record in given))
+    for record in given:
         try:
             data = _exported(record, writer.read(record.digest), waivers)
         except Exception as error:  # whatever jax and its compiler say to bytes that they do not take

@@ -5,9 +5,12 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from aot import tokenizer_files
+from aot.builder.pace import Progress
+from aot.builder.tasks.task import Task
 from aot.errors import InputError
 
 _READERS = {
@@ -15,6 +18,19 @@ _READERS = {
     "tiktoken.model": "tiktoken",
 }
 """What transformers reads a kind of file with."""
+
+
+@dataclass(frozen=True)
+class ConvertTokenizer(Task[bytes]):
+    """Makes a tokenizer.json of a directory's files of another kind."""
+
+    name = "tokenizer"
+
+    directory: Path
+
+    def perform(self, progress: Progress) -> bytes:
+        """The bytes of the file. Raises InputError where there is none to be had."""
+        return convert(self.directory)
 
 
 def convert(directory: Path) -> bytes:

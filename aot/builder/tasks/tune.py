@@ -2,15 +2,36 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aot.builder import settings
 from aot.builder.compiling import compile, cuda
+from aot.builder.pace import Progress
+from aot.builder.tasks.task import Task
 from aot.bundle.index.bounds import Mesh
 from aot.bundle.writer import Writer
 from aot.errors import MachineError
 
 Target = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tune(Task[str]):
+    """Tries out how the program with this digest, in a staged bundle, is best computed on a target's devices."""
+
+    name = "tune"
+    apart = True
+
+    program: str
+    mesh: Mesh
+    target: Target
+    staging: Path
+
+    def perform(self, progress: Progress) -> str:
+        """What XLA chose here, in its own words."""
+        return choose_on_device(self.program, self.mesh, self.target, Writer.join(self.staging))
 
 
 def choose_on_device(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:

@@ -2,26 +2,41 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aot import digest
 from aot.builder import pace
 from aot.builder.lowering import sources
+from aot.builder.tasks.task import Task
 from aot.bundle import weight_writer
 from aot.bundle import weights as layout
 from aot.bundle.index.records import WeightsRecord
 from aot.bundle.writer import Nowhere, Writer
-
-if TYPE_CHECKING:
-    from aot.plan import Plan
+from aot.plan import Plan
 
 Take = Callable[[str, "np.ndarray[Any, Any]"], None]
 
 
+@dataclass(frozen=True)
+class WriteWeights(Task[WeightsRecord]):
+    """Lays out the weights of a plan's model in a staged bundle, unless they are those that are held already."""
+
+    name = "weights"
+
+    plan: Plan
+    staging: Path
+    held: WeightsRecord | None = None
+
+    def perform(self, progress: pace.Progress) -> WeightsRecord:
+        """The record of the weights."""
+        return write_weights(self.plan, Writer.join(self.staging), progress, self.held)
+
+
 def write_weights(
-    plan: "Plan", writer: Writer, progress: pace.Progress, held: WeightsRecord | None = None
+    plan: Plan, writer: Writer, progress: pace.Progress, held: WeightsRecord | None = None
 ) -> WeightsRecord:  # fmt: skip
     """Streams every weight of the plan's model into blobs, unless they turn out to be those that are held already.
 
@@ -40,7 +55,20 @@ class Measured:
     digests: Mapping[str, str]
 
 
-def measure_weights(plan: "Plan", progress: pace.Progress) -> Measured:
+@dataclass(frozen=True)
+class MeasureWeights(Task[Measured]):
+    """Hashes the weights of a plan's model; nothing is written."""
+
+    name = "measure"
+
+    plan: Plan
+
+    def perform(self, progress: pace.Progress) -> Measured:
+        """What they would be."""
+        return measure_weights(self.plan, progress)
+
+
+def measure_weights(plan: Plan, progress: pace.Progress) -> Measured:
     """Hashes every weight of the plan's model, laid out as `write` does it. Raises as `write`."""
     digests: dict[str, str] = {}
 
@@ -51,7 +79,7 @@ def measure_weights(plan: "Plan", progress: pace.Progress) -> Measured:
 
 
 def _laid_out(
-    plan: "Plan", writer: Writer | Nowhere, progress: pace.Progress, take: Take = lambda *_: None
+    plan: Plan, writer: Writer | Nowhere, progress: pace.Progress, take: Take = lambda *_: None
 ) -> WeightsRecord:
     """Streams weights as they are planned; each is taken on its way."""
     model = sources.model(plan)

@@ -1,4 +1,4 @@
-"""The worker process: takes requests from standard input, one at a time, and answers on standard output, in msgpack.
+"""The worker process: takes tasks from standard input, one at a time, and answers on standard output.
 
 Started by `aot.builder.workers` alone. Whatever prints in here, a user's model included, goes to standard error.
 
@@ -11,17 +11,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from aot import system
 from aot.builder import messages
-from aot.builder.pace import Progress
-from aot.bundle.index import codec
-from aot.bundle.writer import Writer
+from aot.builder.messages import Advanced, Asked, Done, Failed, Logged
+from aot.builder.tasks.task import Task, task_of
 from aot.errors import AotError
 
-Answer = Callable[[str, Any], None]
+Answer = Callable[[Advanced | Done | Failed | Logged], None]
 
 
 def main(parent: int) -> None:
@@ -30,15 +28,13 @@ def main(parent: int) -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
-    def answer(kind: str, content: Any) -> None:
-        answers.write(messages.packed((kind, content)))
+    def answer(message: Advanced | Done | Failed | Logged) -> None:
+        answers.write(messages.packed(message))
 
     logging.getLogger("aot.cache").addHandler(_Told(answer))
-    for request in messages.received(sys.stdin.buffer):
-        if request["task"] in _APART:
-            _apart(request, answer)
-        else:
-            _perform(request, answer)
+    for asked in messages.received(sys.stdin.buffer, Asked):
+        task = task_of(asked)
+        (_perform_apart if task.apart else _perform)(task, answer)
 
 
 class _Told(logging.Handler):
@@ -49,23 +45,23 @@ class _Told(logging.Handler):
         self._answer = answer
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._answer("log", record.getMessage())
+        self._answer(Logged(record.getMessage()))
 
 
-def _perform(request: dict[str, Any], answer: Answer) -> None:
+def _perform(task: Task[Any], answer: Answer) -> None:
     try:
-        result = _TASKS[request["task"]](lambda *step: answer("progress", step), **request["arguments"])
+        result = task.perform(lambda *part: answer(Advanced(*part)))
     except AotError as error:
-        answer("error", (type(error).__name__, str(error)))
+        answer(Failed.by(error))
     except OSError as error:
         place = f" {error.filename}:" if error.filename else ""
-        answer("error", ("AotError", f"build:{place} {error.strerror or error}"))
+        answer(Failed.by(AotError(f"build:{place} {error.strerror or error}")))
     else:
-        answer("result", codec.plain(result))
+        answer(Done(messages.plain(result)))
 
 
-def _apart(request: dict[str, Any], answer: Answer) -> None:
-    """Performs a request in a child that answers itself; if it dies, so does this process, in the same way."""
+def _perform_apart(task: Task[Any], answer: Answer) -> None:
+    """Performs a task in a child that answers itself; if it dies, so does this process, in the same way."""
     import jax.export  # noqa: F401, here once and not in each child
 
     here = os.getpid()
@@ -73,7 +69,7 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
         status = 1
         try:
             system.end_with(here)
-            _perform(request, answer)
+            _perform(task, answer)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -85,110 +81,6 @@ def _apart(request: dict[str, Any], answer: Answer) -> None:
     if code:
         os._exit(code)
 
-
-def _lower(progress: Progress, plan: str, staging: str, key: str | None = None, cache: str | None = None) -> Any:
-    from aot.builder.lowering import lower
-    from aot.builder.reuse import stored
-    from aot.builder.reuse.cache import Cache
-
-    made, writer = _plan(plan), Writer.join(Path(staging))
-    if cache is None:
-        return lower.lower_programs(made, writer, progress, key)
-    kept = stored.Programs(Cache(Path(cache)), writer, made.allow_custom_calls)
-    return lower.lower_programs(made, writer, progress, key, kept.get)
-
-
-def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], staging: str) -> Any:
-    from aot.builder.tasks import reexport
-
-    return reexport.reexport_programs(programs, waivers, Writer.join(Path(staging)), progress)
-
-
-def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
-    from aot.builder.compiling import compile
-
-    return compile.executable(program, mesh, target, Writer.join(Path(staging)))
-
-
-def _tune(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
-    from aot.builder.tasks import tune
-
-    return tune.choose_on_device(program, mesh, target, Writer.join(Path(staging)))
-
-
-def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:
-    from aot.builder.tasks import golden as goldens
-
-    return goldens.replayed(Path(bundle), golden, progress)
-
-
-def _weights(progress: Progress, plan: str, staging: str, held: Any = None) -> Any:
-    from aot.builder.tasks import weights
-    from aot.builder.workers import decoded
-    from aot.bundle.index.records import WeightsRecord
-
-    known = None if held is None else decoded(WeightsRecord, held)
-    return weights.write_weights(_plan(plan), Writer.join(Path(staging)), progress, known)
-
-
-def _measure(progress: Progress, plan: str) -> Any:
-    from aot.builder.tasks import weights
-
-    return weights.measure_weights(_plan(plan), progress)
-
-
-def _count(progress: Progress, plan: str) -> Any:
-    from aot.builder.lowering import lower
-
-    return lower.count_programs(_plan(plan), progress)
-
-
-def _tokenizer(progress: Progress, directory: str) -> Any:
-    from aot.builder.tasks import tokenizer
-
-    return tokenizer.convert(Path(directory))
-
-
-def _imported(progress: Progress, plan: str) -> Any:
-    from aot.builder.tasks import imports
-
-    return imports.imported(_plan(plan))
-
-
-def _golden(progress: Progress, bundle: str, kept: Any, missing: Any, cache: str | None) -> Any:
-    from aot.builder.reuse.cache import Cache
-    from aot.builder.tasks import golden
-
-    return golden.run_missing(Path(bundle), kept, missing, progress, None if cache is None else Cache(Path(cache)))
-
-
-def _loss(progress: Progress, plan: str) -> Any:
-    from aot.builder.tasks import loss
-
-    return loss.measured(_plan(plan))
-
-
-def _plan(text: str) -> Any:
-    from aot.plan import Plan
-
-    return Plan.from_json(text)
-
-
-_TASKS: dict[str, Callable[..., Any]] = {
-    "lower": _lower,
-    "reexport": _reexport,
-    "replay": _replay,
-    "compile": _compile,
-    "tune": _tune,
-    "weights": _weights,
-    "measure": _measure,
-    "count": _count,
-    "tokenizer": _tokenizer,
-    "imported": _imported,
-    "golden": _golden,
-    "loss": _loss,
-}
-_APART = {"compile", "tune"}
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
