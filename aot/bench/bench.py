@@ -1,11 +1,10 @@
 """Measures one bundle on this machine: fresh processes, the read bandwidth of memory between them."""
 
 import compileall
-import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from aot import buckets, children, errors, isa
 from aot.bench import figures, process
 from aot.bench.process import Contestant
+from aot.bench.trial import Trial
 from aot.bundle import store
 from aot.bundle.index.records import GenerationRecord, Index
 from aot.bundle.store import BLOBS, Bundle
@@ -49,8 +49,8 @@ def measure_bundle(path: Path, options: Options, report: Callable[[int, str], No
     """
     flags.settle()  # once for all processes that are measured
     bundle = store.open(path)
-    request = _request(bundle, options)
-    found = _found([contestant(bundle, request), bandwidth()], options.rounds, report)
+    trial = _trial(bundle, options)
+    found = _found([contestant(bundle, trial), bandwidth()], options.rounds, report)
     width = fastest(found[BANDWIDTH])
     known = {} if width is None else {BANDWIDTH: width}
     documents = [{**document, **known} for document in found[BUNDLE] if "error" not in document]
@@ -60,7 +60,7 @@ def measure_bundle(path: Path, options: Options, report: Callable[[int, str], No
         "machine": machine(),
         "versions": documents[0]["versions"],
         "bundle": {"digest": bundle.digest, **_described(bundle.index), "weight_bytes": documents[0]["weight_bytes"]},
-        "request": {"prompt_tokens": len(request["prompt"]), "new_tokens": request["new_tokens"]},
+        "request": {"prompt_tokens": len(trial.prompt), "new_tokens": trial.new_tokens},
         "bandwidth": width,
         "figures": {name: vars(figure) for name, figure in figures.figures_of(documents).items()},
         "rounds": found[BUNDLE],
@@ -79,10 +79,10 @@ def _found(
     return found
 
 
-def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
-    """A bundle as a contestant; `request` as in `bench.child`. Our modules are compiled, as pip leaves them."""
+def contestant(bundle: Bundle, trial: Trial) -> Contestant:
+    """A bundle as a contestant. Our modules are compiled, as pip leaves them."""
     compileall.compile_dir(Path(__file__).parents[1], quiet=2)
-    command = children.command("aot.bench.child", str(bundle.path), json.dumps(request))
+    command = children.command("aot.bench.child", str(bundle.path), trial.argument())
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
     return Contestant(BUNDLE, command, {**SHARED, **children.variables()}, (*blobs, *_libraries()), weights + _SLACK)
@@ -111,7 +111,7 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": memory, "kernel": platform.release()}
 
 
-def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
+def _trial(bundle: Bundle, options: Options) -> Trial:
     """What is asked: by default the longest prompt of the smallest batch, and the tokens that it suggests or has."""
     record, combos = _language(bundle)
     props = combos[0].required_props
@@ -126,7 +126,7 @@ def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
         raise table.refusal(need)
     images = bundle.index.images
     ids = prompt(length, record.vocab_size, None if images is None else images.token)
-    return {"prompt": ids, "new_tokens": new, "verify": options.verify, "props": props}
+    return Trial(tuple(ids), new, options.verify, props)
 
 
 def _language(bundle: Bundle) -> tuple[GenerationRecord, list[Combo]]:

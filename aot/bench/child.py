@@ -1,7 +1,6 @@
-"""The measured process of a bundle: `python -m aot.bench.child BUNDLE OPTIONS` prints the document of `bench.process`.
+"""The measured process of a bundle: `python -m aot.bench.child BUNDLE TRIAL` prints the document of `bench.process`.
 
-OPTIONS is JSON: `prompt` (token ids), `new_tokens`, `verify` as for `aot.load`, `props` of the entries to use. Nothing
-is imported before the first token that it does not need.
+TRIAL is what `aot.bench.trial` writes. Nothing is imported before the first token that it does not need.
 """
 
 import os
@@ -10,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aot.bench.trial import Trial
     from aot.runtime.model import Model, Run
 
 FIRST = 16
@@ -18,20 +18,20 @@ _PREFILLS, _DECODED = 5, 48
 """Steady prefills, and the tokens that steady answers have in all at least, as far as there are so many answers."""
 
 
-def main(path: str, options: str) -> None:
+def main(path: str, argument: str) -> None:
     """Measures and prints, or prints which AotError it met."""
     import json
 
     from aot.errors import AotError
 
     try:
-        document = _document(path, json.loads(options))
+        document = _document(path, argument)
     except AotError as error:
         document = {"error": str(error), "class": type(error).__name__}
     print(json.dumps(document))
 
 
-def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
+def _document(path: str, argument: str) -> dict[str, Any]:
     begin = float(os.environ["AOT_BENCH_START"])
     marks = {}
 
@@ -39,31 +39,34 @@ def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
 
     load = aot.load
     marks["import"] = time.monotonic() - begin
-    model = load(path, verify=given["verify"])
+    from aot.bench.trial import trial_of
+
+    trial = trial_of(argument)
+    model = load(path, verify=trial.verify)
     marks["open"] = time.monotonic() - begin
-    run = start(model, given, min(FIRST, given["new_tokens"]))
+    run = start(model, trial, min(FIRST, trial.new_tokens))
     next(run.steps)
     marks["first_token"] = time.monotonic() - begin
     for _ in run.steps:
         pass
-    sixteen = time.monotonic() - begin if given["new_tokens"] >= FIRST else None
+    sixteen = time.monotonic() - begin if trial.new_tokens >= FIRST else None
     answer = run.results[0].token_ids
-    return {**marks, "sixteen": sixteen, **_steady(model, given), "tokens": answer, **_more(model, given)}
+    return {**marks, "sixteen": sixteen, **_steady(model, trial), "tokens": answer, **_more(model, trial)}
 
 
-def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
+def start(model: "Model", trial: "Trial", tokens: int) -> "Run":
     """An answer of so many tokens, whatever they are: greedy, and with nothing that ends it."""
     from aot.runtime.requests import Options
 
-    chosen = {"eos_token_id": [], "temperature": 0.0, "seed": 0, "n": 1, "props": given["props"]}
-    return model.start(given["prompt"], Options.of({**chosen, "max_new_tokens": tokens}))
+    chosen = {"eos_token_id": [], "temperature": 0.0, "seed": 0, "n": 1, "props": trial.props}
+    return model.start(list(trial.prompt), Options.of({**chosen, "max_new_tokens": tokens}))
 
 
-def _steady(model: "Model", given: dict[str, Any]) -> dict[str, list[float]]:
+def _steady(model: "Model", trial: "Trial") -> dict[str, list[float]]:
     prefill, decode = list[float](), list[float]()
     for number in range(_PREFILLS):
         before = time.perf_counter()
-        run = start(model, given, given["new_tokens"] if number * given["new_tokens"] < _DECODED else 1)
+        run = start(model, trial, trial.new_tokens if number * trial.new_tokens < _DECODED else 1)
         next(run.steps)
         prefill.append(time.perf_counter() - before)
         decode += _chunks(run)
@@ -81,8 +84,9 @@ def _chunks(run: "Run") -> list[float]:
     return found
 
 
-def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
+def _more(model: "Model", trial: "Trial") -> dict[str, Any]:
     """What is measured beside the time of a request."""
+    from dataclasses import asdict
     from importlib import metadata
 
     from aot.bench import bare, dispatch, first_calls, memory
@@ -92,14 +96,14 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
         "peak_memory": memory.peak(),
         "compilations": compilations.count_compilations(),
     }  # before there is more than serving
-    key = start(model, given, 1).sequences[0].entry
+    key = start(model, trial, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
         "weight_bytes": bare.weight_bytes(model.bundle.index, key),
         **alone,
         "entry": key,
-        "memory": memory.of_second(str(model.bundle.path), given),
-        "dispatch": dispatch.measure_dispatch(model, key, lambda: start(model, given, 1)),
+        "memory": asdict(memory.of_second(str(model.bundle.path), trial)),
+        "dispatch": dispatch.measure_dispatch(model, key, lambda: start(model, trial, 1)),
         "executables": first_calls.measure_first_calls(model.bundle, key),
     }
 

@@ -1,23 +1,43 @@
 """What a process holds in memory, and what a second one of the same bundle adds."""
 
-import json
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from aot import children
+from aot.bench.trial import Trial
 
 _FIELDS = {"Rss": "resident", "Pss": "proportional", "Shared_Clean": "shared", "Anonymous": "anonymous"}
 
 
-def held() -> dict[str, int]:
-    """Bytes of this process: resident, its part of them where pages are shared, shared and clean, and anonymous.
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a process."""
 
-    Waits for threads that still load something.
-    """
+    resident: int
+    proportional: int
+    """Its part of them, where pages are shared."""
+    shared: int
+    """Shared and clean."""
+    anonymous: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a process holds alone and beside a second one of its bundle, what that one holds, and what it added."""
+
+    alone: Held
+    beside: Held
+    second: Held
+    added: int
+
+
+def held() -> Held:
+    """What this process holds, once all threads that still load something have ended."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
@@ -26,7 +46,7 @@ def held() -> dict[str, int]:
         name, _, amount = line.partition(":")
         if name in _FIELDS:
             found[_FIELDS[name]] = int(amount.split()[0]) * 1024
-    return found
+    return Held(**found)
 
 
 def peak() -> int:
@@ -35,18 +55,18 @@ def peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def of_second(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What this process holds alone and beside a second one of the bundle, what that one holds, and what it added."""
+def of_second(path: str, trial: Trial) -> Beside:
+    """What this process of a bundle and a second one hold, which gives a token."""
     alone = held()
-    command = children.command("aot.bench.second", path, json.dumps(given))
+    command = children.command("aot.bench.second", path, trial.argument())
     variables, pipe = {**os.environ, **children.variables()}, subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        second = json.loads(process.stdout.readline() or "null")
+        line = process.stdout.readline()
         beside = held()
         process.stdin.close()
-    if second is None:
+    if not line:
         raise ChildProcessError("a second process of the bundle ended before it gave a token")
-    added = second["proportional"] + beside["proportional"] - alone["proportional"]
-    return {"alone": alone, "beside": beside, "second": second, "added": added}
+    second = msgspec.json.decode(line, type=Held)
+    return Beside(alone, beside, second, second.proportional + beside.proportional - alone.proportional)

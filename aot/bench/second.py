@@ -1,18 +1,20 @@
 """A second process of a bundle: gives a token, prints what memory it holds, and waits until its input is closed."""
 
-import json
 import sys
+
+import msgspec
 
 import aot
 from aot.bench import child, memory
+from aot.bench.trial import trial_of
 
 
-def main(path: str, options: str) -> None:
+def main(path: str, argument: str) -> None:
     """Arguments are those of `bench.child`."""
-    given = json.loads(options)
-    model = aot.load(path, verify=given["verify"])
-    next(child.start(model, given, 1).steps)
-    print(json.dumps(memory.held()), flush=True)
+    trial = trial_of(argument)
+    model = aot.load(path, verify=trial.verify)
+    next(child.start(model, trial, 1).steps)
+    print(msgspec.json.encode(memory.held()).decode(), flush=True)
     sys.stdin.read()
 
 

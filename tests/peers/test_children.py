@@ -12,6 +12,7 @@ from peer import free_port
 import aot
 from aot import children
 from aot.bench import bench, memory
+from aot.bench.trial import Trial
 from aot.bundle import store
 from aot.runtime.peers import meeting
 
@@ -51,11 +52,12 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
             super().__init__(["true"], **options)
 
     synthetic.write(trap / "b")
-    contestants = [bench.contestant(store.open(trap / "b"), {}), bench.bandwidth()]
+    trial = Trial((1,), 1, "once", None)
+    contestants = [bench.contestant(store.open(trap / "b"), trial), bench.bandwidth()]
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", Process)
         with pytest.raises(ChildProcessError):
-            memory.of_second("b", {})
+            memory.of_second("b", trial)
     commands = [(each.command, {**os.environ, **each.variables}) for each in contestants]
     for (python, *options), variables in (*commands, *seen):
         code = "import secrets, json, socket, numpy, aot.bench"
