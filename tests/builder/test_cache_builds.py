@@ -175,15 +175,15 @@ def test_of_a_build_that_is_killed_the_entries_that_ran_are_kept(
 ) -> None:
     monkeypatch.setattr(exercise.Exercise, "run", lambda self, entry: ({}, {}) if next(runs) < 3 else killed())
     runs, kept, heard = itertools.count(), cache.Cache(tmp_path / "cache"), Heard()
-    missing = [(i, {"kind": "golden", "number": i}) for i in range(14)]
+    missing = {i: {"kind": "golden", "number": i} for i in range(14)}
 
     def killed() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        golden_task.run_missing(tiny_bundle, [], missing, heard.advance, kept)
+        golden_task.run_missing(tiny_bundle, {}, missing, heard.advance, kept)
 
-    assert len([number for number, factors in missing if kept.read(factors)]) == len(heard.parts) == 3
+    assert len([number for number, factors in missing.items() if kept.read(factors)]) == len(heard.parts) == 3
 
 
 def test_stages_use_no_cache_unless_they_are_given_one() -> None:
