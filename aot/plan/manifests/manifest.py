@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from aot.errors import InputError, ManifestError
+from aot.errors import ManifestError
 from aot.plan.manifests import strict, yaml
 from aot.plan.manifests.placement import Cpu, Partition, Target
 from aot.plan.manifests.sections import Generation, Model, Precompile
@@ -65,30 +65,9 @@ class Manifest:
         """What relative paths are relative to."""
         return self.path.parent
 
-    def fault(self, path: yaml.Path, text: str) -> str:
-        """A line of an error that names the place in the file."""
-        return strict.line(self.document, str(self.path), path, text)
-
-    def collecting(self, faults: list[str], *path: str | int) -> "Collecting":
-        """A context that turns an InputError into faults of the key at `path`."""
-        return Collecting(self, faults, path)
-
-
-@dataclass(frozen=True)
-class Collecting:
-    """Ends a block at its first InputError, whose lines become faults."""
-
-    manifest: Manifest
-    faults: list[str]
-    path: yaml.Path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, InputError):
-            self.faults.extend(self.manifest.fault(self.path, text) for text in str(error).splitlines())
-        return isinstance(error, InputError)
+    def place(self, *path: str | int) -> str:
+        """Where in the file the key at `path` stands, as errors name it."""
+        return strict.located(self.document, str(self.path), path)
 
 
 def read_manifest(path: Path) -> Manifest:
