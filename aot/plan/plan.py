@@ -10,6 +10,7 @@ from typing import Any
 from aot import digest
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
+from aot.targets import Target, target_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class Plan:
     generation: GenerationPlan | None
     """None where the model is no language model."""
     platforms: tuple[str, ...]
-    targets: tuple[Mapping[str, Any], ...]
-    """Targets as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; the path of a tuning is absolute."""
+    targets: tuple[Target, ...]
     partition: Mapping[str, Any] | None
     allow_custom_calls: tuple[str, ...]
     max_combos: int
@@ -76,7 +76,7 @@ class Plan:
         """Canonical JSON, from which `from_json` makes an equal plan."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["model"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(self.model).items()}
-        plain["targets"] = [{name: _spelled(options) for name, options in target.items()} for target in self.targets]
+        plain["targets"] = [{t.platform: _spelled(t.plain()[t.platform])} for t in self.targets]
         plain["partition"] = None if self.partition is None else _spelled(self.partition)
         plain["combos"] = [combo.dimensions() for combo in self.combos]
         if self.generation is not None:
@@ -88,7 +88,7 @@ class Plan:
         """The plan that `to_json` wrote."""
         plain = json.loads(text)
         tuples = {name: tuple(plain[name]) for name in ("dropped", "platforms", "allow_custom_calls")}
-        targets = ({name: _read(options) for name, options in target.items()} for target in plain["targets"])
+        targets = (target_of({name: _read(o) for name, o in target.items()}) for target in plain["targets"])
         return cls(
             **{
                 **plain,

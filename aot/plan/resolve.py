@@ -15,6 +15,7 @@ from aot.plan.plan import GenerationPlan, Plan
 from aot.plan.tokens import Sources
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
+from aot.targets import CudaTarget, Target, target_of
 
 
 def resolve(manifest: Manifest) -> Plan:
@@ -41,28 +42,30 @@ def resolve(manifest: Manifest) -> Plan:
     )
 
 
-def _targets(manifest: Manifest, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+def _targets(manifest: Manifest, faults: Faults) -> tuple[Target, ...]:
     partition = manifest.content.partition
     mesh = partition.mesh if partition else {}
-    made: list[dict[str, Any]] = []
-    for place, target in enumerate(manifest.content.targets):
-        made.append(meshes.filled(target.plain(), mesh))
-        for option, text in meshes.mesh_faults(target.plain(), mesh):
+    made: list[Target] = []
+    for place, section in enumerate(manifest.content.targets):
+        given = target_of(section.plain())
+        target = meshes.filled(given, mesh)
+        for option, text in meshes.mesh_faults(given, mesh):
             faults.add(manifest.place("targets", place, target.platform, option), text)
-        if target.tuning is not None:
+        if isinstance(target, CudaTarget) and section.tuning is not None:
             with faults.collecting(manifest.place("targets", place, target.platform, "tuning")):
-                _tune(made[-1]["cuda"], manifest.directory / target.tuning, made[:-1])
+                target = _tuned(target, manifest.directory / section.tuning, made)
+        made.append(target)
     return tuple(made)
 
 
-def _tune(options: dict[str, Any], path: Path, others: list[dict[str, Any]]) -> None:
-    """Names the tuning of a target, which until `aot tune` need not be there. Raises InputError for one of no use."""
+def _tuned(target: CudaTarget, path: Path, others: list[Target]) -> CudaTarget:
+    """A target that names its tuning, which until `aot tune` need not be there. Raises InputError for one of no use."""
     place = str(path.resolve())
-    if any(other.get("cuda", {}).get("tuning") == place for other in others):
+    if any(isinstance(other, CudaTarget) and other.tuning == place for other in others):
         raise InputError(f"{path}: is the tuning of another target; give each a file of its own")
     if path.exists():
-        tuning.read_tuning(path, options["device"])
-    options["tuning"] = place
+        tuning.read_tuning(path, target.device)
+    return dataclasses.replace(target, tuning=place)
 
 
 def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:

@@ -14,8 +14,9 @@ from aot.builder.compiling import compile
 from aot.builder.workers import Worker
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.targets import CpuTarget
 
-TARGET = {"cpu": {"isa": "avx2", "threads": 2}}
+TARGET = CpuTarget("avx2", 2)
 NOISE = b"Function in CSV file at line 7 does not exist.\n"
 
 
@@ -34,7 +35,9 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 
 def compiled(worker: Worker, program: str, writer: Writer) -> Any:
-    return worker.request("compile", program=program, mesh=(), target=TARGET, staging=str(writer.root))["digest"]
+    return worker.request("compile", program=program, mesh=(), target=TARGET.plain(), staging=str(writer.root))[
+        "digest"
+    ]
 
 
 def test_an_executable_does_not_depend_on_what_its_worker_compiled_before(tmp_path: Path, writer: Writer) -> None:

@@ -4,19 +4,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot import devices, partition
 from aot.builder.lowering import layouts
 from aot.builder.lowering.layouts import Laid
 from aot.chain import Array
 from aot.partition import Axes, Layouts
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.models.protocol import Model
 
-
-Target = Mapping[str, Any]
 
 _NEARLY = 0.9
 """The share of a device's memory from which on weights and state leave programs little of their own."""
@@ -77,13 +76,11 @@ def nearly_full(targets: Iterable[Target], footprints: Iterable[Footprint]) -> I
 
 def _compared(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[tuple[str, tuple[int, int], int]]:
     """Each target whose memory is known: its place, what its devices hold of weights and state, and what they have."""
-    from aot.plan import meshes
-
     by_mesh = {tuple(found.mesh.items()): found for found in footprints}
     for number, target in enumerate(targets):
-        found, memory = by_mesh[tuple(meshes.mesh_of(target).items())], devices.memory(target)
+        found, memory = by_mesh[tuple(target.mesh.items())], devices.memory(target)
         if memory is not None:
-            yield f"targets[{number}]: {next(iter(target))}", (found.weights, found.state), memory
+            yield f"targets[{number}]: {target.platform}", (found.weights, found.state), memory
 
 
 def _spelled(held: tuple[int, int]) -> str:

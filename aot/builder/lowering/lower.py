@@ -120,12 +120,10 @@ def count_programs(plan: "Plan", progress: pace.Progress = lambda *_: None) -> C
     `progress` hears of each combo. Raises ManifestError as layouts do, and for a target whose devices do not hold
     weights and state.
     """
-    from aot.plan import meshes
-
     model = sources.model(plan)
     laid, on = layouts.laid_out_chains(plan, model, progress=progress)
     distinct = layouts.distinct(laid)
-    wanted = [(*target, tuple(meshes.mesh_of(target).items())) for target in plan.targets]
+    wanted = [(target.platform, tuple(target.mesh.items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
     footprints = footprint.footprints_of(laid, on, model)
     if faults := [f"manifest {plan.name!r}: {text}" for text in footprint.oversized(plan.targets, footprints)]:

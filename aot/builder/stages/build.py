@@ -21,12 +21,11 @@ from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.builder.lowering.lower import Counted, Lowered
     from aot.plan import Plan
-
-Target = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 It holds no clock, host, user or absolute path: two builds of the same inputs by the same tools give the same bytes.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,9 +70,10 @@ def statement(plan: "Plan", release: Release, index: Index, name: str, evidence:
 
 def _manifest(plan: "Plan") -> dict[str, Any]:
     """The plan as canonical JSON has it, without the places where its files lie."""
-    plain = json.loads(plan.to_json())
+    untuned = dataclasses.replace(plan, targets=tuple(map(tuning.without, plan.targets)))
+    plain = json.loads(untuned.to_json())
     model = {name: value for name, value in plain["model"].items() if name not in _ELSEWHERE}
-    return {**plain, "model": model, "targets": list(map(tuning.without, plain["targets"]))}
+    return {**plain, "model": model}
 
 
 def _stated(release: Release) -> dict[str, str]:
@@ -86,7 +88,7 @@ def _flags(index: Index) -> list[str]:
 
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
-    compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
+    compilers = {name for target in plan.targets for name in extras.wheels(target.platform)}
     converters = tokenizer.converter_wheels(plan.model.tokenizer)
     yield from filter(None, map(installed.wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
@@ -98,7 +100,7 @@ def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resour
 
 
 def _tunings(index: Index) -> Iterator[installed.Resource]:
-    named = {(e.target["cuda"]["device"], e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
+    named = {(e.built_for.name, e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
     for device, name in sorted(named):
         yield {"name": f"tuning/{device}", "digest": {"sha256": digest.hex_of(name)}}
 

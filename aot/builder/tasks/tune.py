@@ -1,31 +1,25 @@
 """Tries out how a program is best computed, in a worker that has the device."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from aot.builder import settings
 from aot.builder.compiling import compile, cuda
 from aot.bundle.index.bounds import Mesh
 from aot.bundle.writer import Writer
 from aot.errors import MachineError
+from aot.targets import CudaTarget
 
-Target = Mapping[str, Any]
 
-
-def choose_on_device(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:
+def choose_on_device(program: str, mesh: Mesh, target: CudaTarget, writer: Writer) -> str:
     """What XLA chooses on this machine's devices for the program with this digest, and chose before."""
     import jax
 
     settings.apply()
-    options = target["cuda"]
     number = math.prod(size for _, size in mesh)
-    found = cuda.present(options, number)
+    found = cuda.present(target, number)
     if len(found) < number:
-        raise MachineError(
-            f"target cuda {options['device']}: jax finds {len(found)} of {number}; run `aot tune` elsewhere"
-        )
+        raise MachineError(f"target cuda {target.device}: jax finds {len(found)} of {number}; run `aot tune` elsewhere")
     try:
-        return cuda.tried_choices(compile.lowered_for(writer.read(program), mesh, found), options)
+        return cuda.tried_choices(compile.lowered_for(writer.read(program), mesh, found), target)
     except jax.errors.JaxRuntimeError as error:
         raise compile.refusal(program, target, str(error)) from error

@@ -20,6 +20,7 @@ from aot.builder.pace import Progress
 from aot.bundle.index import codec
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.targets import CudaTarget, target_of
 
 Answer = Callable[[str, Any], None]
 
@@ -107,13 +108,15 @@ def _reexport(progress: Progress, programs: Any, waivers: tuple[str, ...], stagi
 def _compile(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
     from aot.builder.compiling import compile
 
-    return compile.executable(program, mesh, target, Writer.join(Path(staging)))
+    return compile.executable(program, mesh, target_of(target), Writer.join(Path(staging)))
 
 
 def _tune(progress: Progress, program: str, mesh: Any, target: dict[str, Any], staging: str) -> Any:
     from aot.builder.tasks import tune
 
-    return tune.choose_on_device(program, mesh, target, Writer.join(Path(staging)))
+    made = target_of(target)
+    assert isinstance(made, CudaTarget)
+    return tune.choose_on_device(program, mesh, made, Writer.join(Path(staging)))
 
 
 def _replay(progress: Progress, bundle: str, golden: bytes) -> Any:

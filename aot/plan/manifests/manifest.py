@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 
 from aot.errors import ManifestError
 from aot.plan.manifests import strict, yaml
-from aot.plan.manifests.placement import Cpu, Partition, Target
+from aot.plan.manifests.placement import Cpu, Partition, TargetSection
 from aot.plan.manifests.sections import Generation, Model, Precompile
 from aot.plan.manifests.strict import Section, Text, Wrong
 
@@ -20,7 +20,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-def _separate(targets: list[Target]) -> list[Target]:
+def _separate(targets: list[TargetSection]) -> list[TargetSection]:
     strict.distinct([target.plain() for target in targets])
     return targets
 
@@ -35,15 +35,15 @@ class Content(Section):
     platforms: Annotated[list[Platform], Field(min_length=1), AfterValidator(strict.distinct)] = Field(
         default_factory=lambda: list(get_args(Platform))
     )
-    targets: Annotated[list[Target], AfterValidator(_separate)] = Field(
-        default_factory=lambda: [Target(cpu=Cpu())], validate_default=True
+    targets: Annotated[list[TargetSection], AfterValidator(_separate)] = Field(
+        default_factory=lambda: [TargetSection(cpu=Cpu())], validate_default=True
     )
     partition: Partition | None = None
     allow_custom_calls: Annotated[list[Text], AfterValidator(strict.distinct)] = Field(default_factory=list)
 
     @field_validator("targets")
     @classmethod
-    def _with_programs(cls, targets: list[Target], info: ValidationInfo) -> list[Target]:
+    def _with_programs(cls, targets: list[TargetSection], info: ValidationInfo) -> list[TargetSection]:
         platforms = info.data.get("platforms", get_args(Platform))
         if lacking := sorted({target.platform for target in targets}.difference(platforms)):
             raise Wrong(

@@ -8,6 +8,7 @@ from typing import Any
 from aot import extras, isa
 from aot.bundle.index.records import ExecutableRecord
 from aot.runtime.fitting import machine
+from aot.targets import CpuTarget, CudaTarget, TpuTarget
 
 _SHOWN = 8  # features that a cause names
 _LOADERS = ("jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "libtpu")  # what else compiled need not be here
@@ -16,15 +17,15 @@ _DEVICES = {"cuda": "NVIDIA GPU", "tpu": "TPU"}
 
 def misfit_cause(executable: ExecutableRecord) -> str | None:
     """Why the machine does not run it; None where it does."""
-    ((kind, options),) = executable.target.items()
-    lacking = _cpu if kind == "cpu" else _accelerator
-    return lacking(kind, options, executable.requires) or _versions(kind, executable.compiler)
+    target, requires = executable.built_for, executable.requires
+    lacking = _cpu(target, requires) if isinstance(target, CpuTarget) else _accelerator(target, requires)
+    return lacking or _versions(target.platform, executable.compiler)
 
 
 def remark(executable: ExecutableRecord) -> str:
     """What to know of one that runs: it may leave cores idle, or miss what the system hides."""
-    ((_, options),) = executable.target.items()
-    threads, cores = options.get("threads"), os.cpu_count() or 1
+    target, cores = executable.built_for, os.cpu_count() or 1
+    threads = target.threads if isinstance(target, CpuTarget) else None
     idle = f"built for {threads} threads, this machine has {cores} cores" if threads and cores > threads else ""
     hidden = "/proc/cpuinfo is hidden, without which XLA's kernels may fail" if isa.cpuinfo_is_hidden() else ""
     return "; ".join(filter(None, (idle, hidden)))
@@ -38,23 +39,23 @@ def jaxlib() -> str:
     return str(jaxlib.__version__)
 
 
-def _cpu(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> str | None:
+def _cpu(target: CpuTarget, requires: Mapping[str, Any]) -> str | None:
     here = isa.machine()
     if requires["machine"] != here.machine:
         return f"built for {requires['machine']}, this machine is {here.machine}"
     if not here.features:
-        return f"built for cpu {options['isa']}, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
+        return f"built for cpu {target.isa}, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
     if lacking := isa.missing(requires, here):
         rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-        return f"built for cpu {options['isa']}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
+        return f"built for cpu {target.isa}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
     return None
 
 
-def _accelerator(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> str | None:
-    here = machine.accelerators_of(kind)
-    built = f"built for {kind} {options.get('device') or options['topology']}"
+def _accelerator(target: CudaTarget | TpuTarget, requires: Mapping[str, Any]) -> str | None:
+    here = machine.accelerators_of(target.platform)
+    built = f"built for {target.platform} {target.name}"
     if not here.devices:
-        return f"{built}, this machine has no {_DEVICES[kind]}"
+        return f"{built}, this machine has no {_DEVICES[target.platform]}"
     fitting = [device for device in here.devices if device.kind in requires["kinds"]]
     if not fitting:
         return f"{built}, this machine has {', '.join(sorted({device.kind for device in here.devices}))}"
