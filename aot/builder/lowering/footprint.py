@@ -11,6 +11,7 @@ from aot.builder.lowering import layouts
 from aot.builder.lowering.layouts import Laid
 from aot.chain import Array
 from aot.partition import Axes, Layouts
+from aot.slots import GATHERED, STATE, WEIGHT, prefixes
 from aot.targets import Target
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
             known[chain] = dict(_shares(each, mesh))
         by_combo.setdefault(each.position, {}).update(known[chain])
     weights = {slot: size for sizes in by_combo.values() for slot, size in sizes.items() if slot.startswith(_STORED)}
-    states = [sum(size for slot, size in sizes.items() if slot.startswith("state/")) for sizes in by_combo.values()]
-    unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if f"weight/{p}" not in weights}
+    states = [sum(size for slot, size in sizes.items() if STATE.holds(slot)) for sizes in by_combo.values()]
+    unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if WEIGHT.slot(p) not in weights}
     return Footprint(
         mesh=dict(mesh),
         rules=tuple((pattern, len(paths)) for pattern, paths in on.matches.items()),
@@ -113,13 +114,13 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
     )
 
 
-_STORED = ("weight/", "gathered/")
+_STORED = prefixes(WEIGHT, GATHERED)
 
 
 def _shares(laid: Laid, mesh: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """The slot of each weight and state that a chain takes, and the bytes that one device has of it."""
     for slot, array, axes in _arguments(laid):
-        if slot.startswith((*_STORED, "state/")):
+        if slot.startswith(_STORED) or STATE.holds(slot):
             yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
 
 

@@ -24,6 +24,7 @@ from aot.bundle.index.records import (
 from aot.bundle.writer import Writer
 from aot.errors import InputError, ManifestError
 from aot.partition import Axes, Layouts
+from aot.slots import WEIGHT
 
 if TYPE_CHECKING:
     from aot.plan import Plan
@@ -64,7 +65,7 @@ def lower_programs(
 
     settings.apply()
     tables, model = Tables(), sources.model(plan)
-    weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
+    weights = WEIGHT.slots(model.abstract_weights())
     states: dict[Hashable, dict[str, chain.Array]] = {}
     every, meshes = layouts.laid_out_chains(plan, model, key)
     count = len(layouts.distinct(every))
