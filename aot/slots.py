@@ -51,6 +51,8 @@ class Kind(str):
 WEIGHT, GATHERED, INPUT, STATE = Kind("weight"), Kind("gathered"), Kind("input"), Kind("state")
 SOURCE, VALUE, OUTPUT = Kind("source"), Kind("value"), Kind("output")
 
+_KINDS: dict[str, Kind] = {kind: kind for kind in (WEIGHT, GATHERED, INPUT, STATE, SOURCE, VALUE, OUTPUT)}
+
 TAKES = (WEIGHT, GATHERED, INPUT, STATE, SOURCE, VALUE)
 """Kinds of slots that a call may take arrays from."""
 GIVES = (GATHERED, STATE, VALUE, OUTPUT)
@@ -66,6 +68,7 @@ class Slot(NamedTuple):
     """What the name of a slot says."""
 
     kind: str
+    """The Kind itself, where it is one."""
     path: str
     """Empty where the name has no second part."""
 
@@ -74,4 +77,4 @@ class Slot(NamedTuple):
 def slot_of(name: str) -> Slot:
     """The slot with a name; what calls name is named by many."""
     kind, _, path = name.partition("/")
-    return Slot(kind, path)
+    return Slot(_KINDS.get(kind, kind), path)

@@ -4,7 +4,6 @@ import pytest
 
 from aot.slots import GIVES, INPUT, STATE, TAKES, WEIGHT, Slot, prefixes, slot_of
 
-
 KINDS = tuple(dict.fromkeys((*TAKES, *GIVES)))
 
 

@@ -146,24 +146,24 @@ class _Walk:
     def _states(self, chain: ChainRecord) -> set[str]:
         """The slots of state that calls take or give."""
         bindings = [self._index.bindings[j] for j in {j for _, j in chain.calls}]
-        return {s for each in bindings for s in (*each.takes, *each.gives) if STATE.holds(s)}
+        return {s for each in bindings for s in (*each.takes, *each.gives) if s.startswith(STATE.prefix)}
 
     def _take(self, slot: str, layout: Layout) -> str:
         source, name = slot_of(slot)
         held: Layout | None = self._lies.get(slot)
         if slot in self._gone:
             return f"takes {slot!r}, which an earlier call used up"
-        if source == WEIGHT:
+        if source is WEIGHT:
             held = self._known.weights.setdefault(slot, layout)
             if self._layouts.weights[slot] != layout[:2]:
                 return f"takes {_shown(layout)} for {slot!r}, which is {_shown((*self._layouts.weights[slot], ()))}"
-        elif source == SOURCE:
+        elif source is SOURCE:
             held = self._source.setdefault(STATE.slot(name), layout)
-        elif held is None and source == INPUT:
+        elif held is None and source is INPUT:
             if fault := self._sized(slot, name, layout, self._phase.inputs):
                 return fault
             held = self._lies[slot] = layout
-        elif held is None and source == STATE:
+        elif held is None and source is STATE:
             held = self._lies[slot] = self._carried[slot] = layout
         elif held is None:
             return f"takes {slot!r}, which nothing gives before"
@@ -182,11 +182,11 @@ class _Walk:
         source, name = slot_of(slot)
         self._gone.discard(slot)
         self._lies[slot] = layout
-        if source == OUTPUT:
+        if source is OUTPUT:
             return self._sized(slot, name, layout, self._phase.outputs)
-        if source == GATHERED and self._name != GATHER:
+        if source is GATHERED and self._name != GATHER:
             return f"gives {slot!r}, which the phase {GATHER!r} gives alone"
-        return "" if source == VALUE else _unlike(slot, self._carried.setdefault(slot, layout), layout)
+        return "" if source is VALUE else _unlike(slot, self._carried.setdefault(slot, layout), layout)
 
     def _sized(self, slot: str, name: str, layout: Layout, phase: Mapping[str, tuple[str | None, ...]]) -> str:
         """The sides of an input or output are the combo's dimensions."""
