@@ -1,14 +1,6 @@
 """Chain and Call: what a model hands to the builder and the index records.
 
-An entry of a bundle is a chain of calls over named *slots*. A slot's first part says where its array comes from:
-
-    weight/<path>   a weight, placed once when the bundle is loaded
-    gathered/<path> a weight that a mesh splits, put together on every device by the phase `gather`, once a generation
-    input/<name>    what the caller of the phase passes
-    state/<path>    what the phases of one generation carry from call to call; zeros at the start
-    source/<path>   the state of another generation, read and left as it is
-    value/<name>    what one call of a chain hands to a later one
-    output/<name>   what the caller gets back
+An entry of a bundle is a chain of calls over named slots (`aot.slots`).
 
 A program is lowered once however many calls name it: a decoder's block is one program, called for every layer
 with that layer's weights.
@@ -20,11 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from aot.errors import InputError
+from aot.slots import GIVES, INPUT, OUTPUT, TAKES, WEIGHT, slot_of
 
 Axes = tuple[str | None, ...]  # of one array: for each axis the precompile dimension it is, or None
 
-TAKES = ("weight", "gathered", "input", "state", "source", "value")
-GIVES = ("gathered", "state", "value", "output")
 GATHER = "gather"
 """The phase that gives what is gathered."""
 
@@ -99,7 +90,7 @@ def call(program: Program, takes: Mapping[str, str], gives: Mapping[str, str]) -
     if odd := sorted({name for name, _ in program.arguments} ^ set(takes)):
         raise InputError(f"program {program.name}: an argument without a slot, or a slot of no argument: {odd[0]!r}")
     for verb, slots, kinds in (("takes", takes, TAKES), ("gives", gives, GIVES)):
-        if wrong := [slot for slot in slots.values() if slot.partition("/")[0] not in kinds or slot[-1] == "/"]:
+        if wrong := [name for name in slots.values() if slot_of(name).kind not in kinds or name[-1] == "/"]:
             raise InputError(f"program {program.name}: {verb} {wrong[0]!r}, which must be {'/… or '.join(kinds)}/…")
     return Call(program, tuple(sorted(takes.items())), tuple(sorted(gives.items())))
 
@@ -115,10 +106,9 @@ def single(
 
     A module-level function or a method of the model will do: what it compares by is what makes programs equal.
     """
-    arrays = {f"weight/{path}": array for path, array in weights.items()}
-    arrays |= {f"input/{key}": array for key, (array, _) in inputs.items()}
+    arrays = WEIGHT.slots(weights) | INPUT.slots({key: array for key, (array, _) in inputs.items()})
     made = program(name, _Slotted(function), arrays)
-    slots = [f"output/{key}" for key in outputs]
+    slots = [OUTPUT.slot(key) for key in outputs]
     calls = (call(made, {slot: slot for slot in arrays}, {slot: slot for slot in slots}),)
     return Chain(calls, {key: axes for key, (_, axes) in inputs.items()}, dict(outputs))
 
@@ -130,8 +120,4 @@ class _Slotted:
     function: Callable[..., Mapping[str, Any]]
 
     def __call__(self, **slots: Any) -> dict[str, Any]:
-        weights, inputs = (
-            {slot.removeprefix(kind): array for slot, array in slots.items() if slot.startswith(kind)}
-            for kind in ("weight/", "input/")
-        )
-        return {f"output/{key}": array for key, array in self.function(weights, **inputs).items()}
+        return OUTPUT.slots(self.function(WEIGHT.paths(slots), **INPUT.paths(slots)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aot.errors import InputError
+from aot.targets import CudaTarget, Target, TpuTarget
 
 Figure = int | float
 
@@ -89,12 +90,11 @@ def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
     return found, tuple(map(int, parts))
 
 
-def memory(target: Mapping[str, Any]) -> int | None:
+def memory(target: Target) -> int | None:
     """Bytes of memory that one device of a target has; None for a CPU, of which a target does not say."""
-    ((platform, options),) = target.items()
-    if platform == "cuda":
-        return int(gpu(options["device"]).figures["device_memory_size"])
-    return topology(options["topology"])[0].memory if platform == "tpu" else None
+    if isinstance(target, CudaTarget):
+        return int(gpu(target.device).figures["device_memory_size"])
+    return topology(target.topology)[0].memory if isinstance(target, TpuTarget) else None
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:

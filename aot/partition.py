@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from aot.slots import INPUT, OUTPUT, STATE, VALUE, prefixes
+
 Mesh = Mapping[str, int]
 """The size of each named axis of the devices, in the order in which they are laid out."""
 Entry = str | tuple[str, ...] | None
 """The mesh axes that one array axis is split over; None where every device has all of it."""
 Axes = tuple[Entry, ...]
 
-STATE = "state/"
+_SLOTS = prefixes(STATE, INPUT, VALUE, OUTPUT)
+"""How paths begin that are not those of weights."""
 DECODE = "decode"
 """The phase that has a table of its own, if there is one. State rests as that phase wants it."""
 
@@ -99,8 +102,8 @@ class Layouts:
 
     def of(self, path: str, shape: tuple[int, ...], phase: str, dimensions: Dimensions) -> Layout:
         """The layout of an array. What is wrong with it is booked; it is whole on every device then."""
-        is_weight = not path.startswith((STATE, "input/", "value/", "output/"))
-        decoding = not is_weight and (phase == DECODE or path.startswith(STATE))
+        is_weight = not path.startswith(_SLOTS)
+        decoding = not is_weight and (phase == DECODE or STATE.holds(path))
         known = path, shape, decoding, dimensions
         if known not in self.laid:
             self.laid[known] = made = self._laid(path, shape, decoding, dimensions)
@@ -133,7 +136,7 @@ class Layouts:
             for pattern, called in dimensions.arrays:
                 if _matches(pattern, path):
                     return self._booked(path, pattern, self._derived(path, shape, called, decoding, dimensions))
-        if not path.startswith(("value/", "output/")):
+        if not path.startswith(prefixes(VALUE, OUTPUT)):
             self.unmatched.add(path)
         return Layout((None,) * len(shape), None)
 

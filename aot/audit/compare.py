@@ -72,7 +72,7 @@ def part_of(index: Index, part: Part) -> Index:
 
 
 def _wanted(program: ProgramRecord, part: Part) -> tuple[ExecutableRecord, ...]:
-    return tuple(e for e in program.executables if part.executables and part.platform in (None, *e.target))
+    return tuple(e for e in program.executables if part.executables and part.platform in (None, e.built_for.platform))
 
 
 def _entries(stored: Index, made: Index, part: Part) -> Iterator[Verdict]:

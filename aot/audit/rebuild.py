@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 from aot.plan import Plan
+from aot.targets import CudaTarget, Target
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,16 @@ def _moved(plan: Plan, old: Path, new: Path) -> Plan:
         for name, path in paths.items()
         if path is not None and path.is_relative_to(old)
     }
-    targets = tuple({kind: {**o, **_tuning(o, old, new)} for kind, o in target.items()} for target in plan.targets)
+    targets = tuple(_retuned(target, old, new) for target in plan.targets)
     return replace(plan, model=replace(model, **moved), targets=targets)
 
 
-def _tuning(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, str]:
-    """The path of a tuning that lies in a directory, in another one."""
-    path = options.get("tuning", "")
-    return {"tuning": str(new / Path(path).relative_to(old))} if path and Path(path).is_relative_to(old) else {}
+def _retuned(target: Target, old: Path, new: Path) -> Target:
+    """The target with a tuning that lies in one directory found in another."""
+    path = tuning.path(target)
+    if not isinstance(target, CudaTarget) or path is None or not path.is_relative_to(old):
+        return target
+    return replace(target, tuning=str(new / path.relative_to(old)))
 
 
 def _built(

@@ -25,6 +25,7 @@ from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import DifferenceError, InputError
 from aot.golden import expected
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.builder.lowering.lower import Lowered
@@ -58,9 +59,9 @@ class Part:
         """Whether weights are made, which no key and no program has to itself."""
         return self.executables and self.key is None
 
-    def targets(self, given: Iterable[build.Target]) -> tuple[build.Target, ...]:
+    def targets(self, given: Iterable[Target]) -> tuple[Target, ...]:
         """The targets for which executables are made."""
-        return tuple(t for t in given if self.executables and self.platform in (None, *t))
+        return tuple(t for t in given if self.executables and self.platform in (None, t.platform))
 
 
 WHOLE = Part()
@@ -138,10 +139,10 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
     return [entry.difference for entry in replayed if entry.difference is not None]
 
 
-def targets_of(index: Index) -> tuple[build.Target, ...]:
+def targets_of(index: Index) -> tuple[Target, ...]:
     """The targets for which a bundle has executables, with their tunings."""
-    made = (tuning.with_tuning(e.target, e.tuning) for program in index.programs for e in program.executables)
-    return tuple({digest.canonical_json(target): target for target in made}.values())
+    made = (tuning.with_tuning(e.built_for, e.tuning) for program in index.programs for e in program.executables)
+    return tuple({digest.canonical_json(target.plain()): target for target in made}.values())
 
 
 def _exported(old: Bundle, plan: "Plan | None", writer: Writer, report: Report, part: Part) -> tuple[Index, str]:

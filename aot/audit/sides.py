@@ -2,11 +2,11 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot import digest
 from aot.builder.compiling import compile, tuning
@@ -19,6 +19,7 @@ from aot.bundle import statement, weights
 from aot.bundle.index.records import ExecutableRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.plan import Plan
@@ -93,15 +94,15 @@ def of_plan(plan: "Plan", release: Release, report: Report) -> Iterator[Side]:
         yield Side(index, None, lambda record: writer.read(record.digest), measured.digests.__getitem__)
 
 
-def _with_targets(program: ProgramRecord, targets: Iterable[build.Target]) -> ProgramRecord:
+def _with_targets(program: ProgramRecord, targets: Iterable[Target]) -> ProgramRecord:
     mine = [target for target in targets if executables.is_for(program, target)]
     return replace(program, executables=tuple(map(_uncompiled, mine)))
 
 
-def _uncompiled(target: Mapping[str, Any]) -> ExecutableRecord:
+def _uncompiled(target: Target) -> ExecutableRecord:
     """All that is known of an executable before it is there."""
     known = compile.flags(target), compile.compiler(target), compile.requires(target)
-    return ExecutableRecord(tuning.without(target), UNKNOWN, 0, *known, {}, {}, tuning.tuning_blob(target))
+    return ExecutableRecord(tuning.without(target).plain(), UNKNOWN, 0, *known, {}, {}, tuning.tuning_blob(target))
 
 
 def _weight(index: Index, path: str, map: Callable[[str, int], memoryview], place: str) -> str:

@@ -13,6 +13,7 @@ from aot.runtime.device.client import Buffer, dtype
 from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
+from aot.slots import INPUT, SOURCE, STATE, WEIGHT, prefixes, slot_of
 
 Slots = dict[str, Buffer]
 
@@ -43,11 +44,11 @@ class Bare:
         self, entry: Entry, inputs: Mapping[str, "np.ndarray[Any, Any]"], before: Mapping[str, Buffer] | None = None
     ) -> Slots:
         """All that an entry takes, but for weights: inputs, and the state of what ran before or else zeros."""
-        given = ("state/", "source/")
+        given = prefixes(STATE, SOURCE)
         slots = {slot: self._client.zeros(a) for slot, a in entry.taken.items() if slot.startswith(given)}
-        slots |= {slot: buffer for slot, buffer in (before or {}).items() if slot.startswith("state/")}
+        slots |= {slot: buffer for slot, buffer in (before or {}).items() if STATE.holds(slot)}
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
-        return slots | {f"input/{name}": self._client.put(array, axes[name]) for name, array in inputs.items()}
+        return slots | INPUT.slots({name: self._client.put(array, axes[name]) for name, array in inputs.items()})
 
     def run(self, entry: Entry, slots: Slots) -> list[Timing]:
         """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
@@ -75,6 +76,6 @@ def entry(index: Index, key: str, phase: str) -> Entry:
 
 def weight_bytes(index: Index, key: str) -> int:
     """Bytes of the weights that a decode step of a combo takes."""
-    taken = [slot for slot in entry(index, key, "decode").taken if slot.startswith("weight/")]
-    arrays = [index.weights.arrays[slot.removeprefix("weight/")] for slot in taken]
+    taken = [slot for slot in entry(index, key, "decode").taken if WEIGHT.holds(slot)]
+    arrays = [index.weights.arrays[slot_of(slot).path] for slot in taken]
     return sum(int(np.prod(array.shape, dtype=np.int64)) * dtype(array.dtype).itemsize for array in arrays)

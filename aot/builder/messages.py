@@ -5,6 +5,7 @@ of files that are not UTF-8 come through as well. What is declared as `Any` is w
 lists for tuples.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 
 from aot import errors
 from aot.errors import AotError
+from aot.targets import Target, target_of
 
 T = TypeVar("T")
 
@@ -99,24 +101,30 @@ def received(stream: IO[bytes], *kinds: type[T]) -> Iterator[T]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples, mappings, paths and bytes as msgpack can say them; `read` gives the value back."""
-    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_spelled)
+    """Dataclasses, tuples, mappings, targets, paths and bytes as msgpack can say them; `read` gives the value back."""
+    if isinstance(value, Target):
+        return value.plain()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    raise NotImplementedError(f"no message says {type(value).__name__}: {value!r}")
 
 
 def read(kind: type[T], fields: Any) -> T:
     """The value of a type hint in what `plain` made of it."""
-    return msgspec.convert(fields, kind, dec_hook=_path)
+    return msgspec.convert(fields, kind, dec_hook=_made)
 
 
-def _spelled(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise NotImplementedError(f"no message says {type(value).__name__}: {value!r}")
-
-
-def _path(kind: type, value: Any) -> Path:
+def _made(kind: type, value: Any) -> Any:
     if kind is Path and type(value) is str:
         return Path(value)
+    if issubclass(kind, Target):
+        return target_of(value)
     raise ValueError(f"must be of {kind.__name__}, got {value!r}")

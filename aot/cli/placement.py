@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from aot import partition
 from aot.cli import output
+from aot.slots import INPUT, STATE, VALUE, slot_of
 
 if TYPE_CHECKING:
     from aot.builder.lowering.footprint import Footprint, Placement
@@ -50,7 +51,7 @@ def placement_remarks(found: "Footprint") -> Iterator[str]:
 def _alike(arrays: "Sequence[Placement]") -> list[tuple[str, int, "Placement"]]:
     """The arrays that differ in the number of their layer alone, as one: name, count, the first of them."""
     groups: dict[Any, dict[str, Placement]] = {}
-    for array in sorted(arrays, key=lambda each: each.path.partition("/")[0] in ("input", "state", "value")):
+    for array in sorted(arrays, key=lambda each: slot_of(each.path).kind in (INPUT, STATE, VALUE)):
         groups.setdefault((partition.general(array.path), array.shape, array.axes), {})[array.path] = array
     return [(name, len(group), next(iter(group.values()))) for (name, _, _), group in groups.items()]
 

@@ -16,6 +16,7 @@ from aot.golden.exercise import Array, Arrays, Exercise
 from aot.golden.expected import Expected, Output
 from aot.runtime.fitting.entries import Entry
 from aot.sampling import restrictions_of
+from aot.slots import STATE
 
 DRAWN = frozenset({"token", "tokens", "logprob", "logprobs"})
 """Outputs of a language model's phases that are kept whole, so that rows can be followed."""
@@ -100,7 +101,7 @@ def _tied(
     if not places:
         return ""
     if entry.phase != "decode":
-        logits = np.asarray(state["state/logits"])
+        logits = np.asarray(state[STATE.slot("logits")])
     elif first is None:
         return "tokens differ, and those of the prefill before them were not recorded"
     else:

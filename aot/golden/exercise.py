@@ -19,6 +19,7 @@ from aot.runtime.fitting.entries import Entry
 from aot.runtime.generation import Request
 from aot.runtime.place import Place
 from aot.sampling import SamplingParams
+from aot.slots import STATE
 
 Array = Any
 Arrays = dict[str, Array]
@@ -32,7 +33,7 @@ def inputs(entry: Entry) -> Arrays:
 
     Half of the rows are full, the others half full, and a fork continues the rows of its source in turn.
     """
-    wanted = {slot.removeprefix("input/"): a for slot, a in entry.taken.items() if slot.startswith("input/")}
+    wanted = entry.inputs
     record = entry.index.generation
     limit = _UNKNOWN_LIMIT if record is None else record.vocab_size
     special = {} if record is None else _special(entry, record, wanted)
@@ -121,7 +122,7 @@ class Exercise:
             state = State(
                 source, self._executor.run(source, execute.checked_inputs(source, made), state)[1], len(given)
             )
-        return self._executor.client.read(state.peek()["state/logits"])
+        return self._executor.client.read(state.peek()[STATE.slot("logits")])
 
     @cached_property
     def _executor(self) -> Executor:
@@ -146,13 +147,12 @@ class Exercise:
 
     def _read(self, entry: Entry, begun: State | None) -> State | None:
         """What an entry takes from another generation: a prefill's state, zeros where there is none."""
-        taken = {slot.removeprefix("source/"): a for slot, a in entry.taken.items() if slot.startswith("source/")}
+        taken = entry.sources
         if not taken or begun is not None:
             return begun if taken else None
         client = self._executor.client
-        return State(
-            entry, {f"state/{path}": client.zeros(argument) for path, argument in taken.items()}, entry.combo.batch_size
-        )
+        zeros = {path: client.zeros(argument) for path, argument in taken.items()}
+        return State(entry, STATE.slots(zeros), entry.combo.batch_size)
 
 
 def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> Arrays:

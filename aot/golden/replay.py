@@ -15,6 +15,7 @@ from aot.golden.expected import Expected
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
+from aot.targets import CpuTarget
 
 TOLERANCES: Mapping[str, float] = {
     "float64": 2.0**-12,
@@ -131,7 +132,8 @@ def tolerance(entry: Entry) -> float:
 def _is_portable(call: tuple[ProgramRecord, BindingRecord]) -> bool:
     """Whether what this machine runs of a program gives the same bits on all."""
     chosen = entries.fitting(call[0])
-    return chosen is not None and chosen.target.get("cpu", {}).get("arithmetic") == "portable"
+    target = None if chosen is None else chosen.built_for
+    return isinstance(target, CpuTarget) and target.arithmetic == "portable"
 
 
 def _recorded(exercised: Exercise, entry: Entry) -> bytes:

@@ -12,6 +12,7 @@ from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
 from aot.models.layers.decoder import Decoder
 from aot.programs.generation import Options, Phases, Sizes
+from aot.slots import INPUT, OUTPUT, STATE, WEIGHT, slot_of
 
 _PLATFORM = "cpu"
 _AT_ONCE = 32  # tokens whose distributions are compared at once, in float64
@@ -51,7 +52,7 @@ def _decoder(model: LanguageModel, quantization: str | None) -> Decoder:
 
 def _weights(call: Call) -> tuple[str, ...]:
     """The paths of those that a call takes."""
-    return tuple(slot.removeprefix("weight/") for _, slot in call.takes if slot.startswith("weight/"))
+    return tuple(slot_of(slot).path for _, slot in call.takes if WEIGHT.holds(slot))
 
 
 class _Weights:
@@ -97,21 +98,21 @@ class _Run:
         chain = Phases(decoder, Options(1, "all", 1)).prefill(Sizes(rows, width, width))
         ends = [call.program.name for call in chain.calls].index("head")
         self.calls = chain.calls[: ends + 1]
-        self._slots: dict[str, Any] = {"input/tokens": tokens, "input/lengths": lengths}
+        self._slots: dict[str, Any] = {INPUT.slot("tokens"): tokens, INPUT.slot("lengths"): lengths}
         self._compiled: dict[Program, Any] = {}
 
     def step(self, call: Call, weights: dict[str, Tensor]) -> None:
         """State that nothing has given is zeros."""
-        slots = self._slots | {f"weight/{path}": array for path, array in weights.items()}
+        slots = self._slots | WEIGHT.slots(weights)
         shapes = dict(call.program.arguments)
         zeros = {slot: np.zeros(shapes[name].shape, shapes[name].dtype) for name, slot in call.takes}
         function = self._compiled.setdefault(call.program, jax.jit(call.program.function))
         made = function(**{name: slots.get(slot, zeros[slot]) for name, slot in call.takes})
-        self._slots |= {slot: made[name] for name, slot in call.gives if not slot.startswith("state/cache/")}
+        self._slots |= {slot: made[name] for name, slot in call.gives if not slot.startswith(STATE.slot("cache/"))}
 
     @property
     def logits(self) -> Tensor:
-        return np.asarray(self._slots["output/logits"])
+        return np.asarray(self._slots[OUTPUT.slot("logits")])
 
 
 def _compared(exact: Tensor, narrow: Tensor) -> Divergence:

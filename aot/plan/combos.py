@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from aot.faults import Faults
 from aot.plan import images
 from aot.plan.manifests import strict, yaml
 from aot.plan.manifests.manifest import Manifest
@@ -26,7 +27,7 @@ class Facts:
     new_tokens: int
 
 
-def united(manifest: Manifest, facts: Facts, faults: list[str]) -> tuple[tuple[Combo, ...], tuple[str, ...]]:
+def united(manifest: Manifest, facts: Facts, faults: Faults) -> tuple[tuple[Combo, ...], tuple[str, ...]]:
     """The combos of all precompile mappings, each once, in their order, and a remark on those that were dropped."""
     sections = manifest.content.precompile
     limit = max(section.max_combos for section in sections)
@@ -36,15 +37,16 @@ def united(manifest: Manifest, facts: Facts, faults: list[str]) -> tuple[tuple[C
         path: yaml.Path = ("precompile", place) if ("precompile", place) in manifest.document.lines else ("precompile",)
         count = section.config.count(section.how)
         if count > limit:
-            faults.append(manifest.fault((*path, "max_combos"), _too_many(count, limit)))
+            faults.add(manifest.place(*path, "max_combos"), _too_many(count, limit))
             continue
-        with manifest.collecting(faults, *path):
+        with faults.collecting(manifest.place(*path)):
             made = _fitted(section, facts)
-            faults.extend(manifest.fault((*path, name), text) for name, text in made.faults)
+            for name, text in made.faults:
+                faults.add(manifest.place(*path, name), text)
             dropped += (f"{strict.dotted(path)}: {text}" for text in made.dropped)
             found |= dict.fromkeys(made.combos)
     if len(found) > limit:
-        faults.append(manifest.fault(("precompile", "max_combos"), _too_many(len(found), limit)))
+        faults.add(manifest.place("precompile", "max_combos"), _too_many(len(found), limit))
     return tuple(found), tuple(dropped)
 
 

@@ -1,49 +1,41 @@
 """Which meshes a plan builds for, and the partition rules that lay its arrays on them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from aot.partition import Entry, Mesh, Rules, spelled_mesh
 from aot.plan.plan import Plan
+from aot.targets import CpuTarget, CudaTarget, Target, TpuTarget
 
-Target = Mapping[str, Any]
 
-
-def filled(target: Target, default: Mesh) -> dict[str, Any]:
+def filled(target: Target, default: Mesh) -> Target:
     """A target with the mesh that it is built for and as many devices; with neither for one device."""
-    ((platform, options),) = target.items()
-    mesh = options.get("mesh") or default
-    needed = math.prod(mesh.values())
-    rest = {name: value for name, value in options.items() if name not in ("mesh", "devices")}
-    if needed == 1:
-        return {platform: rest}
-    devices = {} if platform == "tpu" else {"devices": needed}
-    return {platform: {**rest, **devices, "mesh": dict(mesh)}}
+    mesh = _built_for(target.mesh, default)
+    if isinstance(target, TpuTarget):
+        return replace(target, mesh=mesh)
+    assert isinstance(target, CpuTarget | CudaTarget), target
+    return replace(target, mesh=mesh, devices=math.prod(mesh.values()) if mesh else None)
 
 
 def mesh_faults(target: Target, default: Mesh) -> Iterator[tuple[str, str]]:
     """(option, text) of a target as in the manifest that has fewer devices than its mesh."""
-    ((platform, options),) = target.items()
-    mesh = mesh_of(filled(target, default))
+    mesh = _built_for(target.mesh, default)
     needed = math.prod(mesh.values())
-    option = "topology" if platform == "tpu" else "devices"
-    have = _places(options["topology"]) if platform == "tpu" else options.get("devices", needed)
+    if isinstance(target, TpuTarget):
+        option, have = "topology", _places(target.topology)
+    else:
+        assert isinstance(target, CpuTarget | CudaTarget), target
+        option, have = "devices", target.devices or needed
     if have < needed:
         yield option, f"has {have} devices, the mesh {spelled_mesh(mesh)} needs {needed}; give more, or a smaller mesh"
 
 
-def mesh_of(target: Target) -> Mesh:
-    """The mesh of a filled target; empty for one device."""
-    (options,) = target.values()
-    mesh: Mesh = options.get("mesh", {})
-    return mesh
-
-
 def on(plan: Plan, platform: str) -> tuple[Mesh, ...]:
     """The meshes that programs of a platform are lowered for: those of its targets, without any the default."""
-    default = filled({platform: {}}, (plan.partition or {}).get("mesh") or {})
-    found = [mesh_of(target) for target in plan.targets if platform in target] or [mesh_of(default)]
+    default = _built_for({}, (plan.partition or {}).get("mesh") or {})
+    found = [target.mesh for target in plan.targets if target.platform == platform] or [default]
     return tuple({tuple(mesh.items()): mesh for mesh in found}.values())
 
 
@@ -61,6 +53,12 @@ def rules(plan: Plan) -> Rules:
         replicate=given["indivisible"] == "replicate",
         gather=given["gather_params_once"],
     )
+
+
+def _built_for(given: Mesh, default: Mesh) -> Mesh:
+    """The mesh that is built for; empty for one device."""
+    mesh = given or default
+    return dict(mesh) if math.prod(mesh.values()) > 1 else {}
 
 
 def _places(topology: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
+from aot.targets import Target
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Plan:
     generation: GenerationPlan | None
     """None where the model is no language model."""
     platforms: tuple[str, ...]
-    targets: tuple[Mapping[str, Any], ...]
-    """Targets as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; the path of a tuning is absolute."""
+    targets: tuple[Target, ...]
     partition: Mapping[str, Any] | None
     allow_custom_calls: tuple[str, ...]
     max_combos: int

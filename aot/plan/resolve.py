@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from aot import closest, tuning
-from aot.errors import InputError, ManifestError
+from aot.errors import InputError
+from aot.faults import Faults
 from aot.plan import combos, meshes, source
 from aot.plan.files import Files
 from aot.plan.manifests.manifest import Manifest
@@ -14,17 +15,17 @@ from aot.plan.plan import GenerationPlan, Plan
 from aot.plan.tokens import Sources
 from aot.precompile import Combo
 from aot.sampling import Restrictions, SamplingParams
+from aot.targets import CudaTarget, Target, target_of
 
 
 def resolve(manifest: Manifest) -> Plan:
     """The plan of a manifest. Weights are not read, their headers are. Raises ManifestError, a line for each fault."""
-    faults: list[str] = []
+    faults = Faults()
     found = source.source_of(manifest, faults)
     expanded, dropped = combos.united(manifest, _facts(manifest, found), faults)
     generation = _generation(manifest, found, expanded, faults)
     targets = _targets(manifest, faults)
-    if faults:
-        raise ManifestError(*dict.fromkeys(faults))
+    faults.raise_all()
     content = manifest.content
     digests = {} if found.files is None else found.files.digests
     return Plan(
@@ -41,28 +42,30 @@ def resolve(manifest: Manifest) -> Plan:
     )
 
 
-def _targets(manifest: Manifest, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
+def _targets(manifest: Manifest, faults: Faults) -> tuple[Target, ...]:
     partition = manifest.content.partition
     mesh = partition.mesh if partition else {}
-    made: list[dict[str, Any]] = []
-    for place, target in enumerate(manifest.content.targets):
-        made.append(meshes.filled(target.plain(), mesh))
-        for option, text in meshes.mesh_faults(target.plain(), mesh):
-            faults.append(manifest.fault(("targets", place, target.platform, option), text))
-        if target.tuning is not None:
-            with manifest.collecting(faults, "targets", place, target.platform, "tuning"):
-                _tune(made[-1]["cuda"], manifest.directory / target.tuning, made[:-1])
+    made: list[Target] = []
+    for place, section in enumerate(manifest.content.targets):
+        given = target_of(section.plain())
+        target = meshes.filled(given, mesh)
+        for option, text in meshes.mesh_faults(given, mesh):
+            faults.add(manifest.place("targets", place, target.platform, option), text)
+        if isinstance(target, CudaTarget) and section.tuning is not None:
+            with faults.collecting(manifest.place("targets", place, target.platform, "tuning")):
+                target = _tuned(target, manifest.directory / section.tuning, made)
+        made.append(target)
     return tuple(made)
 
 
-def _tune(options: dict[str, Any], path: Path, others: list[dict[str, Any]]) -> None:
-    """Names the tuning of a target, which until `aot tune` need not be there. Raises InputError for one of no use."""
+def _tuned(target: CudaTarget, path: Path, others: list[Target]) -> CudaTarget:
+    """A target that names its tuning, which until `aot tune` need not be there. Raises InputError for one of no use."""
     place = str(path.resolve())
-    if any(other.get("cuda", {}).get("tuning") == place for other in others):
+    if any(isinstance(other, CudaTarget) and other.tuning == place for other in others):
         raise InputError(f"{path}: is the tuning of another target; give each a file of its own")
     if path.exists():
-        tuning.read_tuning(path, options["device"])
-    options["tuning"] = place
+        tuning.read_tuning(path, target.device)
+    return dataclasses.replace(target, tuning=place)
 
 
 def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:
@@ -75,15 +78,13 @@ def _facts(manifest: Manifest, found: source.Source) -> combos.Facts:
 
 
 def _generation(
-    manifest: Manifest, found: source.Source, expanded: tuple[Combo, ...], faults: list[str]
+    manifest: Manifest, found: source.Source, expanded: tuple[Combo, ...], faults: Faults
 ) -> GenerationPlan | None:
     given = manifest.content.generation
     if found.plan.factory is not None:
         # The one option that a model of the user's own has, for the default of max_length.
-        faults.extend(
-            manifest.fault(("generation", name), "has no meaning beside model.factory; remove it")
-            for name in sorted(given.model_fields_set - {"max_new_tokens"})
-        )
+        for name in sorted(given.model_fields_set - {"max_new_tokens"}):
+            faults.add(manifest.place("generation", name), "has no meaning beside model.factory; remove it")
         return None
     if found.description is None or found.files is None:
         return None
@@ -103,7 +104,7 @@ def _generation(
     )
 
 
-def _special(manifest: Manifest, files: Sources, faults: list[str]) -> dict[str, Any]:
+def _special(manifest: Manifest, files: Sources, faults: Faults) -> dict[str, Any]:
     """The ids of eos, pad and bos: those given, else those of the checkpoint's files."""
     given = manifest.content.generation
     ids: dict[str, tuple[int, ...]] = {"eos": (), "pad": (), "bos": ()}
@@ -111,29 +112,29 @@ def _special(manifest: Manifest, files: Sources, faults: list[str]) -> dict[str,
         key = f"{name}_token_id"
         value = getattr(given, key)
         if value is None:
-            with manifest.collecting(faults, "generation", key):
+            with faults.collecting(manifest.place("generation", key)):
                 ids[name] = files.ids(name)
             continue
         ids[name] = value if isinstance(value, tuple) else (value,)
         if wrong := [item for item in ids[name] if item >= files.vocab_size]:
             text = f"must be below the size of the vocabulary, {files.vocab_size}, got {wrong[0]!r}"
-            faults.append(manifest.fault(("generation", key), text))
+            faults.add(manifest.place("generation", key), text)
     pad = (*ids["pad"], *ids["eos"], 0)[0]
     return {"eos_token_id": ids["eos"], "pad_token_id": pad, "bos_token_id": next(iter(ids["bos"]), None)}
 
 
 def _sampling(
-    manifest: Manifest, files: Sources, eos: tuple[int, ...], faults: list[str]
+    manifest: Manifest, files: Sources, eos: tuple[int, ...], faults: Faults
 ) -> tuple[SamplingParams, Restrictions]:
     given = manifest.content.generation.sampling
     if isinstance(given, SamplingParams):
         return given, Restrictions()
-    with manifest.collecting(faults, "generation", "sampling"):
+    with faults.collecting(manifest.place("generation", "sampling")):
         return files.sampling(eos)
     return SamplingParams(), Restrictions()
 
 
-def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: list[str]) -> int | Mapping[str, int]:
+def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: Faults) -> int | Mapping[str, int]:
     """The number of sequences, or that of every combo by key, where not given 1."""
     given = manifest.content.generation.num_return_sequences
     if isinstance(given, int):
@@ -146,7 +147,6 @@ def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: list[str
             if table.setdefault(key, given[name]) != given[name]:
                 raise InputError(f"the key {key!r} is given twice, as {name!r} too; give it once")
         except InputError as error:
-            faults.append(
-                manifest.fault(("generation", "num_return_sequences"), f"{error}; `aot plan` prints the keys")
-            )
+            place = manifest.place("generation", "num_return_sequences")
+            faults.add(place, f"{error}; `aot plan` prints the keys")
     return {key: table.get(key, 1) for key in keys}

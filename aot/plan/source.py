@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aot import digest, tokenizer_files
 from aot.errors import InputError
+from aot.faults import Faults
 from aot.plan.files import Files
 from aot.plan.manifests.manifest import Manifest
 from aot.plan.plan import ModelPlan
@@ -31,12 +32,12 @@ class Source:
     files: Files | None = None
 
 
-def source_of(manifest: Manifest, faults: list[str]) -> Source:
+def source_of(manifest: Manifest, faults: Faults) -> Source:
     """The source that `model` names; what is wrong with it is added to the faults."""
     model = manifest.content.model
     tokenizer = None
     if model.tokenizer is not None:
-        with manifest.collecting(faults, "model", "tokenizer"):
+        with faults.collecting(manifest.place("model", "tokenizer")):
             tokenizer = _tokenizer(manifest.directory / model.tokenizer)
     plan = ModelPlan(
         checkpoint=None,
@@ -53,22 +54,22 @@ def source_of(manifest: Manifest, faults: list[str]) -> Source:
     )
     if model.checkpoint is None:
         return Source(plan)
-    with manifest.collecting(faults, "model", "checkpoint"):
+    with faults.collecting(manifest.place("model", "checkpoint")):
         return _of_checkpoint(manifest, plan, manifest.directory / model.checkpoint, faults)
     return Source(plan)
 
 
-def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults: list[str]) -> Source:
+def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults: Faults) -> Source:
     from aot.models.checkpoints import checkpoint
 
     kind = checkpoint.kind(directory)
     key = "config" if kind == "orbax" else "checkpoint"
-    with manifest.collecting(faults, "model", key):
+    with faults.collecting(manifest.place("model", key)):
         return _described(manifest, plan, directory, kind, faults)
     return Source(plan)
 
 
-def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, faults: list[str]) -> Source:
+def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, faults: Faults) -> Source:
     from aot.models.families import family, registry
 
     config, place, files = _configuration(manifest, directory, kind)
@@ -78,7 +79,7 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
         preprocessor = None
     description = registry.describe(model, config, place)
     dtype = plan.dtype or description.dtype
-    with manifest.collecting(faults, "model", "checkpoint"):
+    with faults.collecting(manifest.place("model", "checkpoint")):
         dtype = dtype or _stored_dtype(directory, kind, plan.subtree, model)
         _check(directory, kind, plan.subtree, model, dtype)
     tokenizer = plan.tokenizer

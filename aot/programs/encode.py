@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain
+from aot.slots import INPUT, OUTPUT, VALUE, WEIGHT
 from aot.vision import Size
 
 PIXELS: Axes = ("vision_batch_size", "vision_channels", "vision_height", "vision_width")
@@ -52,7 +53,7 @@ def phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
 def _patch(encoder: Encoder, pixels: Array, values: Mapping[str, Array]) -> Call:
     weights = {path: encoder.weights()[path] for path in encoder.patch_weights}
     program = chain.program("patch", Patch(encoder), {"pixels": pixels, **weights})
-    takes = {"pixels": "input/pixels", **{path: f"weight/{path}" for path in weights}}
+    takes = {"pixels": INPUT.slot("pixels"), **{path: WEIGHT.slot(path) for path in weights}}
     return chain.call(program, takes, {name: _value(name) for name in values})
 
 
@@ -60,19 +61,19 @@ def _block(encoder: Encoder, values: Mapping[str, Array], layer: int) -> Call:
     prefix = f"{_LAYERS}/{layer}/"
     weights = {p.removeprefix(prefix): a for p, a in encoder.weights().items() if p.startswith(prefix)}
     program = chain.program("encode", Layer(encoder, tuple(values)), {**values, **weights}, {"x"})
-    takes = {**{name: _value(name) for name in values}, **{path: f"weight/{prefix}{path}" for path in weights}}
+    takes = {**{name: _value(name) for name in values}, **{path: WEIGHT.slot(f"{prefix}{path}") for path in weights}}
     return chain.call(program, takes, {"x": _value("x")})
 
 
 def _project(encoder: Encoder, x: Array) -> Call:
     weights = {path: encoder.weights()[path] for path in encoder.project_weights}
     program = chain.program("project", Project(encoder), {"x": x, **weights})
-    takes = {"x": _value("x"), **{path: f"weight/{path}" for path in weights}}
-    return chain.call(program, takes, {"embeddings": "output/embeddings"})
+    takes = {"x": _value("x"), **{path: WEIGHT.slot(path) for path in weights}}
+    return chain.call(program, takes, {"embeddings": OUTPUT.slot("embeddings")})
 
 
 def _value(name: str) -> str:
-    return f"value/vision/{name}"
+    return VALUE.slot(f"vision/{name}")
 
 
 @dataclass(frozen=True)

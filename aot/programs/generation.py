@@ -23,6 +23,7 @@ from aot import chain
 from aot.chain import Array, Axes, Call, Chain, Program
 from aot.programs import sampling, steps
 from aot.programs.decoder import Decoder
+from aot.slots import INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT
 
 BATCH: Axes = ("batch_size",)
 TOKENS: Axes = ("batch_size", "prefill_length")
@@ -83,19 +84,19 @@ class Phases:
 
     def decode(self, sizes: Sizes) -> Chain:
         """Up to `streaming_chunks` steps, fewer when all rows are done, in one program with the loop inside."""
-        state = {f"state/{path}": array for path, array in self._state(sizes).items() if path != "logits"}
-        weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
+        state = STATE.slots({path: array for path, array in self._state(sizes).items() if path != "logits"})
+        weights = WEIGHT.slots(self.decoder.weights())
         inputs = {"stop": Array((sizes.batch,), "bool"), **self._request(sizes)}
         options = self.options
         function = steps.Decode(
             self.decoder, options.streaming_chunks, options.logits, sizes.capacity, options.suppress
         )
-        carried = set(state) - {"state/prompted"}
-        program = chain.program("decode", function, {**weights, **state, **_slots("input", inputs)}, carried)
+        carried = set(state) - {STATE.slot("prompted")}
+        program = chain.program("decode", function, {**weights, **state, **INPUT.slots(inputs)}, carried)
         outputs: dict[str, Axes] = {"tokens": (*BATCH, None), "logprobs": (*BATCH, None), "steps": ()}
         if self.options.logits != "none":
             outputs["logits"] = (*BATCH, None, None) if self.options.logits == "all" else (*BATCH, None)
-        gives = (*carried, *(f"output/{name}" for name in outputs))
+        gives = (*carried, *map(OUTPUT.slot, outputs))
         call = chain.call(program, {name: name for name, _ in program.arguments}, {slot: slot for slot in gives})
         return Chain((call,), _axes(inputs), outputs)
 
@@ -134,41 +135,42 @@ class Phases:
         x, tokens = self._x(sizes), Array((sizes.batch, sizes.width), "int32")
         arguments = {"x": x, "embeddings": x, "tokens": tokens}
         program = chain.program("place", steps.Place(image), arguments, {"x"})
-        takes = {"x": "value/x", "embeddings": "input/embeddings", "tokens": "input/tokens"}
-        return chain.call(program, takes, {"x": "value/x"})
+        takes = {"x": VALUE.slot("x"), "embeddings": INPUT.slot("embeddings"), "tokens": INPUT.slot("tokens")}
+        return chain.call(program, takes, {"x": VALUE.slot("x")})
 
     def _positions(self, sizes: Sizes) -> Call:
         rows = Array((sizes.batch,), "int32")
         if self.image is None:
             function = steps.Positions(self._turns(sizes).shape[1], sizes.width)
             program = chain.program("positions", function, {"start": rows, "offset": rows})
-            takes = {"start": "state/lengths", "offset": "state/offset"}
-            return chain.call(program, takes, {"positions": "value/positions"})
+            takes = {"start": STATE.slot("lengths"), "offset": STATE.slot("offset")}
+            return chain.call(program, takes, {"positions": VALUE.slot("positions")})
         arguments = {"positions": self._turns(sizes), "start": rows, "lengths": rows, "offset": rows}
         program = chain.program("offset", steps.offset, arguments)
-        takes = {"positions": "input/positions", "start": "state/lengths", "lengths": "input/lengths"}
-        return chain.call(program, {**takes, "offset": "state/offset"}, {"offset": "state/offset"})
+        takes = {"positions": INPUT.slot("positions"), "start": STATE.slot("lengths"), "lengths": INPUT.slot("lengths")}
+        return chain.call(program, {**takes, "offset": STATE.slot("offset")}, {"offset": STATE.slot("offset")})
 
     def _embed(self, sizes: Sizes) -> Call:
         paths = self.decoder.embed_weights
         weights = {path: self.decoder.weights()[path] for path in paths}
         tokens = Array((sizes.batch, sizes.width), "int32")
         program = chain.program("embed", steps.Embed(self.decoder), {**weights, "tokens": tokens})
-        takes = {**{path: f"weight/{path}" for path in paths}, "tokens": "input/tokens"}
-        return chain.call(program, takes, {"x": "value/x"})
+        takes = {**{path: WEIGHT.slot(path) for path in paths}, "tokens": INPUT.slot("tokens")}
+        return chain.call(program, takes, {"x": VALUE.slot("x")})
 
     def _block(self, sizes: Sizes, layer: int) -> Call:
         cached, weights = self._cache(sizes), self._layers[layer]
+        held = {f"cache/{name}": array for name, array in cached.items()}
         rows = Array((sizes.batch,), "int32")
         turns = {} if self.decoder.sections is None else {"positions": self._turns(sizes)}
-        arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **_slots("cache", cached), **weights}
+        arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **held, **weights}
         function = steps.Block(self.decoder, self.decoder.windows[layer])
-        caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in cached}
+        caches = {f"cache/{name}": STATE.slot(f"cache/{layer}/{name}") for name in cached}
         program = _program("block", function, tuple(arguments.items()), frozenset({"x", *caches}))
-        takes = {"x": "value/x", "start": "state/lengths", "lengths": "input/lengths", **caches}
-        takes |= {path: f"weight/layers/{layer}/{path}" for path in weights}
-        takes |= {name: f"value/{name}" if self.image is None else f"input/{name}" for name in turns}
-        return chain.call(program, takes, {"x": "value/x", **caches})
+        takes = {"x": VALUE.slot("x"), "start": STATE.slot("lengths"), "lengths": INPUT.slot("lengths"), **caches}
+        takes |= {path: WEIGHT.slot(f"layers/{layer}/{path}") for path in weights}
+        takes |= {name: VALUE.slot(name) if self.image is None else INPUT.slot(name) for name in turns}
+        return chain.call(program, takes, {"x": VALUE.slot("x"), **caches})
 
     def _head(self, sizes: Sizes) -> Call:
         paths, every = self.decoder.head_weights, self.options.logits == "all"
@@ -176,9 +178,9 @@ class Phases:
         before = self._state(sizes)["logits"]
         arguments = {"x": self._x(sizes), "lengths": Array((sizes.batch,), "int32"), "before": before, **weights}
         program = chain.program("head", steps.Head(self.decoder, every), arguments, {"before"})
-        takes = {"x": "value/x", "lengths": "input/lengths", "before": "state/logits"}
-        takes |= {path: f"weight/{path}" for path in paths}
-        gives = {"logits": "state/logits"} | ({"all": "output/logits"} if every else {})
+        takes = {"x": VALUE.slot("x"), "lengths": INPUT.slot("lengths"), "before": STATE.slot("logits")}
+        takes |= {path: WEIGHT.slot(path) for path in paths}
+        gives = {"logits": STATE.slot("logits")} | ({"all": OUTPUT.slot("logits")} if every else {})
         return chain.call(program, takes, gives)
 
     def _prompt(self, sizes: Sizes) -> Call:
@@ -186,9 +188,9 @@ class Phases:
         taken = {name: state[name] for name in ("prompted", "counts", "generated", "token")}
         inputs = {"tokens": Array((sizes.batch, sizes.width), "int32"), "lengths": state["lengths"]}
         program = chain.program("prompt", steps.prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"})
-        takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in inputs}}
-        gives = {"prompted": "state/prompted", "lengths": "state/lengths"}
-        return chain.call(program, {**takes, "start": "state/lengths"}, gives)
+        takes = {**{name: STATE.slot(name) for name in taken}, **{name: INPUT.slot(name) for name in inputs}}
+        gives = {"prompted": STATE.slot("prompted"), "lengths": STATE.slot("lengths")}
+        return chain.call(program, {**takes, "start": STATE.slot("lengths")}, gives)
 
     def _first(self, sizes: Sizes) -> Call:
         state, request = self._state(sizes), self._request(sizes)
@@ -196,15 +198,16 @@ class Phases:
         shown = self.options.logits == "last"
         suppressed = tuple(sorted({*self.options.suppress, *self.options.begin_suppress}))
         program = chain.program("first", steps.First(shown, suppressed), {**taken, **request})
-        takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in request}}
-        gives = {name: f"state/{name}" for name in steps.DRAWN} | {"first": "output/token", "logprob": "output/logprob"}
-        return chain.call(program, takes, gives | ({"shown": "output/logits"} if shown else {}))
+        takes = {**{name: STATE.slot(name) for name in taken}, **{name: INPUT.slot(name) for name in request}}
+        gives = {"first": OUTPUT.slot("token"), "logprob": OUTPUT.slot("logprob")}
+        gives |= {name: STATE.slot(name) for name in steps.DRAWN} | ({"shown": OUTPUT.slot("logits")} if shown else {})
+        return chain.call(program, takes, gives)
 
     def _take(self, path: str, source: Array, into: Array) -> Call:
         arguments = {"source": source, "into": into, "rows": Array(into.shape[:1], "int32")}
         program = _program("take", steps.take, tuple(arguments.items()), frozenset({"into"}))
-        takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
-        return chain.call(program, takes, {"result": f"state/{path}"})
+        takes = {"source": SOURCE.slot(path), "into": STATE.slot(path), "rows": INPUT.slot("rows")}
+        return chain.call(program, takes, {"result": STATE.slot(path)})
 
     def _x(self, sizes: Sizes) -> Array:
         return Array((sizes.batch, sizes.width, self.decoder.hidden), self.decoder.dtype)
@@ -243,10 +246,6 @@ def _program(
 ) -> Program:
     """A program that many calls share: made once, it is found again by what it is and not by what it is made of."""
     return chain.program(name, function, dict(arguments), donated)
-
-
-def _slots(kind: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    return {f"{kind}/{name}": array for name, array in arrays.items()}
 
 
 def _axes(inputs: Mapping[str, Array]) -> dict[str, Axes]:

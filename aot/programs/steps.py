@@ -14,6 +14,7 @@ from jax import lax
 
 from aot.programs import sampling
 from aot.programs.decoder import Decoder
+from aot.slots import INPUT, OUTPUT, STATE, WEIGHT
 
 Arrays = dict[str, Any]
 
@@ -171,7 +172,7 @@ class Decode:
     """Tokens that are not drawn."""
 
     def __call__(self, **arrays: jax.Array) -> Arrays:
-        weights, state, request = (_under(arrays, kind) for kind in ("weight/", "state/", "input/"))
+        weights, state, request = (kind.paths(arrays) for kind in (WEIGHT, STATE, INPUT))
         prompted = state.pop("prompted")
         state["done"] |= request["stop"] | self._full(state["lengths"])
         outputs = self._outputs(state["token"].shape[0], prompted.shape[1], request["pad"])
@@ -187,7 +188,7 @@ class Decode:
 
         step, state, outputs = lax.while_loop(more, advance, (jnp.int32(0), state, outputs))
         results = {"steps": step, **outputs}
-        return _slots("state", state) | _slots("output", results)
+        return STATE.slots(state) | OUTPUT.slots(results)
 
     def _full(self, lengths: jax.Array) -> jax.Array:
         return lengths >= np.int32(self.capacity)
@@ -251,7 +252,3 @@ def _ends(token: jax.Array, request: Mapping[str, Any]) -> jax.Array:
 
 def _under(arrays: Mapping[str, Any], prefix: str) -> Arrays:
     return {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}
-
-
-def _slots(kind: str, arrays: Mapping[str, Any]) -> Arrays:
-    return {f"{kind}/{name}": array for name, array in arrays.items()}

@@ -14,6 +14,7 @@ from aot.runtime import execute, values
 from aot.runtime.device.client import dtype
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
+from aot.slots import STATE
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Axes = tuple[str | None, ...]
@@ -196,7 +197,7 @@ def _check_source(entry: Entry, source: State | None) -> None:
     for path, wanted in entry.sources.items():
         if source is None:
             raise InputError(f"phase {entry.phase}: reads another state; pass what a prefill left as `source`")
-        held = source.entry.left.get(f"state/{path}")
+        held = source.entry.left.get(STATE.slot(path))
         if held is None or held.shape != wanted.shape:
             found = "nothing" if held is None else f"the shape {list(held.shape)}"
             raise InputError(

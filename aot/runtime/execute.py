@@ -19,11 +19,13 @@ from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
+from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, WEIGHT, prefixes, slot_of
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]
 """Host arrays, or what `Executor.put` made of them."""
 
+_KEPT = prefixes(STATE, GATHERED, WEIGHT)  # slots of what is there after a run
 _SMALL, _REMEMBERED = 512, 1 << 10  # bytes of an array that is put but once, and of how many that is known
 
 
@@ -125,7 +127,7 @@ class Executor:
 
     def held(self, state: State) -> "np.ndarray[Any, Any] | None":
         """How many tokens each row of a language model's state holds; None where another process has some rows."""
-        buffer = state.peek().get("state/lengths")
+        buffer = state.peek().get(STATE.slot("lengths"))
         if buffer is None or not getattr(buffer, "is_fully_addressable", True):
             return None
         return np.array(self.client.read(buffer))  # a view would keep its memory from being used again
@@ -137,10 +139,11 @@ class Executor:
         for name, value in inputs.items():
             if type(value) is np.ndarray:
                 value = self._placed(value, prepared.axes.get(name, ()), name in prepared.donated)
-            slots[f"input/{name}"] = value
+            slots[INPUT.slot(name)] = value
         if source is not None:
-            read = source.peek().items()
-            slots |= {slot.replace("state/", "source/", 1): buffer for slot, buffer in read}
+            read = source.peek()
+            slots |= {slot: buffer for slot, buffer in read.items() if not STATE.holds(slot)}  # what was gathered
+            slots |= SOURCE.slots(STATE.paths(read))
         for slot, argument in prepared.carried:
             if slot not in slots:
                 slots[slot] = self.client.zeros(argument)
@@ -209,18 +212,16 @@ class _Prepared:
     @classmethod
     def of(cls, entry: Entry, weights: Mapping[str, Buffer]) -> "_Prepared":
         calls = tuple(_call(program, binding, weights) for program, binding in entry.calls)
-        outputs = tuple((name, f"output/{name}") for name in entry.index.phases[entry.phase].outputs)
+        outputs = tuple((name, OUTPUT.slot(name)) for name in entry.index.phases[entry.phase].outputs)
         named = [slot for _, binding in entry.calls for slot in (*binding.takes, *binding.gives)]
-        passing = tuple(
-            slot for slot in dict.fromkeys(named) if not slot.startswith(("state/", "gathered/", "weight/"))
-        )
-        carried = tuple((slot, argument) for slot, argument in entry.taken.items() if slot.startswith("state/"))
+        passing = tuple(slot for slot in dict.fromkeys(named) if not slot.startswith(_KEPT))
+        carried = tuple((slot, argument) for slot, argument in entry.taken.items() if STATE.holds(slot))
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
-        gathered = frozenset(slot for slot in entry.taken if slot.startswith("gathered/"))
+        gathered = frozenset(slot for slot in entry.taken if GATHERED.holds(slot))
         pairs = (
             pair for program, binding in entry.calls for pair in zip(binding.takes, program.arguments, strict=True)
         )
-        donated = frozenset(slot.removeprefix("input/") for slot, argument in pairs if argument.donated)
+        donated = frozenset(slot_of(slot).path for slot, argument in pairs if argument.donated and INPUT.holds(slot))
         return cls(calls, outputs, passing, carried, axes, gathered, donated)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from aot.runtime.fitting.entries import Entry
+from aot.slots import STATE
 
 _ROWS = "batch_size"
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def rows(entry: Entry, inputs: Mapping[str, Any], parts: int) -> list[dict[str, 
     phase = entry.index.phases[entry.phase]
     split = {name: axes.index(_ROWS) for name, axes in phase.inputs.items() if _ROWS in axes and name in inputs}
     whole = [dict(inputs)]
-    stateful = any(slot.startswith("state/") for _, binding in entry.calls for slot in (*binding.takes, *binding.gives))
+    stateful = any(STATE.holds(slot) for _, binding in entry.calls for slot in (*binding.takes, *binding.gives))
     if parts == 1 or stateful or not all(_ROWS in axes for axes in phase.outputs.values()):
         return whole
     try:

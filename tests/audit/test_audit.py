@@ -183,7 +183,7 @@ def test_executables_do_not_show_how_many_cores_the_building_machine_has(tiny_bu
         bare = dataclasses.replace(stored, executables=())
         os.sched_setaffinity(0, {min(cores)})
         try:
-            (made,) = executables.compile_all([stored.executables[0].target], (bare,), writer, 1, Quiet())
+            (made,) = executables.compile_all([stored.executables[0].built_for], (bare,), writer, 1, Quiet())
         finally:
             os.sched_setaffinity(0, cores)
 

@@ -23,9 +23,10 @@ from aot.builder.reuse import cache, eviction, identity
 from aot.builder.reuse.cache import Cache, Kept
 from aot.errors import AotError
 from aot.programs import steps
+from aot.targets import CpuTarget
 
 FACTORS = {"kind": "executable", "program": "sha256:1", "flags": ("--a", "--b")}
-TARGET = {"cpu": {"isa": "avx2", "threads": 32}}
+TARGET = CpuTarget("avx2", 32)
 
 
 def entry(root: Path) -> Path:
@@ -208,8 +209,8 @@ def test_each_part_of_a_compile_is_a_factor(monkeypatch: pytest.MonkeyPatch) -> 
     base = identity.executable("sha256:1", TARGET)
     found = [
         identity.executable("sha256:2", TARGET),
-        identity.executable("sha256:1", {"cpu": {"isa": "avx512", "threads": 32}}),
-        identity.executable("sha256:1", {"cpu": {"isa": "avx2", "threads": 2}}),
+        identity.executable("sha256:1", CpuTarget("avx512", 32)),
+        identity.executable("sha256:1", CpuTarget("avx2", 2)),
     ]
     monkeypatch.setattr(identity.compile, "flags", lambda target: ("--another",))
     found.append(identity.executable("sha256:1", TARGET))

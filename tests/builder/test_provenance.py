@@ -25,6 +25,7 @@ from aot.builder.tasks.programs import Count
 from aot.builder.workers import Worker
 from aot.bundle import attachments, store
 from aot.cli import main
+from aot.targets import CpuTarget
 
 KNOWN = Release("0.10.2", datetime.date(2026, 6, 17))
 TOLD = Release("0.10.3", datetime.date(2026, 6, 30), stated=True)
@@ -267,7 +268,7 @@ def test_a_build_attaches_it_and_names_its_own_digest(tiny_bundle):
     assert [item["digest"]["sha256"] for item in found["subject"][1:]] == [combo.key for combo in bundle.index.combos]
     parameters = found["predicate"]["buildDefinition"]["internalParameters"]
     assert parameters["settings"] == dict(bundle.index.settings)
-    assert parameters["flags"] == sorted(cpu.flags({"isa": "avx2"}))
+    assert parameters["flags"] == sorted(cpu.flags(CpuTarget("avx2", 32)))
 
 
 FORGED = {

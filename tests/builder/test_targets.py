@@ -23,9 +23,10 @@ from aot.cli import main
 from aot.errors import InputError, ManifestError
 from aot.runtime.fitting import entries, fit, machine
 from aot.runtime.fitting.machine import Accelerator, Accelerators
+from aot.targets import CpuTarget, CudaTarget, Target, TpuTarget
 
-H200 = {"cuda": {"device": "h200"}}
-V5E = {"tpu": {"topology": "v5e:2x2"}}
+H200 = CudaTarget("h200")
+V5E = TpuTarget("v5e:2x2")
 CHIP = Accelerator("TPU v5 lite")
 
 
@@ -110,8 +111,8 @@ def test_the_order_of_flags_makes_no_other_target(tmp_path: Path) -> None:
 
 
 def test_a_flag_is_recorded_and_a_factor_of_the_executable() -> None:
-    plain = {"cpu": {"isa": "avx2", "threads": 32}}
-    flagged = {"cpu": {**plain["cpu"], "xla_flags": ["--xla_backend_optimization_level=1"]}}
+    plain = CpuTarget("avx2", 32)
+    flagged = dataclasses.replace(plain, xla_flags=("--xla_backend_optimization_level=1",))
     factors = [identity.executable("sha256:0", target) for target in (plain, flagged)]
 
     assert compile.flags(flagged) == (*compile.flags(plain), "--xla_backend_optimization_level=1")
@@ -119,7 +120,7 @@ def test_a_flag_is_recorded_and_a_factor_of_the_executable() -> None:
 
 
 def test_the_wheels_that_compile_are_factors_of_the_executable_and_of_no_other(monkeypatch: Any) -> None:
-    cpu = {"cpu": {"isa": "avx2", "threads": 32}}
+    cpu = CpuTarget("avx2", 32)
     before = [identity.executable("sha256:0", target) for target in (cpu, H200, V5E)]
     monkeypatch.setattr(identity.installed, "wheel", lambda name: {"name": name, "version": "another"})
     after = [identity.executable("sha256:0", target) for target in (cpu, H200, V5E)]
@@ -192,11 +193,11 @@ def test_an_unknown_device_is_no_device() -> None:
         devices.gpu("h20")
 
 
-def executable(target: dict[str, Any], **changes: Any) -> ExecutableRecord:
+def executable(target: Target, **changes: Any) -> ExecutableRecord:
     """One as it would be recorded where the compilers are installed."""
-    compiler = {name: version for name, version in WHEELS.items() if name in extras.wheels(next(iter(target)))}
+    compiler = {name: version for name, version in WHEELS.items() if name in extras.wheels(target.platform)}
     record = ExecutableRecord(
-        target, "sha256:0", 1, (), {"jaxlib": fit.jaxlib(), **compiler}, compile.requires(target), {}, {}
+        target.plain(), "sha256:0", 1, (), {"jaxlib": fit.jaxlib(), **compiler}, compile.requires(target), {}, {}
     )
     return dataclasses.replace(record, **changes)
 
@@ -212,8 +213,8 @@ def having(monkeypatch: pytest.MonkeyPatch) -> Any:
     return have
 
 
-TWO = {"cuda": {"device": "h200", "devices": 2, "mesh": {"data": 2}}}
-MISFITS: dict[str, tuple[dict[str, Any], dict[str, Accelerators], str]] = {
+TWO = CudaTarget("h200", devices=2, mesh={"data": 2})
+MISFITS: dict[str, tuple[Target, dict[str, Accelerators], str]] = {
     "no GPU": (H200, {}, "built for cuda h200, this machine has no NVIDIA GPU"),
     "no TPU": (V5E, {"cuda": Accelerators((GPU,))}, "built for tpu v5e:2x2, this machine has no TPU"),
     "another GPU": (
@@ -282,7 +283,7 @@ def test_a_loader_that_is_not_installed_is_named_with_its_extra(having: Any, mon
 
 
 def test_more_cores_than_threads_are_a_remark_and_fewer_nothing(monkeypatch: Any) -> None:
-    built = executable({"cpu": {"isa": "avx2", "threads": 4}})
+    built = executable(CpuTarget("avx2", 4))
     said = []
     for cores in (2, 4, 8):
         monkeypatch.setattr(fit.os, "cpu_count", lambda cores=cores: cores)
@@ -294,7 +295,7 @@ def test_more_cores_than_threads_are_a_remark_and_fewer_nothing(monkeypatch: Any
 def index(*platforms: str, executables: bool = True) -> Index:
     """The synthetic one with a program for each platform, and an executable of it."""
     plain = synthetic.index()
-    targets = {"cpu": {"cpu": {"isa": "avx2", "threads": 32}}, "cuda": H200, "tpu": V5E}
+    targets = {"cpu": CpuTarget("avx2", 32), "cuda": H200, "tpu": V5E}
     programs = tuple(
         dataclasses.replace(
             plain.programs[0], platform=name, executables=(executable(targets[name]),) if executables else ()

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from aot.cli import main
 from aot.errors import AotError, BundleError, InputError, MachineError, ManifestError
 from aot.runtime.fitting import machine
 from aot.runtime.fitting.machine import Accelerator, Accelerators
+from aot.targets import CudaTarget, Target
 from aot.tuning import Choice, Tuning
 
-H200 = {"cuda": {"device": "h200"}}
+H200 = CudaTarget("h200")
 ANY = "config { [type.googleapis.com/xla.autotuner.BackendConfig]"
 NATIVE = f'other {{ name: "NATIVE_EMITTER" {ANY} {{ native_emitter {{ }} }} }} }}'
 BLOCKS = (
@@ -274,16 +275,13 @@ def test_what_xla_writes_otherwise_than_expected_is_named(text: str, cause: str)
         tunings.collected(text, "h200")
 
 
-def stored(path: Path, home: Path) -> tuple[Mapping[str, Any], BlobRecord]:
+def stored(path: Path, home: Path) -> tuple[Target, BlobRecord]:
     """The target of a manifest with its tuning as a blob."""
     with Writer.stage(home) as writer:
         (target,) = tunings.stored_targets(planned(path).targets, writer)
         blob = tunings.tuning_blob(target)
         assert blob is not None
-        assert (
-            writer.read(blob.digest)
-            == tuning.read_tuning(Path(planned(path).targets[0]["cuda"]["tuning"]), "h200").to_bytes()
-        )
+        assert writer.read(blob.digest) == tuning.read_tuning(tunings.path(planned(path).targets[0]), "h200").to_bytes()
     return target, blob
 
 
@@ -318,21 +316,21 @@ def test_the_provenance_names_a_tuning_by_its_digest_and_not_by_its_path(tmp_pat
     assert str(tmp_path) not in json.dumps(said)
 
 
-def with_tuning(target: Mapping[str, Any], blob: BlobRecord | None, made: bytes = b"code") -> Index:
+def with_tuning(target: Target, blob: BlobRecord | None, made: bytes = b"code") -> Index:
     """The synthetic index, its executable as if compiled for a target by a tuning."""
     index = synthetic.index()
     program = index.programs[0]
     flags = compile.flags(tunings.with_tuning(target, blob))
     executable = dataclasses.replace(
         program.executables[0],
-        target=target,
+        target=target.plain(),
         requires=compile.requires(target),
         tuning=blob,
         digest=digest.digest_of(made),
         bytes=len(made),
         flags=flags,
     )
-    (platform,) = target
+    platform = target.platform
     program = dataclasses.replace(program, platform=platform, executables=(executable,))
     entries = tuple(
         dataclasses.replace(e, chains=tuple(dataclasses.replace(c, platform=platform) for c in e.chains))
@@ -350,7 +348,7 @@ def test_of_bundles_that_differ_in_a_tuning_that_alone_is_the_cause() -> None:
     for a, b in ((one, other), (none, one), (one, none)):
         (cause,) = diff.causes(a, b)
 
-        assert (cause.factor, cause.detail) == ("tuning", f"tuning of {H200}")
+        assert (cause.factor, cause.detail) == ("tuning", f"tuning of {H200.plain()}")
         assert (cause.a, cause.b) == tuple(codec.plain(s.index.programs[0].executables[0].tuning) for s in (a, b))
 
 
@@ -421,7 +419,10 @@ def test_a_tuning_beside_the_manifest_is_audited_from_where_the_audit_lays_it(tm
     plan = planned(manifest(tmp_path / "home", "{cuda: {device: l4, tuning: /elsewhere/l4.json}}"))
     moved = _moved(plan, tmp_path / "home", tmp_path / "inputs")
 
-    assert [t["cuda"]["tuning"] for t in moved.targets] == [f"{tmp_path}/inputs/h200.json", "/elsewhere/l4.json"]
+    assert [str(tunings.path(target)) for target in moved.targets] == [
+        f"{tmp_path}/inputs/h200.json",
+        "/elsewhere/l4.json",
+    ]
 
 
 def test_replacing_a_bundle_never_removes_the_tuning(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -439,9 +440,10 @@ import sys
 from pathlib import Path
 from aot.builder.compiling import compile, cuda
 from aot.builder import settings
+from aot.targets import CudaTarget
 settings.apply()
-options = {"device": sys.argv[2]}
-compile.lowered_for(Path(sys.argv[1]).read_bytes(), (), cuda.devices(options, 1)).compile(dict(cuda._TUNED))
+target = CudaTarget(sys.argv[2])
+compile.lowered_for(Path(sys.argv[1]).read_bytes(), (), cuda.devices(target, 1)).compile(dict(cuda._TUNED))
 """
 _MISS = re.compile(r"Autotune cache miss: key = <key model='(.*?)', hlo='(.*?)', version=(\d+)>", re.DOTALL)
 
@@ -473,7 +475,7 @@ def chosen(program: bytes, home: Path, result: str) -> Tuning:
     return tuning.tuning_of("h200", (Choice(hlo, version, result) for _, hlo, version in asked(program, home)))
 
 
-def target(found: Tuning, writer: Writer) -> Mapping[str, Any]:
+def target(found: Tuning, writer: Writer) -> Target:
     return tunings.with_tuning(H200, writer.add(found.to_bytes()))
 
 
@@ -488,9 +490,9 @@ def test_a_tuning_that_the_jaxlib_would_not_replay_is_refused_by_name(monkeypatc
     for version, refused in (((0, 10, 2), False), ((0, 12, 0, 1), True)):
         monkeypatch.setattr(jaxlib.version, "__version_info__", version)
 
-        cuda.check({"device": "h200"})
+        cuda.check(H200)
         with pytest.raises(MachineError, match="a tuning is not replayed") if refused else nullcontext():
-            cuda.check({"device": "h200", "tuning": "h200.json"})
+            cuda.check(CudaTarget("h200", tuning="h200.json"))
 
 
 @needs_cuda
@@ -506,7 +508,7 @@ def test_choices_are_replayed_without_the_device_and_decide_the_executable(tmp_p
     assert len(found[0].choices) == 1
     assert one == again
     assert len({one.digest, other.digest, untuned.digest}) == 3
-    assert (one.target, one.tuning) == (H200, synthetic.blob(found[0].to_bytes()))
+    assert (one.built_for, one.tuning) == (H200, synthetic.blob(found[0].to_bytes()))
     assert untuned.tuning is None
     assert b"__triton" in writer.read(other.digest)
     assert b"__triton" not in writer.read(one.digest)
@@ -540,7 +542,7 @@ def test_a_choice_that_lacks_ends_the_build_by_name(lacking: Any, tmp_path: Path
     "name", [pytest.param(n, marks=[] if n == "h200" else pytest.mark.slow) for n in devices.gpus()]
 )
 def test_xla_looks_up_choices_by_the_name_that_we_give_a_device(name: str, tmp_path: Path, writer: Writer) -> None:
-    program = lowered(tmp_path / "toy", writer, {"cuda": {"device": name}})
+    program = lowered(tmp_path / "toy", writer, CudaTarget(name))
     models = {model for model, _, _ in asked(writer.read(program.digest), tmp_path / "asked", name)}
 
     assert models == {cuda.model(devices.gpu(name))}
@@ -582,7 +584,7 @@ def test_what_a_device_chose_is_written_and_a_build_of_it_holds(
     bundle = store.verify(tmp_path / "bundle")
 
     assert told == {
-        "target": H200,
+        "target": H200.plain(),
         "path": f"{tmp_path}/home/h200.json",
         "digest": digest.digest_of(found.to_bytes()),
         "choices": len(found.choices),

@@ -16,8 +16,9 @@ from aot.builder.workers import Worker
 from aot.bundle.writer import Writer
 from aot.errors import AotError
 from aot.plan import Plan
+from aot.targets import CpuTarget
 
-TARGET = {"cpu": {"isa": "avx2", "threads": 2}}
+TARGET = CpuTarget("avx2", 2)
 NOISE = b"Function in CSV file at line 7 does not exist.\n"
 
 

@@ -9,6 +9,7 @@ from commands import aot
 
 from aot.builder.lowering import footprint
 from aot.builder.lowering.footprint import Footprint
+from aot.targets import CpuTarget, CudaTarget, TpuTarget
 
 UNTRACEABLE = """
 from aot import chain
@@ -86,9 +87,9 @@ def test_weights_and_state_beyond_a_devices_memory_are_refused_before_anything_e
 
 
 TARGETS = (
-    {"cpu": {"isa": "avx2", "threads": 32}},
-    {"tpu": {"topology": "v5e:2x2", "mesh": {"model": 4}}},
-    {"cuda": {"device": "l4", "devices": 4, "mesh": {"model": 4}}},
+    CpuTarget("avx2", 32),
+    TpuTarget("v5e:2x2", mesh={"model": 4}),
+    CudaTarget("l4", devices=4, mesh={"model": 4}),
 )
 
 

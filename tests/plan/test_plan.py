@@ -467,10 +467,10 @@ def test_a_target_has_its_own_mesh_or_that_of_the_partition(tiny):
 
     made = resolved(tiny, MINIMAL + partition + targets)
 
-    assert [next(iter(target.values())).get("mesh") for target in made.targets] == [
+    assert [target.mesh for target in made.targets] == [
         {"data": 2, "model": 1},
         {"data": 4},
-        None,
+        {},
         {"data": 2, "model": 1},
     ]
 

@@ -7,7 +7,6 @@ A disguise answers `cpuid` as the other CPU does, what that adds as well as what
 import functools
 import json
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from aot import isa
 from aot.builder.compiling import cpu, pin
 from aot.bundle import store
 from aot.errors import MachineError
+from aot.targets import CpuTarget, Target
 
-FAST = {"cpu": {"isa": "avx2", "threads": 32}}
-PORTABLE = {"cpu": {"isa": "avx2", "threads": 32, "arithmetic": "portable"}}
-WIDE = {"cpu": {"isa": "avx512", "threads": 32}}
+FAST = CpuTarget("avx2", 32)
+PORTABLE = CpuTarget("avx2", 32, arithmetic="portable")
+WIDE = CpuTarget("avx512", 32)
 HELD = cpu.way() is pin
 
 CPUS = {
@@ -50,19 +50,15 @@ AT_ONCE = ("sapphirerapids", "znver4")
 SEVERAL = [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.slow) for name in CPUS]
 
 
-def compiled(target: Mapping[str, Any], *names: str, **how: Any) -> Any:
+def compiled(target: Target, *names: str, **how: Any) -> Any:
     """What a fresh process makes of small programs, of all or of some: the CPU that it sees, and digests by name."""
-    return json.loads(printed("small_programs.py", json.dumps(target), *names, **how))
+    return json.loads(printed("small_programs.py", json.dumps(target.plain()), *names, **how))
 
 
 @functools.cache
-def here(target: str, *names: str) -> Any:
-    return compiled(json.loads(target), *names)
-
-
-def native(target: Mapping[str, Any], *names: str) -> Any:
+def native(target: Target, *names: str) -> Any:
     """The same on this CPU as it is, once."""
-    return here(json.dumps(target), *names)
+    return compiled(target, *names)
 
 
 def known(name: str) -> str:
@@ -93,7 +89,7 @@ def test_a_program_has_one_digest_whichever_cpu_compiles_it(name: str, wardrobe:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [PORTABLE, *([] if HELD else [WIDE])], ids=["portable", "avx512"][: 2 - HELD])
 @pytest.mark.parametrize("name", ["sapphirerapids", "znver2"])
-def test_other_targets_have_one_digest_too(name: str, target: Mapping[str, Any], wardrobe: dict[str, str]) -> None:
+def test_other_targets_have_one_digest_too(name: str, target: Target, wardrobe: dict[str, str]) -> None:
     found = compiled(target, CPUID_AS=name, **wardrobe)
 
     assert (found["machine"], found["amd"]) == (known(name), name.startswith("znver"))
@@ -112,12 +108,12 @@ def test_a_cpu_that_is_refused_would_give_other_bytes(
 
     assert differing(found, native(FAST, *names)) == ["bfloat16 sort"]
     with pytest.raises(MachineError, match="avx_ne_convert"):
-        cpu.check(FAST["cpu"])
+        cpu.check(FAST)
 
 
 @pytest.mark.parametrize("threads", [4, *[pytest.param(n, marks=pytest.mark.slow) for n in (2, 8, 32)]])
 def test_a_small_loop_has_one_digest_in_five_builds(threads: int) -> None:
-    target = {"cpu": {"isa": "avx2", "threads": threads}}
+    target = CpuTarget("avx2", threads)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: compiled(target, *LOOPS), range(5)))
 
@@ -214,5 +210,5 @@ def test_a_machine_of_one_core_is_refused_before_the_work_and_the_process_stays_
     monkeypatch.setattr(cpu.os, "sched_setaffinity", lambda _, cores: held.append(cores))
 
     with pytest.raises(MachineError, match="lets a process use one core, and code is made for two; build elsewhere"):
-        cpu.check(FAST["cpu"])
+        cpu.check(FAST)
     assert held[-1] == {0}

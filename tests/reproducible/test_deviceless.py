@@ -1,5 +1,6 @@
 """Executables for accelerators that are not there: the same bytes everywhere, and none that name this machine."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from aot.builder import workers
 from aot.builder.compiling import canonical
 from aot.bundle.writer import Writer
 from aot.errors import InputError
+from aot.targets import CpuTarget, CudaTarget, TpuTarget
 
-CPU = {"cpu": {"isa": "avx2", "threads": 2}}
-H200 = {"cuda": {"device": "h200"}}
-V5E = {"tpu": {"topology": "v5e:2x2"}}
+CPU = CpuTarget("avx2", 2)
+H200 = CudaTarget("h200")
+V5E = TpuTarget("v5e:2x2")
 
 
 CUDA = pytest.param(H200, marks=needing("cuda"), id="cuda")
@@ -28,8 +30,8 @@ TARGETS = pytest.mark.parametrize("target", [CUDA, TPU])
 ON_MESH = pytest.mark.parametrize(
     "target",
     [
-        pytest.param({"cuda": {"device": "h200", "devices": 2, "mesh": {"data": 2}}}, marks=needing("cuda"), id="cuda"),
-        pytest.param({"tpu": {"topology": "v5e:2x2", "mesh": {"data": 2}}}, marks=needing("tpu"), id="tpu"),
+        pytest.param(CudaTarget("h200", devices=2, mesh={"data": 2}), marks=needing("cuda"), id="cuda"),
+        pytest.param(TpuTarget("v5e:2x2", mesh={"data": 2}), marks=needing("tpu"), id="tpu"),
     ],
 )
 
@@ -66,23 +68,22 @@ def test_an_executable_for_a_mesh_is_for_as_many_devices(target: Any, tmp_path: 
 
     assert made.requires["devices"] == 2
     # the weight whole, of the rows a half; on a TPU no array takes less than 512 bytes
-    assert made.memory["arguments"] == (1024 if "tpu" in target else (16 + 4 // 2) * 4)
+    assert made.memory["arguments"] == (1024 if target.platform == "tpu" else (16 + 4 // 2) * 4)
 
 
 @TARGETS
 def test_compilers_are_recorded_with_their_versions(target: Any, tmp_path: Path, writer: Writer) -> None:
     made = compiled(lowered(tmp_path / "toy", writer, target), target, writer)
 
-    assert made.compiler.keys() == {"jaxlib", *extras.wheels(next(iter(target)))}
+    assert made.compiler.keys() == {"jaxlib", *extras.wheels(target.platform)}
 
 
 @TARGETS
 def test_a_flag_reaches_the_compiler(target: Any, tmp_path: Path, writer: Writer) -> None:
-    ((platform, options),) = target.items()
     program = lowered(tmp_path / "toy", writer, target)
-    name = sorted(xla_flags._allowed()[platform])[0]
-    value = {"boolean": "false", "integer": "7"}[xla_flags._allowed()[platform][name][0]]
-    flagged = compiled(program, {platform: {**options, "xla_flags": [f"--{name}={value}"]}}, writer)
+    name = sorted(xla_flags._allowed()[target.platform])[0]
+    value = {"boolean": "false", "integer": "7"}[xla_flags._allowed()[target.platform][name][0]]
+    flagged = compiled(program, dataclasses.replace(target, xla_flags=(f"--{name}={value}",)), writer)
 
     assert flagged.flags[-1] == f"--{name}={value}"
     assert name.encode() in writer.read(flagged.digest) or flagged.digest != compiled(program, target, writer).digest
@@ -91,20 +92,20 @@ def test_a_flag_reaches_the_compiler(target: Any, tmp_path: Path, writer: Writer
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", [pytest.param(name, marks=needing(name)) for name in ("cuda", "tpu")] + ["cpu"])
 def test_the_compiler_knows_each_allowed_flag(platform: str, tmp_path: Path, writer: Writer) -> None:
-    target = {"cpu": CPU, "cuda": H200, "tpu": V5E}[platform]
+    target: Any = {"cpu": CPU, "cuda": H200, "tpu": V5E}[platform]
     program = lowered(tmp_path / "toy", writer, target)
     values = {"boolean": "true", "integer": "4096"}
-    flags = [f"--{name}={values[kind]}" for name, (kind, _) in xla_flags._allowed()[platform].items()]
+    flags = tuple(f"--{name}={values[kind]}" for name, (kind, _) in xla_flags._allowed()[platform].items())
 
-    assert compiled(program, {platform: {**target[platform], "xla_flags": flags}}, writer).flags[
-        -len(flags) :
-    ] == tuple(flags)
+    made = compiled(program, dataclasses.replace(target, xla_flags=flags), writer)
+
+    assert made.flags[-len(flags) :] == flags
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needing("cuda")) for name in devices.gpus()])
 def test_the_compiler_takes_each_description(name: str, tmp_path: Path, writer: Writer) -> None:
-    target = {"cuda": {"device": name}}
+    target = CudaTarget(name)
     made = compiled(lowered(tmp_path / "toy", writer, target), target, writer)
     major, minor = devices.gpu(name).compute_capability.split(".")
 
@@ -117,7 +118,7 @@ def test_a_topology_that_there_is_not_is_named(tmp_path: Path, writer: Writer) -
     program = lowered(tmp_path / "toy", writer, V5E)
 
     with pytest.raises(InputError, match=r"^target tpu v5e:3x3: INVALID_ARGUMENT: .*; choose a topology that there is"):
-        compiled(program, {"tpu": {"topology": "v5e:3x3"}}, writer)
+        compiled(program, TpuTarget("v5e:3x3"), writer)
 
 
 def test_executables_for_the_cpu_are_the_same_with_and_without_nvidias_wheels(

@@ -30,6 +30,7 @@ from aot.builder.tasks import weights
 from aot.bundle.index import codec, records
 from aot.bundle.writer import Writer
 from aot.plan import Plan
+from aot.targets import Target
 
 
 def another_jax() -> None:
@@ -65,12 +66,12 @@ def another_code() -> None:
         def compile(self, options: Any = None) -> Any:
             return self._lowered.compile({"xla_backend_optimization_level": 0})
 
-    cpu.compiled = lambda lowered, options: original(Lowered(lowered), options)
+    cpu.compiled = lambda lowered, target: original(Lowered(lowered), target)
 
 
 def another_flag() -> None:
     original = cpu.flags
-    cpu.flags = lambda options: (*original(options), "--xla_backend_optimization_level=0")
+    cpu.flags = lambda target: (*original(target), "--xla_backend_optimization_level=0")
 
 
 def another_choice() -> None:
@@ -140,7 +141,7 @@ def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     return replace(index, **RECORDS.get(job["patch"], {}))
 
 
-def compiled(job: dict[str, Any], writer: Writer, program: str, target: dict[str, Any]) -> records.ExecutableRecord:
+def compiled(job: dict[str, Any], writer: Writer, program: str, target: Target) -> records.ExecutableRecord:
     COMPILING.get(job["patch"], lambda: None)()
     os.environ.update(compile.environment(target))
     os.chdir(writer.root)
@@ -154,11 +155,11 @@ def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> 
         programs = []
         for program in index.programs:
             executables = []
-            for target in [target for target in targets if program.platform in target]:
+            for target in [target for target in targets if program.platform == target.platform]:
                 # The compile key: an unpatched compiler is asked once for the same.
                 key = (program.digest, str(target), job["patch"] if job["patch"] in COMPILING else "")
                 if key not in known:
-                    known[key] = forked(lambda p=program, t=target: compiled(job, writer, p.digest, dict(t)))
+                    known[key] = forked(lambda p=program, t=target: compiled(job, writer, p.digest, t))
                 executables.append(known[key])
             programs.append(replace(program, executables=tuple(executables)))
         index = replace(index, programs=tuple(programs))

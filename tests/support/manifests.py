@@ -11,13 +11,14 @@ from places import TINY
 from aot import isa
 from aot.builder.compiling import cpu
 from aot.errors import MachineError
+from aot.targets import CpuTarget
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def _builds(name: str) -> bool:
     try:
-        cpu.check({"isa": name})
+        cpu.check(CpuTarget(name, 1))
     except MachineError:
         return False
     return True

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aot
 from aot.builder.compiling import cpu, pin
+from aot.targets import CpuTarget
 
 _BUILD = """
 import sys
@@ -18,6 +19,7 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 import jax.numpy as jnp
 from aot import isa
 from aot.builder.compiling import compile, cpu, pin
+from aot.targets import CpuTarget
 
 def mixed(x, w, b):
     by_rows = (((1,), (1,)), ((), ()))
@@ -40,7 +42,7 @@ def held(function, *arguments):
     return raw(cpu.way().compile(lowered(devices, function, *arguments), baseline, {}))
 
 directory, baseline = Path(sys.argv[1]), isa.baseline(sys.argv[2])
-devices = cpu.devices({"isa": baseline.name}, 1)
+devices = cpu.devices(CpuTarget(baseline.name, 32), 1)
 of = jax.ShapeDtypeStruct
 arguments = of((16, 64), "float32"), of((64, 64), "float32"), of((64, 64), "bfloat16")
 directory.joinpath("mixed").write_bytes(held(mixed, *arguments))
@@ -57,7 +59,7 @@ def built(name: str, seed: str = "0", cores: int = 0) -> dict[str, bytes]:
     `seed` is the process's hash seed, `cores` how many cores it sees (0: all).
     """
     with tempfile.TemporaryDirectory() as directory:
-        variables = {**cpu.environment({"isa": name, "threads": 32}), "PYTHONHASHSEED": seed, "HOME": directory}
+        variables = {**cpu.environment(CpuTarget(name, 32)), "PYTHONHASHSEED": seed, "HOME": directory}
         run(_BUILD, directory, name, directory=directory, cores=cores, **variables)
         return {path.name: path.read_bytes() for path in Path(directory).iterdir() if path.name != pin.FILE}
 

@@ -155,7 +155,7 @@ def table():
     return found
 
 
-def digest(function, arguments, devices, options):
+def digest(function, arguments, devices, target):
     """Of the canonical bytes, by way of a stored program."""
     import jax
     from jax import export
@@ -165,25 +165,27 @@ def digest(function, arguments, devices, options):
 
     given = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments]
     stored = bytes(export.export(jax.jit(function), platforms=["cpu"])(*given).serialize())
-    return aot.digest.digest_of(cpu.compiled(compile.lowered_for(stored, (), devices), options).data)
+    return aot.digest.digest_of(cpu.compiled(compile.lowered_for(stored, (), devices), target).data)
 
 
 def main(target, names):
     from aot.builder import settings
     from aot.builder.compiling import compile, cpu
+    from aot.targets import target_of
 
+    target = target_of(target)
     os.environ.update(compile.environment(target), JAX_PLATFORMS="cpu")
     if name := os.environ.get("CPUID_AS"):
         import disguise
 
         disguise.put_on(name)
     settings.apply()
-    options, programs = target["cpu"], table()
+    programs = table()
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)  # of a worker's own, where it leaves files
-        devices = cpu.devices(options, 1)
+        devices = cpu.devices(target, 1)
         rows = {name: programs[name] for name in names or programs}
-        made = {name: digest(function, arguments, devices, options) for name, (function, *arguments) in rows.items()}
+        made = {name: digest(function, arguments, devices, target) for name, (function, *arguments) in rows.items()}
         found = {**seen(), "digests": made}
         os.chdir("/")
     print(json.dumps(found))

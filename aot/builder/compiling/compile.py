@@ -1,8 +1,7 @@
 """Compiling: one stored program to one executable, in canonical bytes, in a worker started for its target."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar
 
 from aot import extras
 from aot.builder import settings
@@ -12,67 +11,62 @@ from aot.bundle.index.bounds import Mesh
 from aot.bundle.index.records import ExecutableRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError
+from aot.targets import Target
 from aot.tuning import ADVICE
 
-Target = Mapping[str, Any]
-"""A target as in the manifest: {"cpu": {"isa": "avx2", "threads": 32}}; a tuning by the record of its blob."""
+T = TypeVar("T", bound=Target, contravariant=True)
 
 
-class Platform(Protocol):
-    """What the module of a platform says of its targets, each by its options."""
+class Platform(Protocol[T]):
+    """What the module of a platform says of its targets."""
 
-    def check(self, options: Mapping[str, Any]) -> None:
+    def check(self, target: T) -> None:
         """Raises InputError or MachineError where this machine cannot compile for the target."""
 
-    def environment(self, options: Mapping[str, Any]) -> dict[str, str]:
+    def environment(self, target: T) -> dict[str, str]:
         """Variables for a worker of the target."""
 
-    def flags(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def flags(self, target: T) -> tuple[str, ...]:
         """The flags of XLA that we set, beside those of the manifest."""
 
-    def devices(self, options: Mapping[str, Any], number: int) -> list[Any]:
+    def devices(self, target: T, number: int) -> list[Any]:
         """So many devices of the target to compile for."""
 
-    def compiled(self, lowered: Any, options: Mapping[str, Any]) -> Made:
+    def compiled(self, lowered: Any, target: T) -> Made:
         """What XLA makes of a `jax.stages.Lowered`, in canonical bytes."""
 
-    def requires(self, options: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def requires(self, target: T, number: int) -> dict[str, Any]:
         """What a machine must have to run what is compiled for so many devices of the target."""
 
 
-_PLATFORMS = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
+_PLATFORMS: dict[str, Platform[Any]] = {"cpu": cpu, "cuda": cuda, "tpu": tpu}
 
 
 def check_target(target: Target) -> None:
     """Raises InputError or MachineError where this machine cannot compile for the target."""
-    platform, options = _of(target)
-    platform.check(options)
+    _PLATFORMS[target.platform].check(target)
 
 
 def environment(target: Target) -> dict[str, str]:
     """Variables for a worker of a target."""
-    platform, options = _of(target)
-    return platform.environment(options)
+    return _PLATFORMS[target.platform].environment(target)
 
 
 def flags(target: Target) -> tuple[str, ...]:
     """All flags of XLA for a target: ours, and those of the manifest."""
-    platform, options = _of(target)
-    return (*platform.flags(options), *options.get("xla_flags", ()))
+    return (*_PLATFORMS[target.platform].flags(target), *target.xla_flags)
 
 
 def compiler(target: Target) -> dict[str, str]:
     """The versions of all that compiles for a target, as far as it is installed."""
     import jaxlib.version
 
-    (kind,) = target
-    return {"jaxlib": jaxlib.version.__version__, **extras.versions(kind)}
+    return {"jaxlib": jaxlib.version.__version__, **extras.versions(target.platform)}
 
 
 def requires(target: Target) -> dict[str, Any]:
     """What a machine must have to run what is compiled for a target."""
-    platform, options = _of(target)
-    return platform.requires(options, math.prod(options.get("mesh", {}).values()))
+    return _PLATFORMS[target.platform].requires(target, math.prod(target.mesh.values()))
 
 
 def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> ExecutableRecord:
@@ -84,18 +78,18 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
     import jax
 
     settings.apply()
-    platform, options = _of(target)
+    platform = _PLATFORMS[target.platform]
     if tuned := tuning.tuning_blob(target):
-        tuning.lay(writer.read(tuned.digest), str(options.get("device")))
-    devices = platform.devices(options, math.prod(size for _, size in mesh))
+        tuning.lay(writer.read(tuned.digest), target.name)
+    devices = platform.devices(target, math.prod(size for _, size in mesh))
     try:
-        made = platform.compiled(lowered_for(writer.read(program), mesh, devices), options)
+        made = platform.compiled(lowered_for(writer.read(program), mesh, devices), target)
     except jax.errors.JaxRuntimeError as error:
         raise refusal(program, target, str(error)) from error
     canonical.check_paths(made.data, f"executable of program {program[:19]}…")
     blob = writer.add(made.data)
     return ExecutableRecord(
-        target=tuning.without(target),
+        target=tuning.without(target).plain(),
         digest=blob.digest,
         bytes=blob.bytes,
         flags=flags(target),
@@ -109,18 +103,12 @@ def executable(program: str, mesh: Mesh, target: Target, writer: Writer) -> Exec
 
 def refusal(program: str, target: Target, cause: str) -> AotError:
     """What to raise where XLA does not compile the program with this digest for a target."""
-    ((kind, options),) = target.items()
     if operation := tuning.missed(cause):
         return InputError(
-            f"target cuda {options['device']}: its tuning has no choice for {operation} of program {program[:19]}…, "
+            f"target cuda {target.name}: its tuning has no choice for {operation} of program {program[:19]}…, "
             f"and a build makes none: {ADVICE}"
         )
-    return AotError(f"program {program[:19]}… for {kind}: XLA refuses it: {' '.join(cause.split())}")
-
-
-def _of(target: Target) -> tuple[Platform, Mapping[str, Any]]:
-    ((kind, options),) = target.items()
-    return cast(Platform, _PLATFORMS[kind]), options
+    return AotError(f"program {program[:19]}… for {target.platform}: XLA refuses it: {' '.join(cause.split())}")
 
 
 def lowered_for(program: bytes, mesh: Mesh, devices: list[Any]) -> Any:

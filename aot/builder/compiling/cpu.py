@@ -13,6 +13,7 @@ from aot.builder.compiling import canonical, instructions, pin, topology
 from aot.builder.compiling.deviceless import Made
 from aot.errors import MachineError
 from aot.isa import Baseline
+from aot.targets import CpuTarget
 from aot.xla_flags import Value
 
 CORE = "AOT_CORE"
@@ -23,9 +24,6 @@ _ONE_ORDER = "xla_cpu_small_while_loop_byte_threshold=0"
 
 _PORTABLE = "--xla_cpu_enable_platform_dependent_math=false"
 """No approximation, and no kernel picked at run time, that only some CPUs have."""
-
-Options = Mapping[str, Any]
-"""The options of a cpu target: isa, threads and so on."""
 
 
 class Way(Protocol):
@@ -57,9 +55,9 @@ def way() -> Way:
     return cast(Way, topology if jaxlib.version.__version_info__ >= topology.SINCE else pin)
 
 
-def check(options: Options) -> None:
+def check(target: CpuTarget) -> None:
     """Raises MachineError where this machine cannot compile for the target."""
-    way().check(_baseline(options))
+    way().check(_baseline(target))
     held_to = os.sched_getaffinity(0)
     try:
         _cores()
@@ -67,41 +65,41 @@ def check(options: Options) -> None:
         os.sched_setaffinity(0, held_to)
 
 
-def environment(options: Options) -> dict[str, str]:
+def environment(target: CpuTarget) -> dict[str, str]:
     """Variables for the worker: XLA reads both once in a process."""
-    return {"XLA_FLAGS": " ".join(flags(options)), "NPROC": str(options["threads"])}
+    return {"XLA_FLAGS": " ".join(flags(target)), "NPROC": str(target.threads)}
 
 
-def flags(options: Options) -> tuple[str, ...]:
+def flags(target: CpuTarget) -> tuple[str, ...]:
     """The flags of XLA that we set."""
     backend = ",".join((*way().BACKEND, _ONE_ORDER))
-    portable = (_PORTABLE,) if options.get("arithmetic") == "portable" else ()
-    return (*way().flags(_baseline(options)), f"--xla_backend_extra_options={backend}", *portable)
+    portable = (_PORTABLE,) if target.arithmetic == "portable" else ()
+    return (*way().flags(_baseline(target)), f"--xla_backend_extra_options={backend}", *portable)
 
 
-def devices(options: Options, number: int) -> list[Any]:
+def devices(target: CpuTarget, number: int) -> list[Any]:
     """Devices to compile for. To be called before XLA starts in this process."""
     _show_two_cores()
-    return way().devices(_baseline(options), number)
+    return way().devices(_baseline(target), number)
 
 
-def compiled(lowered: Any, options: Options) -> Made:
+def compiled(lowered: Any, target: CpuTarget) -> Made:
     """What XLA made, in canonical bytes. Raises AotError for code outside the declared instruction set."""
-    baseline = _baseline(options)
-    made = way().compile(lowered, baseline, xla_flags.options("cpu", options.get("xla_flags", ())))
+    baseline = _baseline(target)
+    made = way().compile(lowered, baseline, xla_flags.options("cpu", target.xla_flags))
     data = canonical.executable(bytes(made.runtime_executable().serialize()), baseline)
     instructions.check_instructions(data, baseline)
     return Made(data, made.memory_analysis(), way().cost(made))
 
 
-def requires(options: Options, number: int) -> dict[str, Any]:
+def requires(target: CpuTarget, number: int) -> dict[str, Any]:
     """The instruction set alone: a process has as many virtual devices as it asks for."""
-    baseline = _baseline(options)
+    baseline = _baseline(target)
     return {"machine": baseline.machine, "features": baseline.kernel}
 
 
-def _baseline(options: Options) -> Baseline:
-    return isa.baseline(options["isa"])
+def _baseline(target: CpuTarget) -> Baseline:
+    return isa.baseline(target.isa)
 
 
 def _show_two_cores() -> None:

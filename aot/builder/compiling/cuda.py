@@ -11,9 +11,8 @@ from aot.builder.compiling import deviceless
 from aot.builder.compiling.deviceless import Made
 from aot.devices import Gpu
 from aot.errors import InputError, MachineError
+from aot.targets import CudaTarget
 
-Options = Mapping[str, Any]
-"""The options of a cuda target: device, devices and so on."""
 Value = xla_flags.Value | str
 
 REPLAYED = "./tuning.textproto"
@@ -43,13 +42,13 @@ _TOOLKIT = "nvidia.cu13"
 _CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxlib takes
 
 
-def check(options: Options) -> None:
+def check(target: CudaTarget) -> None:
     """Raises InputError where the compiler is not installed, MachineError for a tuning that it would not replay."""
     if lacking := extras.missing("cuda"):
-        raise InputError(f"target cuda {options['device']}: {lacking}, or leave the target out")
-    if "tuning" in options and not replays():
+        raise InputError(f"target cuda {target.device}: {lacking}, or leave the target out")
+    if target.tuning is not None and not replays():
         raise MachineError(
-            f"target cuda {options['device']}: from jaxlib 0.12 on a tuning is not replayed; build with jaxlib 0.10.2 "
+            f"target cuda {target.device}: from jaxlib 0.12 on a tuning is not replayed; build with jaxlib 0.10.2 "
             "(Python 3.11), or leave `tuning` out"
         )
 
@@ -61,46 +60,46 @@ def replays() -> bool:
     return bool(jaxlib.version.__version_info__ < _REFILED)
 
 
-def environment(options: Options) -> dict[str, str]:
+def environment(target: CudaTarget) -> dict[str, str]:
     """Nothing beyond what every worker has."""
     return {}
 
 
-def flags(options: Options) -> tuple[str, ...]:
+def flags(target: CudaTarget) -> tuple[str, ...]:
     """The flags of XLA that we set."""
-    return tuple(f"--{name}={str(v).lower() if v is True else v}" for name, v in _set(options).items())
+    return tuple(f"--{name}={str(v).lower() if v is True else v}" for name, v in _set(target).items())
 
 
-def devices(options: Options, number: int) -> list[Any]:
+def devices(target: CudaTarget, number: int) -> list[Any]:
     """As many GPUs of a target's kind as it takes, in one machine, of which there is only the description."""
     _link_toolkit()
-    described = target_config(accelerators.gpu(options["device"]))
+    described = target_config(accelerators.gpu(target.device))
     return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
 
 
-def compiled(lowered: Any, options: Options) -> Made:
+def compiled(lowered: Any, target: CudaTarget) -> Made:
     """What XLA made; its bytes are the same on every machine as they are."""
-    return deviceless.compiled(lowered, {**_set(options), **_given(options)})
+    return deviceless.compiled(lowered, {**_set(target), **_given(target)})
 
 
-def present(options: Options, number: int) -> list[Any]:
+def present(target: CudaTarget, number: int) -> list[Any]:
     """GPUs of a target's kind that this machine has, as many as are asked for."""
     import jax
 
-    kinds = accelerators.gpu(options["device"]).kinds
+    kinds = accelerators.gpu(target.device).kinds
     return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
 
 
-def tried_choices(lowered: Any, options: Options) -> str:
+def tried_choices(lowered: Any, target: CudaTarget) -> str:
     """What XLA chooses by trying it out on the devices that it compiles for, with all that it chose here before."""
     known = {"xla_gpu_load_autotune_results_from": _CHOSEN} if Path(_CHOSEN).exists() else {}
-    lowered.compile({**_TUNED, **known, "xla_gpu_dump_autotune_results_to": _CHOSEN, **_given(options)})
+    lowered.compile({**_TUNED, **known, "xla_gpu_dump_autotune_results_to": _CHOSEN, **_given(target)})
     return Path(_CHOSEN).read_text(encoding="utf-8")
 
 
-def requires(options: Options, number: int) -> dict[str, Any]:
+def requires(target: CudaTarget, number: int) -> dict[str, Any]:
     """The GPUs, and the driver that takes their code."""
-    gpu = accelerators.gpu(options["device"])
+    gpu = accelerators.gpu(target.device)
     found = {"compute_capability": gpu.compute_capability, "driver": gpu.driver}
     return {"kinds": gpu.kinds, "devices": number, **found}
 
@@ -131,12 +130,12 @@ def model(gpu: Gpu) -> str:
     )
 
 
-def _set(options: Options) -> Mapping[str, Value]:
-    return _REPLAYING if "tuning" in options else _FLAGS
+def _set(target: CudaTarget) -> Mapping[str, Value]:
+    return _REPLAYING if target.tuning is not None else _FLAGS
 
 
-def _given(options: Options) -> Mapping[str, Value]:
-    return xla_flags.options("cuda", options.get("xla_flags", ()))
+def _given(target: CudaTarget) -> Mapping[str, Value]:
+    return xla_flags.options("cuda", target.xla_flags)
 
 
 def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:

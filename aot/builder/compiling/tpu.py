@@ -1,6 +1,5 @@
 """Compiling for TPUs, on a machine that has none: libtpu knows the topologies by name."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from aot import devices as accelerators
@@ -8,21 +7,19 @@ from aot import extras, xla_flags
 from aot.builder.compiling import deviceless
 from aot.builder.compiling.deviceless import Made
 from aot.errors import AotError, InputError
-
-Options = Mapping[str, Any]
-"""The options of a tpu target: topology and so on."""
+from aot.targets import TpuTarget
 
 _HOST = (2, 2, 1)
 """Chips of one host in each direction, as libtpu takes them; of a topology of less than that, one host has all."""
 
 
-def check(options: Options) -> None:
+def check(target: TpuTarget) -> None:
     """Raises InputError where the compiler is not installed."""
     if lacking := extras.missing("tpu"):
-        raise InputError(f"target tpu {options['topology']}: {lacking}, or leave the target out")
+        raise InputError(f"target tpu {target.topology}: {lacking}, or leave the target out")
 
 
-def environment(options: Options) -> dict[str, str]:
+def environment(target: TpuTarget) -> dict[str, str]:
     """What libtpu would otherwise look up on the network, or in files, of the machine that it thinks it is on."""
     return {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -33,14 +30,14 @@ def environment(options: Options) -> dict[str, str]:
     }
 
 
-def flags(options: Options) -> tuple[str, ...]:
+def flags(target: TpuTarget) -> tuple[str, ...]:
     """The flags of XLA that we set."""
     return ()
 
 
-def devices(options: Options, number: int) -> list[Any]:
+def devices(target: TpuTarget, number: int) -> list[Any]:
     """The first devices of the topology. Raises InputError for a topology that there is not."""
-    text = options["topology"]
+    text = target.topology
     tpu, shape = accelerators.topology(text)
     bounds = tuple(map(min, zip(_HOST, (*shape, 1), strict=False)))
     try:
@@ -55,12 +52,12 @@ def devices(options: Options, number: int) -> list[Any]:
     return found[:number]
 
 
-def compiled(lowered: Any, options: Options) -> Made:
+def compiled(lowered: Any, target: TpuTarget) -> Made:
     """What XLA made; its bytes are the same on every machine as they are."""
-    return deviceless.compiled(lowered, xla_flags.options("tpu", options.get("xla_flags", ())))
+    return deviceless.compiled(lowered, xla_flags.options("tpu", target.xla_flags))
 
 
-def requires(options: Options, number: int) -> dict[str, Any]:
+def requires(target: TpuTarget, number: int) -> dict[str, Any]:
     """The TPUs."""
-    tpu, _ = accelerators.topology(options["topology"])
+    tpu, _ = accelerators.topology(target.topology)
     return {"kinds": (tpu.kind,), "devices": number}

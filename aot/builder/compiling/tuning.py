@@ -8,6 +8,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from aot.builder.compiling import cuda
 from aot.bundle.index.records import BlobRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.targets import CudaTarget, Target
 from aot.tuning import Choice, Tuning
 
-Target = Mapping[str, Any]
 Field = tuple[str, "str | list[Field]"]
 """One field of a protobuf message as text: its name, and a scalar as it is written or a message."""
 
@@ -36,24 +37,23 @@ def stored_targets(targets: Iterable[Target], writer: Writer) -> tuple[Target, .
 
 def path(target: Target) -> Path | None:
     """Where the tuning of a planned target lies; None for one that names none."""
-    (options,) = target.values()
-    return Path(options["tuning"]) if "tuning" in options else None
+    return Path(target.tuning) if isinstance(target, CudaTarget) and isinstance(target.tuning, str) else None
 
 
 def tuning_blob(target: Target) -> BlobRecord | None:
     """The blob of a target's tuning."""
-    (options,) = target.values()
-    return BlobRecord(**options["tuning"]) if "tuning" in options else None
+    found = target.tuning if isinstance(target, CudaTarget) else None
+    return BlobRecord(**found) if isinstance(found, Mapping) else None
 
 
 def without(target: Target) -> Target:
     """The target itself, as it is recorded."""
-    return {kind: {n: v for n, v in options.items() if n != "tuning"} for kind, options in target.items()}
+    return replace(target, tuning=None) if isinstance(target, CudaTarget) else target
 
 
 def with_tuning(target: Target, blob: BlobRecord | None) -> Target:
     """A recorded target with its tuning."""
-    return target if blob is None else {kind: {**o, "tuning": vars(blob)} for kind, o in target.items()}
+    return replace(target, tuning=vars(blob)) if blob is not None and isinstance(target, CudaTarget) else target
 
 
 def lay(data: bytes, device: str) -> None:
@@ -91,8 +91,7 @@ def collected(text: str, device: str) -> Tuning:
 def _stored(target: Target, writer: Writer) -> Target:
     if (place := path(target)) is None:
         return target
-    ((_, options),) = target.items()
-    return with_tuning(without(target), writer.add(tuning.read_tuning(place, options["device"]).to_bytes()))
+    return with_tuning(target, writer.add(tuning.read_tuning(place, target.name).to_bytes()))
 
 
 def _choice(row: Mapping[str, Any]) -> Choice:

@@ -6,9 +6,11 @@ from typing import Any
 from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.chain import Array, Chain
 from aot.errors import InputError
+from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes
 
 Calls = list[tuple[ProgramRecord, BindingRecord]]
-_LENT = ("weight/", "gathered/", "source/")  # read by others and later, so never donated
+_LENT = prefixes(WEIGHT, GATHERED, SOURCE)  # slots that are read by others and later, so never donated
+_CARRIED, _GIVEN = prefixes(STATE, GATHERED), prefixes(VALUE, GATHERED)
 
 
 def check_chain(
@@ -21,7 +23,7 @@ def check_chain(
     slots = dict(known)
     for fault in (*_calls(calls, slots), *_ends(made, slots, dimensions)):
         raise InputError(f"model: phase {phase!r}: {fault}")
-    return {slot: array for slot, array in slots.items() if slot.startswith(("state/", "gathered/"))}
+    return {slot: array for slot, array in slots.items() if slot.startswith(_CARRIED)}
 
 
 def _calls(calls: Calls, slots: dict[str, Array]) -> Iterator[str]:
@@ -35,20 +37,20 @@ def _calls(calls: Calls, slots: dict[str, Array]) -> Iterator[str]:
         gone |= {s: program.name for s, a in zip(binding.takes, program.arguments, strict=True) if a.donated}
         for slot, result in zip(binding.gives, program.results, strict=True):
             given = Array(result.shape, result.dtype)
-            if slot.startswith("state/") and slots.get(slot, given) != given:
+            if STATE.holds(slot) and slots.get(slot, given) != given:
                 yield f"program {program.name}: gives {_spelled(given)} for {slot!r}, which is {_spelled(slots[slot])}"
             slots[slot] = given
             gone.pop(slot, None)
     for slot, name in gone.items():
-        if slot.startswith("state/"):
+        if STATE.holds(slot):
             yield f"program {name}: reuses the memory of {slot!r}, which no call gives anew"
 
 
 def _taken(program: ProgramRecord, slot: str, argument: ArgumentRecord, slots: dict[str, Array]) -> Iterator[str]:
     wanted = Array(argument.shape, argument.dtype)
-    if slot.startswith("weight/") and slot not in slots:
+    if WEIGHT.holds(slot) and slot not in slots:
         yield f"program {program.name}: takes {slot!r}, which is not among the model's weights"
-    elif slot.startswith(("value/", "gathered/")) and slot not in slots:
+    elif slot.startswith(_GIVEN) and slot not in slots:
         yield f"program {program.name}: takes {slot!r}, which no earlier call gives"
     elif slots.setdefault(slot, wanted) != wanted:
         found = f"{_spelled(wanted)}, {slot!r} is {_spelled(slots[slot])}"
@@ -58,8 +60,8 @@ def _taken(program: ProgramRecord, slot: str, argument: ArgumentRecord, slots: d
 
 
 def _ends(made: Chain, slots: Mapping[str, Array], dimensions: Mapping[str, Any]) -> Iterator[str]:
-    for kind, declared in (("input", made.inputs), ("output", made.outputs)):
-        found = {slot.removeprefix(f"{kind}/"): array for slot, array in slots.items() if slot.startswith(f"{kind}/")}
+    for kind, declared in ((INPUT, made.inputs), (OUTPUT, made.outputs)):
+        found = kind.paths(slots)
         if odd := sorted(set(found) ^ set(declared)):
             what = "has no axes in the chain" if odd[0] in found else "is in no call"
             yield f"{kind} {odd[0]!r} {what}"

@@ -4,19 +4,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot import devices, partition
 from aot.builder.lowering import layouts
 from aot.builder.lowering.layouts import Laid
 from aot.chain import Array
 from aot.partition import Axes, Layouts
+from aot.slots import GATHERED, STATE, WEIGHT, prefixes
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.models.protocol import Model
 
-
-Target = Mapping[str, Any]
 
 _NEARLY = 0.9
 """The share of a device's memory from which on weights and state leave programs little of their own."""
@@ -77,13 +77,11 @@ def nearly_full(targets: Iterable[Target], footprints: Iterable[Footprint]) -> I
 
 def _compared(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Iterator[tuple[str, tuple[int, int], int]]:
     """Each target whose memory is known: its place, what its devices hold of weights and state, and what they have."""
-    from aot.plan import meshes
-
     by_mesh = {tuple(found.mesh.items()): found for found in footprints}
     for number, target in enumerate(targets):
-        found, memory = by_mesh[tuple(meshes.mesh_of(target).items())], devices.memory(target)
+        found, memory = by_mesh[tuple(target.mesh.items())], devices.memory(target)
         if memory is not None:
-            yield f"targets[{number}]: {next(iter(target))}", (found.weights, found.state), memory
+            yield f"targets[{number}]: {target.platform}", (found.weights, found.state), memory
 
 
 def _spelled(held: tuple[int, int]) -> str:
@@ -105,8 +103,8 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
             known[chain] = dict(_shares(each, mesh))
         by_combo.setdefault(each.position, {}).update(known[chain])
     weights = {slot: size for sizes in by_combo.values() for slot, size in sizes.items() if slot.startswith(_STORED)}
-    states = [sum(size for slot, size in sizes.items() if slot.startswith("state/")) for sizes in by_combo.values()]
-    unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if f"weight/{p}" not in weights}
+    states = [sum(size for slot, size in sizes.items() if STATE.holds(slot)) for sizes in by_combo.values()]
+    unused = {p: _bytes(a) for p, a in model.abstract_weights().items() if WEIGHT.slot(p) not in weights}
     return Footprint(
         mesh=dict(mesh),
         rules=tuple((pattern, len(paths)) for pattern, paths in on.matches.items()),
@@ -116,13 +114,13 @@ def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
     )
 
 
-_STORED = ("weight/", "gathered/")
+_STORED = prefixes(WEIGHT, GATHERED)
 
 
 def _shares(laid: Laid, mesh: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """The slot of each weight and state that a chain takes, and the bytes that one device has of it."""
     for slot, array, axes in _arguments(laid):
-        if slot.startswith((*_STORED, "state/")):
+        if slot.startswith(_STORED) or STATE.holds(slot):
             yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
 
 

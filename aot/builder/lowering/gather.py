@@ -9,8 +9,7 @@ from typing import Any
 
 from aot import chain
 from aot.chain import Array, Call, Chain
-
-_WEIGHT, _GATHERED = "weight/", "gathered/"
+from aot.slots import GATHERED, WEIGHT, slot_of
 
 
 def gathered(chains: Mapping[str, Chain], split: set[str]) -> dict[str, Chain]:
@@ -24,9 +23,10 @@ def gathered(chains: Mapping[str, Chain], split: set[str]) -> dict[str, Chain]:
         made[phase] = replace(each, calls=tuple(_renamed(call, split) for call in each.calls))
     if not arrays:
         return made
-    program = chain.program(chain.GATHER, whole, {slot.removeprefix(_WEIGHT): array for slot, array in arrays.items()})
+    program = chain.program(chain.GATHER, whole, WEIGHT.paths(arrays))
     paths = [path for path, _ in program.arguments]
-    call = chain.call(program, {p: f"{_WEIGHT}{p}" for p in paths}, {p: f"{_GATHERED}{p}" for p in paths})
+    takes, gives = ({path: kind.slot(path) for path in paths} for kind in (WEIGHT, GATHERED))
+    call = chain.call(program, takes, gives)
     return {chain.GATHER: Chain((call,), {}, {}), **made}
 
 
@@ -36,5 +36,5 @@ def whole(**weights: Any) -> dict[str, Any]:
 
 
 def _renamed(call: Call, split: set[str]) -> Call:
-    takes = ((name, slot.replace(_WEIGHT, _GATHERED, 1) if slot in split else slot) for name, slot in call.takes)
+    takes = ((name, GATHERED.slot(slot_of(slot).path) if slot in split else slot) for name, slot in call.takes)
     return replace(call, takes=tuple(takes))

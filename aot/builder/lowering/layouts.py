@@ -10,6 +10,7 @@ from aot.builder.pace import Pace, Progress
 from aot.chain import Call, Chain, Program
 from aot.errors import ManifestError
 from aot.partition import Axes, Dimensions, Layout, Layouts, Mesh
+from aot.slots import GATHERED, SOURCE, STATE, WEIGHT, slot_of
 
 if TYPE_CHECKING:
     from aot.models.protocol import Model
@@ -81,7 +82,7 @@ def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model
     dimensions = sources.dimensions(model, combo)
     chains = model.chains(combo, platform, layouts.mesh)
     if layouts.mesh and layouts.rules.gather:
-        weights = {slot: shape for chain in chains.values() for slot, shape in _taken(chain) if _is_weight(slot)}
+        weights = {slot: shape for chain in chains.values() for slot, shape in _taken(chain) if WEIGHT.holds(slot)}
         split = {slot for slot, shape in weights.items() if layouts.of(path(slot), shape, "", dimensions).split}
         chains = gather.gathered(chains, split)
     shapes = dict(pair for chain in chains.values() for pair in _taken(chain)) if layouts.mesh else {}
@@ -103,7 +104,7 @@ def _placed(call: Call, platform: str, phase: str, shapes: Shapes, layouts: Layo
         return _alone(call.program, platform)
 
     def layout(slot: str, shape: tuple[int, ...]) -> Layout:
-        if slot.startswith("gathered/"):
+        if GATHERED.holds(slot):
             return Layout((None,) * len(shape), None)
         return layouts.of(path(slot), shape, phase, dimensions)
 
@@ -118,11 +119,7 @@ def _alone(program: Program, platform: str) -> Placed:
     return Placed(program, platform, (), (), ())
 
 
-def _is_weight(slot: str) -> bool:
-    return slot.startswith("weight/")
-
-
 def path(slot: str) -> str:
     """What rules call the array of a slot: weights by their path alone, the state of another generation as state."""
-    kind, _, name = slot.partition("/")
-    return {"weight": name, "source": f"state/{name}"}.get(kind, slot)
+    kind, name = slot_of(slot)
+    return name if kind == WEIGHT else STATE.slot(name) if kind == SOURCE else slot

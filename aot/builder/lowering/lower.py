@@ -24,6 +24,7 @@ from aot.bundle.index.records import (
 from aot.bundle.writer import Writer
 from aot.errors import InputError, ManifestError
 from aot.partition import Axes, Layouts
+from aot.slots import WEIGHT
 
 if TYPE_CHECKING:
     from aot.plan import Plan
@@ -64,7 +65,7 @@ def lower_programs(
 
     settings.apply()
     tables, model = Tables(), sources.model(plan)
-    weights = {f"weight/{path}": array for path, array in model.abstract_weights().items()}
+    weights = WEIGHT.slots(model.abstract_weights())
     states: dict[Hashable, dict[str, chain.Array]] = {}
     every, meshes = layouts.laid_out_chains(plan, model, key)
     count = len(layouts.distinct(every))
@@ -120,12 +121,10 @@ def count_programs(plan: "Plan", progress: pace.Progress = lambda *_: None) -> C
     `progress` hears of each combo. Raises ManifestError as layouts do, and for a target whose devices do not hold
     weights and state.
     """
-    from aot.plan import meshes
-
     model = sources.model(plan)
     laid, on = layouts.laid_out_chains(plan, model, progress=progress)
     distinct = layouts.distinct(laid)
-    wanted = [(*target, tuple(meshes.mesh_of(target).items())) for target in plan.targets]
+    wanted = [(target.platform, tuple(target.mesh.items())) for target in plan.targets]
     compiles = sum(wanted.count((p.platform, p.mesh)) for p in distinct)
     footprints = footprint.footprints_of(laid, on, model)
     if faults := [f"manifest {plan.name!r}: {text}" for text in footprint.oversized(plan.targets, footprints)]:

@@ -19,6 +19,7 @@ from aot.builder import installed, settings
 from aot.builder.compiling import compile
 from aot.builder.lowering.layouts import Placed
 from aot.builder.reuse.cache import Factors
+from aot.targets import Target
 
 _PACKAGES = ("capstone", "flatbuffers", "flax", "jax", "jaxlib", "ml_dtypes", "numpy", "pyelftools")
 COMPILING = ("", "builder", "bundle", "runtime/device/exports.py")
@@ -29,10 +30,10 @@ class Unknown(Exception):
     """A function holds something by which it cannot be told from others."""
 
 
-def executable(program: str, target: Mapping[str, Any]) -> Factors:
+def executable(program: str, target: Target) -> Factors:
     """The compile key, spelled out: of the program with this digest, compiled for a target."""
-    made = {"program": program, "target": target, "flags": compile.flags(target)}
-    compilers = [installed.wheel(name) for name in extras.wheels(next(iter(target)))]
+    made = {"program": program, "target": target.plain(), "flags": compile.flags(target)}
+    compilers = [installed.wheel(name) for name in extras.wheels(target.platform)]
     return {"kind": "executable", **made, "compilers": compilers, **_tools(COMPILING)}
 
 

@@ -24,11 +24,10 @@ from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.plan import Plan
-
-Target = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where a bundle goes: what is there already, whether it may be replaced, and whether it is the very same."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import occupied
 from aot.errors import BundleError, InputError, MachineError
+from aot.targets import Target
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Destination:
         """Raises InputError where a bundle that is there has other fields in its index than the new one will have."""
         self._compare(fields, lambda index: {name: getattr(index, name) for name in fields})
 
-    def expect_programs(self, programs: Sequence[ProgramRecord], targets: Sequence[Mapping[str, Any]]) -> None:
+    def expect_programs(self, programs: Sequence[ProgramRecord], targets: Sequence[Target]) -> None:
         """Raises InputError where the new bundle will have other programs, or executables for other targets."""
-        made = [[p.digest, [tuning.without(t) for t in targets if executables.is_for(p, t)]] for p in programs]
+        made = [[p.digest, [tuning.without(t).plain() for t in targets if executables.is_for(p, t)]] for p in programs]
         self._compare(made, lambda index: [[p.digest, [e.target for e in p.executables]] for p in index.programs])
 
     def _compare(self, made: Any, read: Callable[[Index], Any]) -> None:

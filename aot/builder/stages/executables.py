@@ -1,12 +1,12 @@
 """The stage that compiles: an executable for each program and target, from the cache or from a pool of workers."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot.builder import pace
 from aot.builder.compiling import compile, cpu, memory
@@ -17,11 +17,11 @@ from aot.builder.workers import Worker
 from aot.bundle.index import codec, records
 from aot.bundle.index.records import ExecutableRecord, ProgramRecord
 from aot.bundle.writer import Writer
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.builder.report import Report
 
-Target = Mapping[str, Any]
 Place = tuple[int, int]
 """What names an executable of a build: the positions of its program and of its target."""
 
@@ -63,7 +63,7 @@ def compile_all(
 
 def is_for(program: ProgramRecord, target: Target) -> bool:
     """Whether a program was lowered for the platform and the mesh of a target."""
-    return program.platform in target and dict(program.mesh) == target[program.platform].get("mesh", {})
+    return program.platform == target.platform and dict(program.mesh) == target.mesh
 
 
 def _kept(
@@ -94,7 +94,7 @@ def _compile(
     if not places:
         return
     sizes = {place: programs[place[0]].bytes for place in places}
-    count = memory.affordable(jobs, list(sizes.values()), next(iter(target)))
+    count = memory.affordable(jobs, list(sizes.values()), target.platform)
     variables = compile.environment(target)
     with ExitStack() as stack:
         idle: SimpleQueue[Worker] = SimpleQueue()

@@ -18,6 +18,7 @@ from aot.builder.tasks.imports import Imported, ListImports
 from aot.builder.workers import Worker
 from aot.bundle import statement as statements
 from aot.bundle.index.records import Index
+from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.plan import Plan
@@ -75,9 +76,13 @@ def plan_document(plan: "Plan") -> dict[str, Any]:
         "model": {name: value for name, value in vars(plan.model).items() if name not in _ELSEWHERE},
         "combos": [combo.dimensions() for combo in plan.combos],
         "generation": None if plan.generation is None else dataclasses.asdict(plan.generation),
-        "targets": [{kind: _with_pairs(o) for kind, o in tuning.without(target).items()} for target in plan.targets],
+        "targets": [_target(tuning.without(target)) for target in plan.targets],
         "partition": None if plan.partition is None else _with_pairs(plan.partition),
     }
+
+
+def _target(target: Target) -> dict[str, Any]:
+    return {kind: _with_pairs(options) for kind, options in target.plain().items()}
 
 
 def _with_pairs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def _flags(index: Index) -> list[str]:
 
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
-    compilers = {name for target in plan.targets for name in extras.wheels(next(iter(target)))}
+    compilers = {name for target in plan.targets for name in extras.wheels(target.platform)}
     converters = tokenizer.converter_wheels(plan.model.tokenizer)
     yield from filter(None, map(installed.wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
@@ -110,7 +115,7 @@ def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resour
 
 
 def _tunings(index: Index) -> Iterator[installed.Resource]:
-    named = {(e.target["cuda"]["device"], e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
+    named = {(e.built_for.name, e.tuning.digest) for p in index.programs for e in p.executables if e.tuning}
     for device, name in sorted(named):
         yield {"name": f"tuning/{device}", "digest": {"sha256": digest.hex_of(name)}}
 

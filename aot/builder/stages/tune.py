@@ -3,10 +3,10 @@
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot import devices, digest
 from aot.builder.compiling import tuning
@@ -18,12 +18,11 @@ from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
 from aot.runtime.fitting import machine
+from aot.targets import CudaTarget, Target
 from aot.tuning import Tuning
 
 if TYPE_CHECKING:
     from aot.plan import Plan
-
-Target = Mapping[str, Any]
 
 _ENVIRONMENT = {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -46,7 +45,7 @@ def tune(plan: "Plan", jobs: int, report: Report) -> tuple[Tuned, ...]:
     choices that are of no use without the device. Nothing is written then.
     """
     releases.check_supported()
-    targets = [target for target in plan.targets if tuning.path(target)]
+    targets = [target for target in plan.targets if isinstance(target, CudaTarget) and target.tuning is not None]
     if not targets:
         raise InputError("tune: no target names a tuning; give one a path: {cuda: {device: h200, tuning: h200.json}}")
     for target in targets:
@@ -62,15 +61,14 @@ def tune(plan: "Plan", jobs: int, report: Report) -> tuple[Tuned, ...]:
     return tuple(map(_written, targets, found))
 
 
-def _check(target: Target) -> None:
+def _check(target: CudaTarget) -> None:
     """Raises MachineError where this machine has not the devices of a target, InputError for no place to write to."""
-    options = target["cuda"]
-    needed, kinds = options.get("devices", 1), devices.gpu(options["device"]).kinds
+    needed, kinds = target.devices or 1, devices.gpu(target.device).kinds
     here = [device.kind for device in machine.accelerators_of("cuda").devices]
     if sum(kind in kinds for kind in here) < needed:
         found = ", ".join(sorted(set(here))) or "no NVIDIA GPU"
         raise MachineError(
-            f"target cuda {options['device']}: is tuned on {needed} of it, this machine has {found}; "
+            f"target cuda {target.device}: is tuned on {needed} of it, this machine has {found}; "
             "run `aot tune` where it is"
         )
     path = tuning.path(target)
@@ -79,16 +77,16 @@ def _check(target: Target) -> None:
         raise InputError(f"{path.parent}: is no directory that can be written; name another place for the tuning")
 
 
-def _tuned(target: Target, programs: Sequence[ProgramRecord], writer: Writer, report: Report) -> Tuning:
+def _tuned(target: CudaTarget, programs: Sequence[ProgramRecord], writer: Writer, report: Report) -> Tuning:
     """What the device chose for all programs of a target, one after the other: what two share is chosen once."""
     mine = [program for program in programs if executables.is_for(program, target)]
     report.step("tune", len(mine))
     text = f"version: {tuning.RESULTS}"
     with Worker(_ENVIRONMENT) as worker:
         for program in mine:
-            text = worker.request(Tune(program.digest, program.mesh, tuning.without(target), writer.root))
+            text = worker.request(Tune(program.digest, program.mesh, replace(target, tuning=None), writer.root))
             report.advance(program.name)
-    return tuning.collected(text, target["cuda"]["device"])
+    return tuning.collected(text, target.device)
 
 
 def _prove(

@@ -1,9 +1,7 @@
 """Compiles one program for one target, in a worker started for that target."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aot.builder.compiling import compile
 from aot.builder.pace import Progress
@@ -11,6 +9,7 @@ from aot.builder.tasks.task import Task
 from aot.bundle.index.bounds import Mesh
 from aot.bundle.index.records import ExecutableRecord
 from aot.bundle.writer import Writer
+from aot.targets import Target
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Compile(Task[ExecutableRecord]):
 
     program: str
     mesh: Mesh
-    target: Mapping[str, Any]
+    target: Target
     staging: Path
 
     def perform(self, progress: Progress) -> ExecutableRecord:

@@ -1,10 +1,8 @@
 """Tries out how a program is best computed, in a worker that has the device."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aot.builder import settings
 from aot.builder.compiling import compile, cuda
@@ -13,8 +11,7 @@ from aot.builder.tasks.task import Task
 from aot.bundle.index.bounds import Mesh
 from aot.bundle.writer import Writer
 from aot.errors import MachineError
-
-Target = Mapping[str, Any]
+from aot.targets import CudaTarget
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Tune(Task[str]):
 
     program: str
     mesh: Mesh
-    target: Target
+    target: CudaTarget
     staging: Path
 
     def perform(self, progress: Progress) -> str:
@@ -34,19 +31,16 @@ class Tune(Task[str]):
         return choose_on_device(self.program, self.mesh, self.target, Writer.join(self.staging))
 
 
-def choose_on_device(program: str, mesh: Mesh, target: Target, writer: Writer) -> str:
+def choose_on_device(program: str, mesh: Mesh, target: CudaTarget, writer: Writer) -> str:
     """What XLA chooses on this machine's devices for the program with this digest, and chose before."""
     import jax
 
     settings.apply()
-    options = target["cuda"]
     number = math.prod(size for _, size in mesh)
-    found = cuda.present(options, number)
+    found = cuda.present(target, number)
     if len(found) < number:
-        raise MachineError(
-            f"target cuda {options['device']}: jax finds {len(found)} of {number}; run `aot tune` elsewhere"
-        )
+        raise MachineError(f"target cuda {target.device}: jax finds {len(found)} of {number}; run `aot tune` elsewhere")
     try:
-        return cuda.tried_choices(compile.lowered_for(writer.read(program), mesh, found), options)
+        return cuda.tried_choices(compile.lowered_for(writer.read(program), mesh, found), target)
     except jax.errors.JaxRuntimeError as error:
         raise compile.refusal(program, target, str(error)) from error

@@ -8,8 +8,9 @@ from aot.bundle.index.bounds import Mesh
 from aot.bundle.index.contracts import Layout
 from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, EntryRecord, Index
 from aot.chain import GATHER
+from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes, slot_of
 
-_OWN = ("input/", "state/", "value/")  # slots whose arrays a call may use up
+_OWN = prefixes(INPUT, STATE, VALUE)  # slots whose arrays a call may use up
 
 
 @dataclass
@@ -43,7 +44,7 @@ def chain_faults(index: Index) -> Iterator[str]:
                 return
     for seen in known.values():
         for combo, begun in seen.begun.items() if index.generation is not None else ():
-            if lacking := sorted(slot for slot in seen.carried[combo].keys() - begun if slot.startswith("state/")):
+            if lacking := sorted(slot for slot in seen.carried[combo].keys() - begun if STATE.holds(slot)):
                 yield f"combos[{combo}]: its prefill has no {lacking[0]!r}, which another phase goes on with"
         for where, wanted in seen.sources:
             if not any(wanted.items() <= state.items() for state in seen.carried.values()):
@@ -74,7 +75,7 @@ class _Layouts:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.weights = {f"weight/{path}": (a.dtype, a.shape) for path, a in index.weights.arrays.items()}
+        self.weights = WEIGHT.slots({path: (a.dtype, a.shape) for path, a in index.weights.arrays.items()})
         self._known: dict[Layout, Layout] = {}
         self._of: dict[int, Layout] = {}
         self._calls: dict[int, _Arrays] = {}
@@ -145,24 +146,24 @@ class _Walk:
     def _states(self, chain: ChainRecord) -> set[str]:
         """The slots of state that calls take or give."""
         bindings = [self._index.bindings[j] for j in {j for _, j in chain.calls}]
-        return {s for each in bindings for s in (*each.takes, *each.gives) if s.startswith("state/")}
+        return {s for each in bindings for s in (*each.takes, *each.gives) if s.startswith(STATE.prefix)}
 
     def _take(self, slot: str, layout: Layout) -> str:
-        source, _, name = slot.partition("/")
+        source, name = slot_of(slot)
         held: Layout | None = self._lies.get(slot)
         if slot in self._gone:
             return f"takes {slot!r}, which an earlier call used up"
-        if source == "weight":
+        if source is WEIGHT:
             held = self._known.weights.setdefault(slot, layout)
             if self._layouts.weights[slot] != layout[:2]:
                 return f"takes {_shown(layout)} for {slot!r}, which is {_shown((*self._layouts.weights[slot], ()))}"
-        elif source == "source":
-            held = self._source.setdefault(f"state/{name}", layout)
-        elif held is None and source == "input":
+        elif source is SOURCE:
+            held = self._source.setdefault(STATE.slot(name), layout)
+        elif held is None and source is INPUT:
             if fault := self._sized(slot, name, layout, self._phase.inputs):
                 return fault
             held = self._lies[slot] = layout
-        elif held is None and source == "state":
+        elif held is None and source is STATE:
             held = self._lies[slot] = self._carried[slot] = layout
         elif held is None:
             return f"takes {slot!r}, which nothing gives before"
@@ -178,14 +179,14 @@ class _Walk:
         return ""
 
     def _give(self, slot: str, layout: Layout) -> str:
-        source, _, name = slot.partition("/")
+        source, name = slot_of(slot)
         self._gone.discard(slot)
         self._lies[slot] = layout
-        if source == "output":
+        if source is OUTPUT:
             return self._sized(slot, name, layout, self._phase.outputs)
-        if source == "gathered" and self._name != GATHER:
+        if source is GATHERED and self._name != GATHER:
             return f"gives {slot!r}, which the phase {GATHER!r} gives alone"
-        return "" if source == "value" else _unlike(slot, self._carried.setdefault(slot, layout), layout)
+        return "" if source is VALUE else _unlike(slot, self._carried.setdefault(slot, layout), layout)
 
     def _sized(self, slot: str, name: str, layout: Layout, phase: Mapping[str, tuple[str | None, ...]]) -> str:
         """The sides of an input or output are the combo's dimensions."""
@@ -200,11 +201,12 @@ class _Walk:
     def _ends(self) -> Iterator[str]:
         """All inputs are taken and all outputs given, and no state is used up for good."""
         there = self._lies.keys() | self._gone
-        if idle := sorted(n for n in self._phase.inputs.keys() - set(self._phase.partial) if f"input/{n}" not in there):
+        needed = self._phase.inputs.keys() - set(self._phase.partial)
+        if idle := sorted(name for name in needed if INPUT.slot(name) not in there):
             yield f": does not take the input {idle[0]!r} of its phase"
-        if lacking := sorted(name for name in self._phase.outputs if f"output/{name}" not in self._lies):
+        if lacking := sorted(name for name in self._phase.outputs if OUTPUT.slot(name) not in self._lies):
             yield f": does not give the output {lacking[0]!r} of its phase"
-        if lost := sorted(slot for slot in self._gone if slot.startswith("state/")):
+        if lost := sorted(slot for slot in self._gone if STATE.holds(slot)):
             yield f": uses up {lost[0]!r} and gives none"
 
 

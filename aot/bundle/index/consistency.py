@@ -12,10 +12,10 @@ from aot import sampling
 from aot.bundle.index import chains, contracts
 from aot.bundle.index.document import Fault
 from aot.bundle.index.records import ComboRecord, GenerationRecord, Index, stored_blobs
-from aot.chain import GIVES, TAKES
 from aot.errors import AotError
 from aot.precompile import Combo
 from aot.sampling import FIELDS, RESTRICTIONS
+from aot.slots import GIVES, INPUT, TAKES, WEIGHT, slot_of
 from aot.vision import FITS, ROTARY
 
 _TAKES = frozenset(TAKES)
@@ -79,14 +79,14 @@ def _dimensions(place: str, record: ComboRecord) -> Iterator[str]:
 
 
 def _bindings(index: Index) -> Iterator[str]:
-    weights = {f"weight/{path}" for path in index.weights.arrays}
+    weights = WEIGHT.slots(index.weights.arrays).keys()
     for i, binding in enumerate(index.bindings):
         for kind, slots, allowed in (("takes", binding.takes, _TAKES), ("gives", binding.gives, _GIVES)):
             for j, slot in enumerate(slots):
-                source, slash, name = slot.partition("/")
-                if source not in allowed or not (slash and name):
+                source, name = slot_of(slot)
+                if source not in allowed or not name:
                     yield f"bindings[{i}].{kind}[{j}]: must be {_kinds(allowed)}, '/' and a name, got {slot!r}"
-                if source == "weight" and slot not in weights:
+                if source is WEIGHT and slot not in weights:
                     yield f"bindings[{i}].{kind}[{j}]: no weight {name!r} in weights.arrays"
         if len(set(binding.gives)) < len(binding.gives):
             yield f"bindings[{i}].gives: a slot occurs twice"
@@ -195,11 +195,12 @@ def _language(index: Index) -> Iterator[str]:
 def _vocabulary(index: Index, size: int) -> Iterator[str]:
     """What takes tokens and one table of weights looks them up in it; a token beyond would be another's."""
     calls = {c for e in index.entries if e.phase == "prefill" for chain in e.chains for c in chain.calls}
+    weight, tokens = WEIGHT.prefix, INPUT.slot("tokens")
     for _, j in calls:
         takes = index.bindings[j].takes
-        arrays = (index.weights.arrays[slot.removeprefix("weight/")] for slot in takes if slot.startswith("weight/"))
+        arrays = (index.weights.arrays[slot.removeprefix(weight)] for slot in takes if slot.startswith(weight))
         tables = [array.shape[0] for array in arrays if len(array.shape) == 2]
-        if "input/tokens" in takes and len(tables) == 1 and size > tables[0]:
+        if tokens in takes and len(tables) == 1 and size > tables[0]:
             yield f"generation.vocab_size: {size} is beyond the {tables[0]} rows that tokens are looked up in"
 
 

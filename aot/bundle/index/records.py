@@ -32,6 +32,7 @@ from aot.bundle.index.bounds import (
     Text,
     Texts,
 )
+from aot.targets import Target, target_of
 from aot.vision import Images
 
 # Format versions:
@@ -79,6 +80,11 @@ class ExecutableRecord:
     """XLA's own counts, of each loop one turn: flops, transcendentals, bytes_accessed; empty where it has none."""
     tuning: BlobRecord | None = None
     """What XLA chose on the device, which this was compiled by; None where its cost model chose."""
+
+    @property
+    def built_for(self) -> Target:
+        """The target, read."""
+        return target_of(self.target)
 
 
 @dataclass(frozen=True)

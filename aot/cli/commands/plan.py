@@ -85,7 +85,7 @@ def _print(plan: Plan, counted: Mapping[str, int]) -> None:
     console.print(output.combos("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
     shapes.show_shapes(plan)
     numbers = [output.counted(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
-    targets = "; ".join(map(output.target, plan.targets)) or "no targets"
+    targets = "; ".join(output.target(target.plain()) for target in plan.targets) or "no targets"
     console.print(f"{', '.join(numbers)} ({targets})", soft_wrap=True)
     if plan.model.quantization:
         sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))

@@ -24,9 +24,9 @@ def command(manifest: Path, jobs: int, as_json: bool) -> None:
     plan = plans.resolve(plans.read_manifest(manifest))
     with Display() as display:
         written = tune.tune(plan, jobs, display)
-    rows = [{**vars(each), "path": str(each.path)} for each in written]
+    rows = [{**vars(each), "target": each.target.plain(), "path": str(each.path)} for each in written]
     if as_json:
         output.print_document({"tunings": rows})
         return
     for each in written:
-        click.echo(f"{output.target(each.target)}: {output.counted(each.choices, 'choices')}, {each.path}")
+        click.echo(f"{output.target(each.target.plain())}: {output.counted(each.choices, 'choices')}, {each.path}")

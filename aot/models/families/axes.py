@@ -2,14 +2,15 @@
 
 from aot.models.families.config import DecoderConfig
 from aot.partition import Dimensions
+from aot.slots import INPUT, STATE, VALUE
 
 _TOKENS = ("batch", "sequence")
 _CACHE = ("batch", "kv_head", "key_sequence", "attention_dim")
 
 _ARRAYS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(vision|projector)/.*|value/vision/.*|input/pixels", ()),  # an image is encoded by every device
-    (r"input/embeddings", (*_TOKENS, "hidden")),
-    (r"(input|value)/positions", ("batch", None, "sequence")),
+    (rf"(vision|projector)/.*|{VALUE}/vision/.*|{INPUT}/pixels", ()),  # an image is encoded by every device
+    (rf"{INPUT}/embeddings", (*_TOKENS, "hidden")),
+    (rf"({INPUT}|{VALUE})/positions", ("batch", None, "sequence")),
     (r"embed/tokens|head/output", ("vocab", "hidden")),
     (r"embed/tokens_scale|head/output_scale", ("vocab",)),
     (r".*/q_proj", ("head", "hidden")),
@@ -22,12 +23,12 @@ _ARRAYS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/[kv]_(bias|scale)", ("kv_head",)),
     (r".*/(gate|up)_(bias|scale)", ("mlp",)),
     (r".*/(o|down)_(bias|scale)|(.*/)?norm", ("hidden",)),
-    (r"state/cache/.*", _CACHE),
-    (r"state/.*", ("batch",)),
-    (r"value/x", (*_TOKENS, "hidden")),
-    (r"input/tokens", _TOKENS),
-    (r"input/(eos|pad)", ()),
-    (r"input/.*", ("batch",)),
+    (rf"{STATE}/cache/.*", _CACHE),
+    (rf"{STATE}/.*", ("batch",)),
+    (rf"{VALUE}/x", (*_TOKENS, "hidden")),
+    (rf"{INPUT}/tokens", _TOKENS),
+    (rf"{INPUT}/(eos|pad)", ()),
+    (rf"{INPUT}/.*", ("batch",)),
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aot.errors import InputError
+from aot.faults import Faults
 
 _REQUIRED: Any = object()
 _MOST = 2**31 - 1  # the largest size and index of an array axis
@@ -13,13 +14,11 @@ _LEAST = 1e-30  # numbers between it and its inverse stay finite in float32
 class Fields:
     """The fields of a configuration. A faulty one reads as 1, and `done` raises for all of them."""
 
-    def __init__(
-        self, config: Mapping[str, Any], place: str, prefix: str = "", faults: list[str] | None = None
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], place: str, prefix: str = "", faults: Faults | None = None) -> None:
         self.config = config
         self._place = place
         self._prefix = prefix
-        self._faults: list[str] = [] if faults is None else faults
+        self._faults = Faults() if faults is None else faults
 
     def within(self, name: str, config: Mapping[str, Any]) -> "Fields":
         """The fields of the mapping that the field `name` holds; their faults are reported with these."""
@@ -33,7 +32,7 @@ class Fields:
         return self.within(name, value if isinstance(value, Mapping) else default)
 
     def fault(self, name: str, text: str) -> None:
-        self._faults.append(f"{self._place}: {self._prefix}{name}: {text}")
+        self._faults.add(f"{self._place}: {self._prefix}{name}", text)
 
     def refuse(self, name: str, implemented: tuple[Any, ...]) -> None:
         """A fault where a field that changes the computation has none of these values; absent, it has the first."""
@@ -43,8 +42,8 @@ class Fields:
 
     def done(self) -> None:
         """Raises InputError, a line for each fault."""
-        if self._faults:
-            raise InputError("\n".join(self._faults))
+        if lines := self._faults.lines:
+            raise InputError("\n".join(lines))
 
     def size(self, name: str, default: int = _REQUIRED, most: int = _MOST) -> int:
         """An int from 1 to `most`."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aot.errors import InputError
+from aot.faults import Faults
 from aot.models.families import preprocessing
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
@@ -51,7 +51,7 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
 
     Raises InputError with a line for each fault.
     """
-    faults: list[str] = []
+    faults = Faults()
     fields = Fields(config, place, faults=faults)
     fields.refuse("quantization_config", (None,))
     decoder, seen = _decoder(fields, place, faults), fields.mapping("vision_config", _LARGE)
@@ -68,18 +68,16 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     return ModelConfig(decoder, LlavaConfig(tower, layers, images))
 
 
-def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | None:
+def _decoder(fields: Fields, place: str, faults: Faults) -> DecoderConfig | None:
     """The text model; None where it has faults."""
     text = fields.mapping("text_config", {})
     kind = text.choice("model_type", "llama", tuple(_TEXT))
     # A head is tied where either says so.
     tied = {"tie_word_embeddings": True} if fields.flag("tie_word_embeddings", False) else {}
     filled = {**_TEXT[kind], **text.config, **tied, "model_type": kind}
-    try:
+    with faults.collecting():
         return DecoderConfig.from_huggingface(filled, f"{place}: text_config")
-    except InputError as error:
-        faults.append(str(error))
-        return None
+    return None
 
 
 def _tower(fields: Fields, seen: Fields, layers: int, hidden: int) -> TowerConfig:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from aot.faults import Faults
 from aot.models.families.fields import Fields
 
 Step = Mapping[str, Any]
@@ -19,15 +20,11 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def opened(
-    preprocessor: Mapping[str, Any] | None, place: str, processors: tuple[str, ...], faults: list[str]
-) -> Fields:
+def opened(preprocessor: Mapping[str, Any] | None, place: str, processors: tuple[str, ...], faults: Faults) -> Fields:
     """The fields of the configuration of one of some processors, which lies beside that of the model at `place`."""
     file = str(PurePath(place).with_name("preprocessor_config.json"))
     if preprocessor is None:
-        faults.append(
-            f"{file}: missing; it says how pictures become pixels, fetch it from where the checkpoint is from"
-        )
+        faults.add(file, "missing; it says how pictures become pixels, fetch it from where the checkpoint is from")
     fields = Fields(preprocessor or {}, file, faults=faults)
     fields.choice("image_processor_type", processors[0], processors)
     for name in ("do_convert_rgb", "do_resize"):

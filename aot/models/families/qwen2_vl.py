@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aot.errors import InputError
+from aot.faults import Faults
 from aot.models.families import preprocessing
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
@@ -117,7 +117,7 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
 
     Raises InputError with a line for each fault.
     """
-    faults: list[str] = []
+    faults = Faults()
     fields = Fields(config, place, faults=faults)
     decoder = _decoder(fields, place, faults)
     seen = fields.mapping("vision_config", {})
@@ -135,7 +135,7 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     return ModelConfig(decoder, Qwen2VLConfig(images=images, **sizes))
 
 
-def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | None:
+def _decoder(fields: Fields, place: str, faults: Faults) -> DecoderConfig | None:
     """The text model, whose fields lie in a mapping of their own or among the others; None where it has faults."""
     seen, nested = fields, fields.config.get("text_config") is not None
     if nested:
@@ -148,13 +148,11 @@ def _decoder(fields: Fields, place: str, faults: list[str]) -> DecoderConfig | N
     rope, sections = _rope(text)
     unnamed = {name: value for name, value in text.items() if name not in ("architectures", "model_type", *_ROPE)}
     of_text = {**_TEXT, **unnamed, **rope, "tie_word_embeddings": tied, "family": "qwen2"}
-    try:
+    with faults.collecting():
         decoder = DecoderConfig.from_huggingface(of_text, f"{place}: text_config" if nested else place)
-    except InputError as error:
-        faults.append(str(error))
-        return None
-    _check_rotary(seen, decoder, sections)
-    return replace(decoder, mrope=tuple(sections))
+        _check_rotary(seen, decoder, sections)
+        return replace(decoder, mrope=tuple(sections))
+    return None
 
 
 def _rope(text: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

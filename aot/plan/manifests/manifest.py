@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from aot.errors import InputError, ManifestError
+from aot.errors import ManifestError
 from aot.plan.manifests import strict, yaml
-from aot.plan.manifests.placement import Cpu, Partition, Target
+from aot.plan.manifests.placement import Cpu, Partition, TargetSection
 from aot.plan.manifests.sections import Generation, Model, Precompile
 from aot.plan.manifests.strict import Section, Text, Wrong
 
@@ -20,7 +20,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-def _separate(targets: list[Target]) -> list[Target]:
+def _separate(targets: list[TargetSection]) -> list[TargetSection]:
     strict.distinct([target.plain() for target in targets])
     return targets
 
@@ -35,15 +35,15 @@ class Content(Section):
     platforms: Annotated[list[Platform], Field(min_length=1), AfterValidator(strict.distinct)] = Field(
         default_factory=lambda: list(get_args(Platform))
     )
-    targets: Annotated[list[Target], AfterValidator(_separate)] = Field(
-        default_factory=lambda: [Target(cpu=Cpu())], validate_default=True
+    targets: Annotated[list[TargetSection], AfterValidator(_separate)] = Field(
+        default_factory=lambda: [TargetSection(cpu=Cpu())], validate_default=True
     )
     partition: Partition | None = None
     allow_custom_calls: Annotated[list[Text], AfterValidator(strict.distinct)] = Field(default_factory=list)
 
     @field_validator("targets")
     @classmethod
-    def _with_programs(cls, targets: list[Target], info: ValidationInfo) -> list[Target]:
+    def _with_programs(cls, targets: list[TargetSection], info: ValidationInfo) -> list[TargetSection]:
         platforms = info.data.get("platforms", get_args(Platform))
         if lacking := sorted({target.platform for target in targets}.difference(platforms)):
             raise Wrong(
@@ -65,30 +65,9 @@ class Manifest:
         """What relative paths are relative to."""
         return self.path.parent
 
-    def fault(self, path: yaml.Path, text: str) -> str:
-        """A line of an error that names the place in the file."""
-        return strict.line(self.document, str(self.path), path, text)
-
-    def collecting(self, faults: list[str], *path: str | int) -> "Collecting":
-        """A context that turns an InputError into faults of the key at `path`."""
-        return Collecting(self, faults, path)
-
-
-@dataclass(frozen=True)
-class Collecting:
-    """Ends a block at its first InputError, whose lines become faults."""
-
-    manifest: Manifest
-    faults: list[str]
-    path: yaml.Path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, InputError):
-            self.faults.extend(self.manifest.fault(self.path, text) for text in str(error).splitlines())
-        return isinstance(error, InputError)
+    def place(self, *path: str | int) -> str:
+        """Where in the file the key at `path` stands, as errors name it."""
+        return strict.located(self.document, str(self.path), path)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -81,7 +81,7 @@ class Tpu(Section):
     xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "tpu"))] = None
 
 
-class Target(Section):
+class TargetSection(Section):
     """One of the platforms, and what on it executables are compiled for."""
 
     cpu: Cpu | None = None
@@ -89,7 +89,7 @@ class Target(Section):
     tpu: Tpu | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> "Target":
+    def _one(self) -> "TargetSection":
         if len(self.model_fields_set) != 1:
             found = ", ".join(sorted(self.model_fields_set)) or "none"
             raise Wrong(("", f"must name one of cpu, cuda and tpu with its options, got {found}"))

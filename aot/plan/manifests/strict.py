@@ -69,7 +69,12 @@ def distinct(values: list[Any]) -> list[Any]:
 
 def line(document: yaml.Document, place: str, path: yaml.Path, text: str) -> str:
     """One fault: `place:line: field.path: text`."""
-    return f"{place}:{document.line(path)}: {dotted(path)}: {text}"
+    return f"{located(document, place, path)}: {text}"
+
+
+def located(document: yaml.Document, place: str, path: yaml.Path) -> str:
+    """Where a value stands: `place:line: field.path`."""
+    return f"{place}:{document.line(path)}: {dotted(path)}"
 
 
 def dotted(path: yaml.Path) -> str:

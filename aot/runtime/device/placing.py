@@ -12,6 +12,7 @@ from aot.bundle import weights as layout
 from aot.bundle.index.bounds import Axes
 from aot.bundle.store import Bundle
 from aot.runtime.device.client import Buffer, Client, dtype
+from aot.slots import WEIGHT
 
 _POPULATE_READ = 22  # madvise(2), since Linux 5.14; others refuse it, and pages come as they are touched
 _THREADS = 2
@@ -40,7 +41,7 @@ def weights(
         for path, (kind, shape, offset) in table.items():
             count = int(np.prod(shape, dtype=np.int64))
             array = np.frombuffer(view, dtype(kind), count, offset).reshape(shape)
-            slot = f"weight/{path}"
+            slot = WEIGHT.slot(path)
             placed[slot] = client.put(array, shardings.get(slot, ()))
     return placed
 

@@ -12,6 +12,7 @@ from aot.partition import spelled_mesh
 from aot.precompile import Combo
 from aot.runtime.fitting import fit, machine
 from aot.runtime.place import Place
+from aot.slots import INPUT, SOURCE, WEIGHT
 
 PLATFORM = "cpu"
 """What every machine has."""
@@ -59,12 +60,12 @@ class Entry:
     @cached_property
     def inputs(self) -> dict[str, ArgumentRecord]:
         """What a caller gives, by name."""
-        return {slot.removeprefix("input/"): a for slot, a in self.taken.items() if slot.startswith("input/")}
+        return INPUT.paths(self.taken)
 
     @cached_property
     def sources(self) -> dict[str, ArgumentRecord]:
         """The arrays of another state that it reads, by path."""
-        return {slot.removeprefix("source/"): a for slot, a in self.taken.items() if slot.startswith("source/")}
+        return SOURCE.paths(self.taken)
 
     @cached_property
     def left(self) -> dict[str, ArgumentRecord]:
@@ -170,7 +171,7 @@ def layout(index: Index, place: Place) -> dict[str, Axes]:
     calls = {call for chain in chains for call in chain.calls}
     taken = ((index.bindings[b].takes, index.programs[p].arguments) for p, b in calls)
     pairs = (pair for slots, arguments in taken for pair in zip(slots, arguments, strict=True))
-    return {slot: argument.sharding for slot, argument in pairs if slot.startswith("weight/")}
+    return {slot: argument.sharding for slot, argument in pairs if WEIGHT.holds(slot)}
 
 
 def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
