@@ -53,10 +53,10 @@ def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
     """An answer of so many tokens, whatever they are: greedy, and with nothing that ends it."""
-    from aot.runtime.requests import Options
+    from aot.runtime.options import RequestOptions
 
     chosen = {"eos_token_id": [], "temperature": 0.0, "seed": 0, "n": 1, "props": given["props"]}
-    return model.start(given["prompt"], Options.of({**chosen, "max_new_tokens": tokens}))
+    return model.start(given["prompt"], RequestOptions.of({**chosen, "max_new_tokens": tokens}))
 
 
 def _steady(model: "Model", given: dict[str, Any]) -> dict[str, list[float]]:

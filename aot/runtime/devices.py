@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.partition import spelled_mesh
 from aot.runtime.device import client, opening
+from aot.runtime.executables import Policy
 from aot.runtime.execute import Executor
 from aot.runtime.fitting import entries, fit
 from aot.runtime.peers.distributed import Distributed
@@ -26,7 +27,7 @@ class Devices:
 
     given: int | Sequence[int] | None = None
     """So many, or those with these ids."""
-    replicas: int | str | None = None
+    replicas: int | Literal["all"] | None = None
     distributed: Distributed | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class Devices:
         return entries.shared(index, self.distributed.processes, number)
 
     def executors(
-        self, bundle: Bundle, policy: str, place: Place, compiling: bool, views: tuple[memoryview, ...]
+        self, bundle: Bundle, policy: Policy, place: Place, compiling: bool, views: tuple[memoryview, ...]
     ) -> "tuple[tuple[Executor, ...], Group | None]":
         """One for each replica, of weights that are mapped, and the processes that the one of a mesh spans."""
         group = None

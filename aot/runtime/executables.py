@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Literal
 
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.store import Bundle
@@ -14,11 +15,14 @@ from aot.runtime.fitting import entries, expiry
 
 log = logging.getLogger("aot")
 
+Policy = Literal["strict", "compile"]
+"""What becomes of a program without an executable for this machine: an error, or a compile."""
+
 
 class Executables:
     """Ready to be called, by program. May be used from several threads; each program is loaded once."""
 
-    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
+    def __init__(self, bundle: Bundle, client: Client, policy: Policy) -> None:
         self._bundle, self._client, self._policy = bundle, client, policy
         self._made: dict[str, Future[Executable]] = {}
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ from aot.chain import GATHER
 from aot.errors import InputError, MachineError
 from aot.runtime.device import opening, placing
 from aot.runtime.device.client import Buffer, Client, dtype
-from aot.runtime.executables import Executables
+from aot.runtime.executables import Executables, Policy
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
@@ -53,7 +53,7 @@ class Executor:
     def __init__(
         self,
         bundle: Bundle,
-        policy: str,
+        policy: Policy,
         place: Place = entries.ONE_DEVICE,
         *,
         client: Client | None = None,

@@ -6,9 +6,10 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from aot import buckets, digest, vision
 from aot.bundle.index.records import GenerationRecord
@@ -20,8 +21,9 @@ from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.options import GenerateOptions, RequestOptions, Several
 from aot.runtime.prompting.prompts import Reader
-from aot.runtime.requests import Options, Prepared, Prompt
+from aot.runtime.requests import Prepared, Prompt
 from aot.runtime.sequence import Result
 from aot.runtime.sequence import Sequence as Row
 from aot.runtime.verification import Verification
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from aot.runtime.peers.processes import Group
     from aot.runtime.prompting.recipe import Recipe
     from aot.runtime.prompting.text import Text
+
+P = TypeVar("P", bound=Prompt)  # a list[str] is no list[Prompt]
 
 
 class Model:
@@ -62,7 +66,7 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise InputError(
             f"bundle {self._bundle.path}: a loaded model cannot be copied or pickled; load its path where it is needed"
         )
@@ -85,20 +89,37 @@ class Model:
         """The opened bundle: its path, index and digest."""
         return self._bundle
 
-    def generate(self, prompts: Prompt | list[Prompt], **options: Any) -> Any:
+    @overload
+    def generate(
+        self, prompts: Prompt, *, n: Literal[1] | None = None, **options: Unpack[GenerateOptions]
+    ) -> Result: ...
+    @overload
+    def generate(self, prompts: Prompt, *, n: Several, **options: Unpack[GenerateOptions]) -> list[Result]: ...
+    @overload
+    def generate(self, prompts: Prompt, *, n: int, **options: Unpack[GenerateOptions]) -> Result | list[Result]: ...
+    @overload
+    def generate(
+        self, prompts: list[Prompt] | tuple[Prompt, ...], *, n: int | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Result]: ...
+    @overload
+    def generate(
+        self, prompts: list[P], *, n: int | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Result]: ...
+    def generate(self, prompts: Any, **options: Any) -> Result | list[Result]:
         """A Result for a single prompt, a list of Results for a list, in its order.
 
-        With several sequences for a prompt they stand side by side, in a list even for a single prompt. Options are
-        those of `aot.runtime.requests.Options` and of `SamplingParams`. Raises InputError, NoEntryError.
+        With several sequences for a prompt they stand side by side, in a list even for a single prompt. A bundle may
+        give several where the call does not say `n`, which a type checker cannot know. Options are those of
+        `aot.runtime.options.RequestOptions` and of `SamplingParams`. Raises InputError, NoEntryError.
         """
-        run = self.start(prompts, Options.of(options))
+        run = self.start(prompts, RequestOptions.of(options))
         for _ in run:
             pass
         return run.results[0] if run.single and len(run.results) == 1 else run.results
 
-    def stream(self, prompt: Prompt, **options: Any) -> "Run":
+    def stream(self, prompt: Prompt, *, n: Literal[1] | None = None, **options: Unpack[GenerateOptions]) -> "Run":
         """An iterator over the pieces of the text of one sequence, as they become final; `results` holds at its end."""
-        run = self.start(prompt, Options.of(options), streamed=True)
+        run = self.start(prompt, RequestOptions.of({"n": n, **options}), streamed=True)
         if len(run.sequences) != 1:
             raise InputError(f"request: stream takes one prompt and one sequence, got {len(run.sequences)}")
         if self._text() is None:
@@ -106,7 +127,7 @@ class Model:
         return run
 
     def call(
-        self, phase: str, *, state: State | None = None, source: State | None = None, **inputs: Any
+        self, phase: str, *, state: State | None = None, source: State | None = None, **inputs: npt.ArrayLike
     ) -> call.Outputs:
         """Runs one phase: pads inputs along their bucketed axes, cuts the outputs back.
 
@@ -120,8 +141,8 @@ class Model:
         self._refuse()
         candidates, executors = self._phases[phase], self._running
         with self._preparing():
-            inputs = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
-            parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
+            given = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
+            parts = replicas.rows(candidates.first, given, len(executors)) if state is source is None else [given]
         calls = [
             partial(call.call, executor, candidates, part, state, source, self._defaults)
             for executor, part in zip(executors, parts, strict=False)
@@ -133,7 +154,7 @@ class Model:
         self._settle()
         return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
 
-    def start(self, prompts: Prompt | list[Prompt], options: Options, *, streamed: bool = False) -> "Run":
+    def start(self, prompts: Prompt | list[Prompt], options: RequestOptions, *, streamed: bool = False) -> "Run":
         """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""
         record = self._bundle.index.generation
         if record is None:
@@ -173,7 +194,7 @@ class Model:
             steps = Lockstep(steps, self._group)
         return Run(given, single, sequences, self._verified(steps))
 
-    def _reader(self, options: Options) -> Reader:
+    def _reader(self, options: RequestOptions) -> Reader:
         """What makes requests with such options of prompts."""
         record = self._bundle.index.generation
         assert record is not None
@@ -189,7 +210,7 @@ class Model:
 
         return Recipe(images, f"bundle {self._bundle.path}")
 
-    def _random(self, prompts: list[Prepared], options: Options) -> Callable[[int], int]:
+    def _random(self, prompts: list[Prepared], options: RequestOptions) -> Callable[[int], int]:
         """What draws seeds: the same in all processes, once they agree on what is asked for."""
         if self._group is None:
             return secrets.randbits

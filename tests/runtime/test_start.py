@@ -26,7 +26,7 @@ MODULES = 60
 """Of aot, on the way; each costs half a millisecond and more."""
 STANDARD = 75
 """Of Python's own, beside those that numpy and jaxlib bring: 74 in Python 3.11, 56 in 3.13."""
-WAY = "import sys, aot; next(aot.load(sys.argv[1]).start([[1, 2, 3]], aot.runtime.requests.Options()).steps)"
+WAY = "import sys, aot; next(aot.load(sys.argv[1]).start([[1, 2, 3]], aot.runtime.options.RequestOptions()).steps)"
 
 
 def imported(code: str, *arguments: object) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_second_process_adds_almost_no_memory(tmp_path):
 def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterwards(tiny_bundle):
     with aot.load(tiny_bundle) as model:
         found = [e for e in model._entries.values() if e.phase in ("prefill", "decode")]
-        run = model.start([[1, 2, 3]], aot.runtime.requests.Options(max_new_tokens=1))
+        run = model.start([[1, 2, 3]], aot.runtime.options.RequestOptions(max_new_tokens=1))
         loaded = model._executors[0].executables._made
         before = set(loaded)
         next(run.steps)

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from aot.cli import output, progress
 from aot.errors import InputError
-from aot.runtime import verification
+from aot.runtime.verification import Verify
 
 
 @click.command(
@@ -28,7 +28,7 @@ from aot.runtime import verification
 @click.option("--new-tokens", type=click.IntRange(min=1), help="Tokens to generate; by default as the bundle says.")
 @click.option(
     "--verify",
-    type=click.Choice(verification.POLICIES),
+    type=click.Choice(get_args(Verify)),
     default="once",
     show_default=True,
     help="When the measured processes check weights against their digests.",
