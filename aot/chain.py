@@ -116,11 +116,11 @@ def single(
     A module-level function or a method of the model will do: what it compares by is what makes programs equal.
     """
     arrays = {f"weight/{path}": array for path, array in weights.items()}
-    arrays |= {f"input/{key}": array for key, (array, _) in inputs.items()}
+    arrays |= {f"input/{given}": array for given, (array, _) in inputs.items()}
     made = program(name, _Slotted(function), arrays)
-    slots = [f"output/{key}" for key in outputs]
+    slots = [f"output/{given}" for given in outputs]
     calls = (call(made, {slot: slot for slot in arrays}, {slot: slot for slot in slots}),)
-    return Chain(calls, {key: axes for key, (_, axes) in inputs.items()}, dict(outputs))
+    return Chain(calls, {given: axes for given, (_, axes) in inputs.items()}, dict(outputs))
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,4 @@ class _Slotted:
             {slot.removeprefix(kind): array for slot, array in slots.items() if slot.startswith(kind)}
             for kind in ("weight/", "input/")
         )
-        return {f"output/{key}": array for key, array in self.function(weights, **inputs).items()}
+        return {f"output/{name}": array for name, array in self.function(weights, **inputs).items()}

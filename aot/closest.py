@@ -33,9 +33,9 @@ def close(name: str, allowed: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, alike, n=1)
 
 
-def key(name: str, keys: Iterable[str]) -> str:
-    """The one key that is, or begins with, a name. Raises InputError where there is none, or several."""
-    found = [each for each in keys if each.startswith(name)] if len(name) >= SHORTEST else []
+def find_combo_key(name: str, combo_keys: Iterable[str]) -> str:
+    """The one key of a combo that is, or begins with, a name. Raises InputError where there is none, or several."""
+    found = [each for each in combo_keys if each.startswith(name)] if len(name) >= SHORTEST else []
     if len(found) == 1:
         return found[0]
     if found:

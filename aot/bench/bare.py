@@ -68,13 +68,15 @@ class Bare:
         return timings
 
 
-def entry(index: Index, key: str, phase: str) -> Entry:
-    """The entry of a key and a phase, which there is, where `aot.load` runs it."""
-    return next(e for e in entries.entries_of(index, entries.place(index)) if (e.key, e.phase) == (key, phase))
+def entry(index: Index, combo_key: str, phase: str) -> Entry:
+    """The entry of a combo's key and a phase, which there is, where `aot.load` runs it."""
+    return next(
+        e for e in entries.entries_of(index, entries.place(index)) if (e.combo_key, e.phase) == (combo_key, phase)
+    )
 
 
-def weight_bytes(index: Index, key: str) -> int:
+def weight_bytes(index: Index, combo_key: str) -> int:
     """Bytes of the weights that a decode step of a combo takes."""
-    taken = [slot for slot in entry(index, key, "decode").taken if slot.startswith("weight/")]
+    taken = [slot for slot in entry(index, combo_key, "decode").taken if slot.startswith("weight/")]
     arrays = [index.weights.arrays[slot.removeprefix("weight/")] for slot in taken]
     return sum(int(np.prod(array.shape, dtype=np.int64)) * dtype(array.dtype).itemsize for array in arrays)

@@ -98,7 +98,7 @@ def fastest(documents: Sequence[process.Document]) -> float | None:
     return max((document[BANDWIDTH] for document in documents if BANDWIDTH in document), default=None)
 
 
-def prompt(tokens: int, vocabulary: int, image: int | None = None) -> list[int]:
+def prompt_ids(tokens: int, vocabulary: int, image: int | None = None) -> list[int]:
     """Token ids without a meaning, the same for every bundle of a vocabulary; none stands for an image."""
     ids = ((position + 1) * _STEP % vocabulary for position in range(tokens))
     return [(id + 1) % vocabulary if id == image else id for id in ids]
@@ -125,7 +125,7 @@ def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
     if table.choose(need) is None:
         raise table.refusal(need)
     images = bundle.index.images
-    ids = prompt(length, record.vocab_size, None if images is None else images.token)
+    ids = prompt_ids(length, record.vocab_size, None if images is None else images.token)
     return {"prompt": ids, "new_tokens": new, "verify": options.verify, "props": props}
 
 

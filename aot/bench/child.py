@@ -92,15 +92,15 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
         "peak_memory": memory.peak(),
         "compilations": compilations.count_compilations(),
     }  # before there is more than serving
-    key = start(model, given, 1).sequences[0].entry
+    combo_key = start(model, given, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
-        "weight_bytes": bare.weight_bytes(model.bundle.index, key),
+        "weight_bytes": bare.weight_bytes(model.bundle.index, combo_key),
         **alone,
-        "entry": key,
+        "entry": combo_key,
         "memory": memory.of_second(str(model.bundle.path), given),
-        "dispatch": dispatch.measure_dispatch(model, key, lambda: start(model, given, 1)),
-        "executables": first_calls.measure_first_calls(model.bundle, key),
+        "dispatch": dispatch.measure_dispatch(model, combo_key, lambda: start(model, given, 1)),
+        "executables": first_calls.measure_first_calls(model.bundle, combo_key),
     }
 
 

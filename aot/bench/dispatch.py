@@ -25,12 +25,12 @@ _FIRST = 5  # calls of a turn that are left out: they find the caches as another
 _LARGEST = 1 << 31
 
 
-def measure_dispatch(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
+def measure_dispatch(model: Model, combo_key: str, request: Callable[[], object]) -> dict[str, float]:
     """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, `call`,
     one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
     request: it is checked and its entry chosen.
     """
-    pair = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
+    pair = [bare.entry(model.bundle.index, combo_key, phase) for phase in ("prefill", "decode")]
     ways = {
         "bare": _bare(model, *pair),
         "step": _timed(_step(model, *pair)),
@@ -56,8 +56,8 @@ def _timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
-    loaded, prompts = Bare(model.bundle), exercise.inputs(prefill)
-    slots = loaded.begin(prefill, prompts)
+    loaded, inputs = Bare(model.bundle), exercise.inputs(prefill)
+    slots = loaded.begin(prefill, inputs)
     loaded.run(prefill, slots)
     slots = loaded.begin(decode, _ended(decode), slots)
     return lambda: sum(timing.seconds for timing in loaded.run(decode, slots))

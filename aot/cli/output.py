@@ -96,8 +96,8 @@ def combos(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     rows = list(rows)
     shown = [name for name in precompile.FIELDS if any(dimensions.get(name) for _, dimensions in rows)]
     made = empty_table(first, *shown, right=tuple(shown))
-    for key, dimensions in rows:
-        made.add_row(key, *(str(dimensions[name] or "") for name in shown))
+    for combo_key, dimensions in rows:
+        made.add_row(combo_key, *(str(dimensions[name] or "") for name in shown))
     return made
 
 

@@ -183,7 +183,7 @@ def _factors(entry: Entry) -> dict[str, Any]:
 
 
 def _name(entry: Entry) -> tuple[str, str]:
-    return entry.key, entry.phase
+    return entry.combo_key, entry.phase
 
 
 def _verdict(entry: Entry) -> entries.Verdict:

@@ -70,7 +70,7 @@ def positions(size: int) -> list[int]:
 
 
 def read_golden(data: bytes, where: str) -> tuple[dict[tuple[str, str], Expected], list[tuple[str, str, str]]]:
-    """What was recorded by (key, phase), and (key, phase, cause) of what was not. Raises BundleError."""
+    """What was recorded by (combo key, phase), and (combo key, phase, cause) of what was not. Raises BundleError."""
     try:
         fields = {"version": int, "entries": list, "not_recorded": list}
         document = strict_json.expect(strict_json.parse_strictly(data), "it", fields)

@@ -35,7 +35,7 @@ small decoder, of which the 2^-7th part is left, and 2^3 times that is allowed.
 """
 
 Name = tuple[str, str]
-"""What names an entry: its key and its phase."""
+"""What names an entry: its combo's key and its phase."""
 Made = Callable[[int, Entry, bytes], None]
 """Called with an entry's position, the entry, and its golden outputs."""
 
@@ -44,7 +44,7 @@ Made = Callable[[int, Entry, bytes], None]
 class Replayed:
     """What became of an entry's golden outputs: reproduced, differs, not run (here), not recorded (at the build)."""
 
-    key: str
+    combo_key: str
     phase: str
     verdict: str
     cause: str
@@ -75,16 +75,18 @@ def record(
     alike: dict[bytes, list[int]] = {}
     for i, entry in enumerate(exercised.entries):
         if cause := exercised.obstacle(entry):
-            omitted.append({"key": entry.key, "phase": entry.phase, "cause": cause})
+            omitted.append({"key": entry.combo_key, "phase": entry.phase, "cause": cause})
         elif i not in parts:
             alike.setdefault(digest.canonical_json(exercised.factors(entry)), []).append(i)
-    missing = {(exercised.entries[i].key, exercised.entries[i].phase): (i, *others) for i, *others in alike.values()}
+    missing = {
+        (exercised.entries[i].combo_key, exercised.entries[i].phase): (i, *others) for i, *others in alike.values()
+    }
     for entry in exercised.in_turn(exercised.entries[i] for i, *_ in missing.values()):
-        positions = missing[entry.key, entry.phase]
+        positions = missing[entry.combo_key, entry.phase]
         parts |= dict.fromkeys(positions, _recorded(exercised, entry))
         made(positions[0], entry, parts[positions[0]])
     named = ((exercised.entries[i], parts[i]) for i in sorted(parts))
-    recorded = [{"key": entry.key, "phase": entry.phase, **json.loads(part)} for entry, part in named]
+    recorded = [{"key": entry.combo_key, "phase": entry.phase, **json.loads(part)} for entry, part in named]
     document = {"version": expected.VERSION, "entries": recorded, "not_recorded": omitted}
     return digest.canonical_json(document) if parts else None
 
@@ -105,18 +107,18 @@ def replay(
         raise InputError(f"bundle {bundle.path}: has no golden outputs to replay; build it where its executables run")
     recorded, omitted = expected.read_golden(data, f"bundle {bundle.path}: golden outputs")
     exercised = Exercise(bundle, place)
-    known = {(entry.key, entry.phase): entry for entry in exercised.entries}
+    known = {(entry.combo_key, entry.phase): entry for entry in exercised.entries}
     if unknown := [name for name in recorded if name not in known]:
-        key, phase = unknown[0]
-        raise BundleError(f"bundle {bundle.path}: golden outputs: no entry {key[:12]}… has the phase {phase!r}")
+        combo_key, phase = unknown[0]
+        raise BundleError(f"bundle {bundle.path}: golden outputs: no entry {combo_key[:12]}… has the phase {phase!r}")
     found: dict[Name, Arrays] = {}
     made: dict[Name, Replayed] = {}
     for entry in exercised.in_turn(known[name] for name in recorded):
-        made[entry.key, entry.phase] = _replayed(exercised, entry, recorded, found)
+        made[entry.combo_key, entry.phase] = _replayed(exercised, entry, recorded, found)
         done(entry)
     return (
         *(made[name] for name in recorded),
-        *(Replayed(key, phase, "not recorded", cause) for key, phase, cause in omitted),
+        *(Replayed(combo_key, phase, "not recorded", cause) for combo_key, phase, cause in omitted),
     )
 
 
@@ -139,8 +141,8 @@ def _recorded(exercised: Exercise, entry: Entry) -> bytes:
     outputs, _ = exercised.run(entry)
     if cause := next(filter(None, (expected.unsound(*output) for output in outputs.items())), ""):
         raise InputError(
-            f"golden outputs: {entry.phase}, combo {entry.key[:12]}…: {cause}; the model's weights are not finite, or "
-            "overflow its dtype: check the checkpoint, or build it with dtype bfloat16 or float32"
+            f"golden outputs: {entry.phase}, combo {entry.combo_key[:12]}…: {cause}; the model's weights are not "
+            "finite, or overflow its dtype: check the checkpoint, or build it with dtype bfloat16 or float32"
         )
     whole = agreement.DRAWN if entry.index.generation else ()
     shown = {name: expected.write_output(array, name in whole) for name, array in outputs.items()}
@@ -153,7 +155,7 @@ def _replayed(
     recorded: Mapping[Name, Expected],
     found: dict[Name, Arrays],
 ) -> Replayed:
-    name = entry.key, entry.phase
+    name = entry.combo_key, entry.phase
     if cause := exercised.obstacle(entry):
         return Replayed(*name, "not run", cause)
     outputs, state = exercised.run(entry)
@@ -162,7 +164,7 @@ def _replayed(
     if not wanted.tolerance:  # of portable arithmetic, which may be another than runs here
         wanted = replace(wanted, tolerance=tolerance(entry))
     if entry.phase == "decode":
-        before = (entry.key, "prefill")
+        before = (entry.combo_key, "prefill")
         first = agreement.first(recorded.get(before), found.get(before))
     difference, cause = agreement.compare_outputs(exercised, entry, wanted, outputs, state, first)
     return Replayed(*name, "differs" if cause else "reproduced", cause, difference, wanted.tolerance)

@@ -185,7 +185,9 @@ class Phases:
         state = self._state(sizes)
         taken = {name: state[name] for name in ("prompted", "counts", "generated", "token")}
         inputs = {"tokens": Array((sizes.batch, sizes.width), "int32"), "lengths": state["lengths"]}
-        program = chain.program("prompt", steps.prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"})
+        program = chain.program(
+            "prompt", steps.book_prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"}
+        )
         takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in inputs}}
         gives = {"prompted": "state/prompted", "lengths": "state/lengths"}
         return chain.call(program, {**takes, "start": "state/lengths"}, gives)

@@ -102,7 +102,7 @@ class Head:
         return {"logits": jnp.where(given, logits, before), "all": every}
 
 
-def prompt(
+def book_prompt(
     tokens: jax.Array,
     lengths: jax.Array,
     start: jax.Array,

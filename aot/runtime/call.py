@@ -83,10 +83,10 @@ class Candidates:
         entry = self._choose(rows, sizes.get(_TOKENS), like)
         absent = entry.inputs.keys() - given_names
         execute.check_names(entry, given_names, absent)
-        given = tuple(_given(entry, key, shape, phase.inputs[key]) for key, shape in shapes)
-        cuts = ((key, _cut(entry, sizes, axes)) for key, axes in phase.outputs.items())
+        given = tuple(_given(entry, given_name, shape, phase.inputs[given_name]) for given_name, shape in shapes)
+        cuts = ((output, _cut(entry, sizes, axes)) for output, axes in phase.outputs.items())
         return _Fit(
-            entry, rows, given, frozenset(absent), tuple((key, place) for key, place in cuts if place is not None)
+            entry, rows, given, frozenset(absent), tuple((output, place) for output, place in cuts if place is not None)
         )
 
     def _choose(self, rows: int, tokens: int | None, like: "_Like") -> Entry:
@@ -103,8 +103,8 @@ class Candidates:
         """The entries that are like a call in all but rows and tokens; of those that hold its images the narrowest."""
         alike = [combo for combo in self._entries if like.continues(combo)]
         if not alike:
-            key = next(combo.key for combo in (like.state, like.source) if combo is not None)
-            raise NoEntryError(f"request: no entry of this phase continues a state of entry {key[:12]}…")
+            combo_key = next(combo.key for combo in (like.state, like.source) if combo is not None)
+            raise NoEntryError(f"request: no entry of this phase continues a state of entry {combo_key[:12]}…")
         taking = [combo for combo in alike if not like.partial or like.partial <= self._entries[combo].inputs.keys()]
         if not taking:
             raise NoEntryError(f"request: no such entry takes the input {min(like.partial)!r}")
@@ -208,18 +208,20 @@ def _check_source(entry: Entry, source: State | None) -> None:
 def _sizes(phase: PhaseRecord, shapes: Shapes, name: str) -> dict[str, int]:
     """The size of each precompile dimension, as the inputs have it."""
     sizes: dict[str, int] = {}
-    for key, shape in shapes:
-        axes = phase.inputs.get(key)
+    for given_name, shape in shapes:
+        axes = phase.inputs.get(given_name)
         if axes is None:
-            raise InputError(f"phase {name}: unknown input {key!r}; it takes {', '.join(sorted(phase.inputs))}")
+            raise InputError(f"phase {name}: unknown input {given_name!r}; it takes {', '.join(sorted(phase.inputs))}")
         if len(shape) != len(axes):
-            raise InputError(f"phase {name}: input {key} has {len(shape)} axes, it takes {len(axes)}: {list(axes)}")
+            raise InputError(
+                f"phase {name}: input {given_name} has {len(shape)} axes, it takes {len(axes)}: {list(axes)}"
+            )
         if 0 in shape:
-            raise InputError(f"phase {name}: input {key} is empty, its shape is {shape}")
+            raise InputError(f"phase {name}: input {given_name} is empty, its shape is {shape}")
         for dimension, size in zip(axes, shape, strict=True):
             if dimension is not None and sizes.setdefault(dimension, size) != size:
                 raise InputError(
-                    f"phase {name}: input {key} has {size} for {dimension}, another has {sizes[dimension]}"
+                    f"phase {name}: input {given_name} has {size} for {dimension}, another has {sizes[dimension]}"
                 )
     return sizes
 

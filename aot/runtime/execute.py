@@ -81,7 +81,7 @@ class Executor:
         except RuntimeError as error:  # jaxlib's own are of this kind
             cause = str(error).partition("\n")[0]
             raise MachineError(
-                f"entry {entry.key[:12]}… {entry.phase}: XLA fails here: {cause}; {_advice()}"
+                f"entry {entry.combo_key[:12]}… {entry.phase}: XLA fails here: {cause}; {_advice()}"
             ) from error
 
     def _run(
@@ -102,7 +102,7 @@ class Executor:
 
     def prepare(self, entry: Entry) -> None:
         """Has the executables of an entry loaded in the order of its calls, while other things are done."""
-        if (entry.key, entry.phase) not in self._prepared:
+        if (entry.combo_key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
     def put(self, inputs: Arrays) -> Inputs:
@@ -114,11 +114,11 @@ class Executor:
     def _gather(self, entry: Entry) -> Entry:
         """The entry that gathers the weights which an entry takes."""
         index = entry.index
-        found = next(r for r in index.entries if (r.phase, index.combos[r.combo].key) == (GATHER, entry.key))
+        found = next(r for r in index.entries if (r.phase, index.combos[r.combo].key) == (GATHER, entry.combo_key))
         return replace(entry, phase=GATHER, chains=found.chains)
 
     def _of(self, entry: Entry) -> "_Prepared":
-        name = entry.key, entry.phase
+        name = entry.combo_key, entry.phase
         if name not in self._prepared:
             self._prepared[name] = _Prepared.of(entry, self._weights)
         return self._prepared[name]

@@ -101,4 +101,4 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: Policy) -> 
 def _signed_with(public_key: Path) -> store.Admit:
     from aot.bundle import sign
 
-    return sign.by_key(public_key)
+    return sign.by_public_key(public_key)

@@ -24,8 +24,7 @@ from aot.runtime.generation import Generation, Pieces, Request
 from aot.runtime.options import GenerateOptions, RequestOptions, Several
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.requests import Prepared, Prompt
-from aot.runtime.sequence import Result
-from aot.runtime.sequence import Sequence as Row
+from aot.runtime.sequence import Result, RunningSequence
 from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
@@ -168,21 +167,23 @@ class Model:
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         beside, reader = options.beside(len(given), single), self._reader(options)
-        sequences: list[Row] = []
+        sequences: list[RunningSequence] = []
         with self._preparing():
             asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
-        for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
+        for position, (prepared, seed) in enumerate(zip(asked, seeds, strict=True)):
             if options.truncate:
-                prompt = prompt.last(max(1, self._combos.longest(limit, options.props)), position)
-            length = len(prompt.ids)
-            need = buckets.Need(1, length, length + limit, options.props, bool(prompt.images))
+                prepared = prepared.last(max(1, self._combos.longest(limit, options.props)), position)
+            length = len(prepared.ids)
+            need = buckets.Need(1, length, length + limit, options.props, bool(prepared.images))
             each = options.n or self._sequences_each(need)
             requests.check_sequences(len(sequences) + each, len(given))
             for index in range(each):
-                sequences.append(Row(position, index, prompt, seed, limit, frozenset(eos), self._text, stops, streamed))
-        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
+                sequences.append(
+                    RunningSequence(position, index, prepared, seed, limit, frozenset(eos), self._text, stops, streamed)
+                )
+        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.position)
         runs = [
             Generation(executor, self._entries, self._combos, request).run(part)
             for executor, part in zip(self._running, parts, strict=False)
@@ -210,17 +211,17 @@ class Model:
 
         return Recipe(images, f"bundle {self._bundle.path}")
 
-    def _random(self, prompts: list[Prepared], options: RequestOptions) -> Callable[[int], int]:
+    def _random(self, asked: list[Prepared], options: RequestOptions) -> Callable[[int], int]:
         """What draws seeds: the same in all processes, once they agree on what is asked for."""
         if self._group is None:
             return secrets.randbits
         with self._preparing():
             seen = [
-                (prompt.ids, [digest.digest_of(image.pixels.tobytes()) for image in prompt.images])
-                for prompt in prompts
+                (prepared.ids, [digest.digest_of(image.pixels.tobytes()) for image in prepared.images])
+                for prepared in asked
             ]
-            asked = digest.digest_of(repr((seen, options)).encode())
-        return random.Random(self._group.agree(request=asked)).getrandbits
+            request = digest.digest_of(repr((seen, options)).encode())
+        return random.Random(self._group.agree(request=request)).getrandbits
 
     def _preparing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._group is None else self._group.preparing()
@@ -305,7 +306,9 @@ class Run(Iterator[str]):
     A context manager: one that is left early ends there, in all processes that share it.
     """
 
-    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Generator[Pieces]) -> None:
+    def __init__(
+        self, prompts: list[Prompt], single: bool, sequences: list[RunningSequence], steps: Generator[Pieces]
+    ) -> None:
         self.single = single
         self.sequences = sequences
         self.steps = self._counted(steps)
@@ -334,7 +337,7 @@ class Run(Iterator[str]):
         """A Result for each sequence, in the order of the prompts. Raises InputError before the end of the run."""
         if not self._has_ended:
             raise InputError("results: the run has not come to its end; iterate over all of it first")
-        return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
+        return [sequence.result(self._prompts[sequence.position]) for sequence in self.sequences]
 
     def _counted(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
         yield from steps

@@ -15,11 +15,11 @@ _ROWS = "batch_size"
 T = TypeVar("T")
 
 
-def shares(items: Sequence[T], parts: int, key: Callable[[T], object]) -> list[list[T]]:
-    """Items in at most so many parts of nearly equal size, in their order; those of equal keys stay together."""
+def shares(items: Sequence[T], parts: int, group_of: Callable[[T], object]) -> list[list[T]]:
+    """Items in at most so many parts of nearly equal size, in their order; those of one group stay together."""
     runs: list[list[T]] = []
     for item in items:
-        if runs and key(runs[-1][-1]) == key(item):
+        if runs and group_of(runs[-1][-1]) == group_of(item):
             runs[-1].append(item)
         else:
             runs.append([item])

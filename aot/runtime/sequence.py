@@ -74,14 +74,14 @@ def _like(prompt: Any, ids: list[int]) -> Any:
 
 
 @dataclass
-class Sequence:
+class RunningSequence:
     """A row of a batch while it runs: collects tokens until it ends."""
 
-    prompt: int
-    """Position of its prompt in the call."""
+    position: int
+    """That of its prompt in the call."""
     index: int
     """The place among that prompt's sequences."""
-    asked: Prepared
+    prepared: Prepared
     seed: int
     limit: int
     """Tokens to generate at most."""
@@ -99,7 +99,7 @@ class Sequence:
     @property
     def ids(self) -> list[int]:
         """Token ids of its prompt."""
-        return self.asked.ids
+        return self.prepared.ids
 
     def __post_init__(self) -> None:
         text = self.text() if self.stop or self.streamed else None
@@ -141,7 +141,7 @@ class Sequence:
 
     def _fault(self, logprob: float) -> BundleError:
         return BundleError(
-            f"bundle: entry {self.entry[:12]}… gave no finite logits for prompt {self.prompt} at token "
+            f"bundle: entry {self.entry[:12]}… gave no finite logits for prompt {self.position} at token "
             f"{len(self.tokens)} (the log-probability is {logprob}); its weights are not finite, or overflow its "
             "dtype: check the checkpoint, or rebuild it with dtype bfloat16 or float32"
         )
@@ -150,7 +150,7 @@ class Sequence:
         """The result of the sequence; `prompt` is what the caller gave."""
         assert self.finish is not None, self
         text = self._whole() if self._stream is None else "".join(self._pieces)
-        images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.asked.images]
+        images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.prepared.images]
         return Result(
             self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text, images
         )

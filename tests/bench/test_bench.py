@@ -57,7 +57,7 @@ def test_serving_compiles_nothing(only: dict[str, Any]) -> None:
 def test_the_tokens_are_those_of_a_greedy_run(only: dict[str, Any], tiny_bundle: Path) -> None:
     record = store.open(tiny_bundle).index.generation
     assert record is not None
-    ids = ",".join(map(str, bench.prompt(20, record.vocab_size)))
+    ids = ",".join(map(str, bench.prompt_ids(20, record.vocab_size)))
     done = aot("run", tiny_bundle, "--prompt-ids", ids, "--max-new-tokens", 16, "--json")
     (result,) = done.document["results"]
 

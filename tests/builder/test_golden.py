@@ -118,7 +118,7 @@ def test_recording_and_replaying_run_each_entry_once(tiny_bundle, monkeypatch):
     bundle, ran, run = store.open(tiny_bundle), [], execute.Executor.run
 
     def counted(self: Any, entry: Any, *rest: Any) -> Any:
-        ran.append((entry.key, entry.phase))
+        ran.append((entry.combo_key, entry.phase))
         return run(self, entry, *rest)
 
     monkeypatch.setattr(execute.Executor, "run", counted)
@@ -234,7 +234,7 @@ def test_golden_outputs_are_those_of_the_reference_implementation(tiny_bundle):
             continue
         prefill = next(e for e in exercise.Exercise(bundle).entries if (e.combo, e.phase) == (entry.combo, "prefill"))
         given = exercise.inputs(prefill)
-        first, after = recorded(made, entry.key, "prefill"), recorded(made, entry.key, "decode")
+        first, after = recorded(made, entry.combo_key, "prefill"), recorded(made, entry.combo_key, "decode")
         steps = after["steps"]["values"][0]
         for row, length in enumerate(given["lengths"]):
             tokens = [first["token"]["values"][row], *after["tokens"]["values"][row * steps : (row + 1) * steps]]
@@ -352,7 +352,7 @@ def rare(made: Any, bundle: Path) -> tuple[str, int, int]:
 
 def _run(bundle: Path, key: str) -> Any:
     made = exercise.Exercise(store.open(bundle))
-    return made.run(next(e for e in made.entries if (e.key, e.phase) == (key, "decode")))
+    return made.run(next(e for e in made.entries if (e.combo_key, e.phase) == (key, "decode")))
 
 
 def _tokens(entry: Any) -> Any:
@@ -386,7 +386,9 @@ def test_another_token_of_the_same_logprob_is_no_tie(tiny_bundle, tmp_path):
     def swap(arrays: Weights) -> None:
         arrays["embed/tokens"][[token, free]] = arrays["embed/tokens"][[free, token]]
 
-    found = {(e.key, e.phase): e for e in golden.replay(store.open(with_weights(tiny_bundle, tmp_path / "b", swap)))}
+    found = {
+        (e.combo_key, e.phase): e for e in golden.replay(store.open(with_weights(tiny_bundle, tmp_path / "b", swap)))
+    }
 
     assert found[key, "decode"].verdict == "differs"
     assert f"{token} was recorded, another is better here" in found[key, "decode"].cause

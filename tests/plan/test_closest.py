@@ -58,10 +58,10 @@ KEYS = ("abcdef0" + "0" * 57, "abcdef1" + "1" * 57)
 
 
 def test_a_key_is_named_by_its_first_digits() -> None:
-    assert [closest.key(name, KEYS) for name in ("abcdef0", KEYS[1])] == list(KEYS)
+    assert [closest.find_combo_key(name, KEYS) for name in ("abcdef0", KEYS[1])] == list(KEYS)
 
 
 @pytest.mark.parametrize(("name", "said"), [("abcdef", "2 keys begin"), ("abc", "no combo"), ("abcdef2", "no combo")])
 def test_what_begins_no_key_or_several_is_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        closest.key(name, KEYS)
+        closest.find_combo_key(name, KEYS)

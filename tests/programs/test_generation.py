@@ -177,7 +177,7 @@ def test_truncation_keeps_the_last_tokens_and_only_on_request(model):
 
 
 def test_entry_names_the_key_that_served(model):
-    keys = {(combo.batch_size, combo.prefill_length): entry.key for (combo, _), entry in model._entries.items()}
+    keys = {(combo.batch_size, combo.prefill_length): entry.combo_key for (combo, _), entry in model._entries.items()}
 
     for shape in shapes(model):
         with only(model, shape):

@@ -18,7 +18,7 @@ from aot.runtime import requests
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.prompting.recipe import Recipe
 from aot.runtime.prompting.text import Text
-from aot.runtime.sequence import Sequence
+from aot.runtime.sequence import RunningSequence
 from aot.vision import Images, Size
 
 TEMPLATE = (
@@ -387,7 +387,7 @@ def test_images_that_come_otherwise_are_named(given, prompts, single, words):
 @pytest.mark.parametrize("beside", [[picture(20, 40), picture()], []])
 def test_a_result_says_what_its_images_were_brought_to(beside):
     prepared = reader().read("a", 0, beside)
-    sequence = Sequence(0, 0, prepared, 0, 1, frozenset(), text, ())
+    sequence = RunningSequence(0, 0, prepared, 0, 1, frozenset(), text, ())
     sequence.take([5], [0.0])
 
     result = sequence.result("a")
@@ -400,7 +400,7 @@ def test_a_result_says_what_its_images_were_brought_to(beside):
 
 def test_completed_keeps_the_caller_s_own_conversation():
     messages = (user({"type": "image", "image": b"not opened here"}, words("a")),)
-    sequence = Sequence(0, 0, requests.Prepared([1]), 0, 1, frozenset(), text, ())
+    sequence = RunningSequence(0, 0, requests.Prepared([1]), 0, 1, frozenset(), text, ())
     sequence.take([5], [0.0])
 
     completed = sequence.result(messages).completed

@@ -796,7 +796,7 @@ def test_the_space_before_the_first_word_of_an_answer_is_part_of_it_and_of_stop_
     prompt, answer = text.encode("the quick"), text.encode("brown fox")[1:]
 
     def ended(stop):
-        row = sequence.Sequence(
+        row = sequence.RunningSequence(
             0, 0, requests.Prepared(prompt), 0, len(answer), frozenset(), lambda: text, stop, streamed=bool(stop)
         )
         row.take(answer, [0.0] * len(answer))

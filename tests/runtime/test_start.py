@@ -111,7 +111,7 @@ def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterw
             time.sleep(0.05)
 
         assert before == set()
-        assert {run.sequences[0].entry} == {e.key for e in found if first == {p.digest for p, _ in e.calls}}
+        assert {run.sequences[0].entry} == {e.combo_key for e in found if first == {p.digest for p, _ in e.calls}}
         assert wanted <= set(loaded)
 
 

@@ -50,4 +50,4 @@ class _Told:
         self._progress, self._clock = progress, pace.Pace(count)
 
     def of(self, entry: Entry) -> None:
-        self._progress(f"{entry.phase}, combo {entry.key[:12]}", self._clock.left(1))
+        self._progress(f"{entry.phase}, combo {entry.combo_key[:12]}", self._clock.left(1))

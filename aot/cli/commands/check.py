@@ -24,12 +24,14 @@ def command(bundle: Path, as_json: bool) -> int:
     notice = expiry.notice(f"bundle {bundle}", index.valid_until, expiry.renewal(bundle))
     expired = expiry.expired(index.valid_until)
     if as_json:
-        rows = [{"key": v.entry.key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts]
+        rows = [
+            {"key": v.entry.combo_key, "phase": v.entry.phase, "verdict": v.verdict, "cause": v.cause} for v in verdicts
+        ]
         output.print_document({"entries": rows, "valid_until": index.valid_until, "expired": expired})
     else:
         table = output.empty_table("entry", "phase", "verdict", "cause")
         for v in verdicts:
-            table.add_row(v.entry.key[:12], v.entry.phase, v.verdict, v.cause)
+            table.add_row(v.entry.combo_key[:12], v.entry.phase, v.verdict, v.cause)
         output.console().print(table)
     if notice:
         click.echo(notice, err=True)

@@ -21,26 +21,26 @@ _LONGEST = 100  # characters of a value that are shown
     epilog=output.examples("aot explain dist/tiny 66f0943a278c", "aot explain dist/tiny --against manifests/tiny.yaml"),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("key", required=False)
+@click.argument("name", metavar="[KEY]", required=False)
 @click.option("--against", metavar="MANIFEST", type=click.Path(path_type=Path), help="What a rebuild would change.")
 @output.jax_released
 @output.as_json
 def command(
-    bundle: Path, key: str | None, against: Path | None, jax_released: datetime.date | None, as_json: bool
+    bundle: Path, name: str | None, against: Path | None, jax_released: datetime.date | None, as_json: bool
 ) -> int:  # fmt: skip
     """List the factors behind BUNDLE, or behind one KEY, program or executable of it, named by its first digits.
 
     With --against: say which factors would differ if the bundle were built from MANIFEST with what is installed now,
     and why. Weights are read and programs lowered, nothing is compiled. Exit code 6 when a factor would.
     """
-    if against and key:
+    if against and name:
         raise click.UsageError("give a KEY or --against, not both")
     if jax_released and not against:
         raise click.UsageError("--jax-released is of a rebuild: give --against, too")
     if against:
         return _against(bundle, against, jax_released, as_json)
     opened = store.open(bundle)
-    subject = explain.subject(opened.index, key) if key else explain.bundle(opened.index, opened.digest)
+    subject = explain.subject(opened.index, name) if name else explain.bundle(opened.index, opened.digest)
     if as_json:
         output.print_document({"factors": subject.rows()})
     else:

@@ -108,8 +108,8 @@ def _entries(index: Index) -> Table:
             programs = [index.programs[p] for p in dict.fromkeys(p for p, _ in chain.calls)]
             peak = max((_needs(e.memory) for p in programs for e in p.executables), default=None)
             shown = "" if peak is None else output.size(peak)
-            key = index.combos[entry.combo].key[:12]
-            table.add_row(key, entry.phase, _place(chain), str(len(chain.calls)), str(len(programs)), shown)
+            combo_key = index.combos[entry.combo].key[:12]
+            table.add_row(combo_key, entry.phase, _place(chain), str(len(chain.calls)), str(len(programs)), shown)
     return table
 
 

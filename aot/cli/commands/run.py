@@ -83,7 +83,9 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="What to do where no executable fits this machine: fail, or compile.",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
+@click.option(
+    "--key", "public_key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key."
+)
 @click.option("--devices", type=click.IntRange(min=1), help="Devices to run on; it takes the largest mesh they hold.")
 @click.option("--replicas", metavar="N|all", help="Devices that share the rows, each with all of a one-device bundle.")
 @click.option("--coordinator", metavar="HOST:PORT", help="Where the processes of a mesh meet: an address of process 0.")
@@ -94,7 +96,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @output.as_json
 def command(
     bundle: Path, texts: tuple[str, ...], prompts: tuple[str, ...], chats: tuple[Path, ...], arguments: tuple[str, ...],
-    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, key: Path | None, devices: int | None,
+    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, public_key: Path | None, devices: int | None,
     replicas: str | None, coordinator: str | None, processes: int | None, process: int | None, stream: bool,
     stats: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -124,7 +126,7 @@ def command(
         chosen["template"] = prompting.template(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
-    how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}
+    how = {"policy": policy, "key": public_key, "devices": devices, "replicas": _replicas(replicas)}
     how["distributed"] = _distributed(coordinator, processes, process)
     with _quiet(process or 0) if coordinator else contextlib.nullcontext():
         if stream:

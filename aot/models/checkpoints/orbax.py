@@ -114,7 +114,7 @@ def _kinds() -> str:
 
 def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     """The leaves below `subtree`, by the rest of their paths."""
-    prefix = "".join(f"{key}/" for key in subtree.split("/") if key)
+    prefix = "".join(f"{part}/" for part in subtree.split("/") if part)
     below = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
     found = {path.removesuffix(_VARIABLE): name for path, name in below.items()}
     if not found:
@@ -169,9 +169,9 @@ def _tree(directory: Path) -> _Tree:
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for leaf in table.values():
-        keys = [str(key["key"]) for key in leaf["key_metadata"]]
+        parts = [str(part["key"]) for part in leaf["key_metadata"]]
         if leaf["value_metadata"]["value_type"] not in _EMPTY:
-            yield "/".join(keys), ".".join(keys)
+            yield "/".join(parts), ".".join(parts)
 
 
 def _item(directory: Path) -> Path:

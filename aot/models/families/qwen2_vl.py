@@ -164,7 +164,7 @@ def _rope(text: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     if not isinstance(found, Mapping):
         return {name: found}, _SECTIONS
     kind = found.get("rope_type", found.get("type", "default"))
-    rest = {key: value for key, value in found.items() if key not in ("type", "mrope_section")}
+    rest = {name: value for name, value in found.items() if name not in ("type", "mrope_section")}
     return {name: rest | {"rope_type": "default" if kind == "mrope" else kind}}, found.get("mrope_section", _SECTIONS)
 
 

@@ -35,8 +35,10 @@ class Attention(Piece):
         """X [images, patches, width]: the sum."""
         normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], self.config.epsilon)
         shape = (*x.shape[:2], self.config.heads, -1)
-        query, key, value = (self.linear(name, normed, platform).astype(x.dtype).reshape(shape) for name in "qkv")
-        mixed = vit.attend(query, key, value, platform).reshape(x.shape)
+        query, attention_key, value = (
+            self.linear(name, normed, platform).astype(x.dtype).reshape(shape) for name in "qkv"
+        )
+        mixed = vit.attend(query, attention_key, value, platform).reshape(x.shape)
         return added(x, self.linear("o", mixed, platform))
 
 

@@ -53,12 +53,14 @@ class Attention(Part):
         config, (batch, length, _) = self.config, x.shape
         normed = rms_norm(x, self.norm[...], config.rms_norm_eps)
         query = self._heads(normed, "q", config.num_heads, span)
-        key = self._heads(normed, "k", config.num_kv_heads, span)
+        attention_key = self._heads(normed, "k", config.num_kv_heads, span)
         value = self.linear("v", normed, span.platform).astype(x.dtype)
         value = value.reshape(batch, length, config.num_kv_heads, config.head_dim)
-        keys, values = (span.write(cache[name], new.swapaxes(1, 2)) for name, new in (("key", key), ("value", value)))
-        mixed = attend(query, keys, values, span).reshape(batch, length, -1)
-        return added(x, self.linear("o", mixed, span.platform)), {"key": keys, "value": values}
+        attention_keys, values = (
+            span.write(cache[name], new.swapaxes(1, 2)) for name, new in (("key", attention_key), ("value", value))
+        )
+        mixed = attend(query, attention_keys, values, span).reshape(batch, length, -1)
+        return added(x, self.linear("o", mixed, span.platform)), {"key": attention_keys, "value": values}
 
     def _heads(self, x: jax.Array, name: str, heads: int, span: Span) -> jax.Array:
         y = self.linear(name, x, span.platform).astype(x.dtype).reshape(*x.shape[:2], heads, self.config.head_dim)

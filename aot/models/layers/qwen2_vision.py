@@ -33,8 +33,8 @@ class Attention(Part):
         normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], _EPSILON)
         fused = self.linear("qkv", normed, platform).astype(x.dtype)
         parts = fused.reshape(*x.shape[:2], 3, self.config.num_heads, -1)
-        query, key = (rotate(parts[:, :, i], cosines[None], sines[None]) for i in (0, 1))
-        mixed = vit.attend(query, key, parts[:, :, 2], platform).reshape(x.shape)
+        query, attention_key = (rotate(parts[:, :, i], cosines[None], sines[None]) for i in (0, 1))
+        mixed = vit.attend(query, attention_key, parts[:, :, 2], platform).reshape(x.shape)
         return added(x, self.linear("o", mixed, platform))
 
 

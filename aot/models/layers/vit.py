@@ -28,21 +28,21 @@ QUERIES = 512
 """Patches that attend at a time: scores of all would take the square of their number."""
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
+def attend(query: jax.Array, attention_key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
     """Softmax attention of [images, patches, heads, dim]: each patch sees all patches of its image."""
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    query, attention_key, value = (x.swapaxes(1, 2) for x in (query, attention_key, value))
     *rest, patches, size = query.shape
     parts = -(-patches // QUERIES)
     width = -(-patches // parts)
     padded = jnp.pad(query, ((0, 0), (0, 0), (0, parts * width - patches), (0, 0)))
     split = jnp.moveaxis(padded.reshape(*rest, parts, width, size), 2, 0)
-    mixed = lax.map(lambda part: _mixed(part, key, value, platform), split)
+    mixed = lax.map(lambda part: _mixed(part, attention_key, value, platform), split)
     return jnp.moveaxis(mixed, 0, 2).reshape(*rest, parts * width, size)[:, :, :patches].swapaxes(1, 2)
 
 
-def _mixed(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
+def _mixed(query: jax.Array, attention_key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
     """Values [images, heads, queries, dim] as queries see them."""
-    scores = attention.by_head(query, key, 3, platform) * np.float32(query.shape[-1] ** -0.5)
+    scores = attention.by_head(query, attention_key, 3, platform) * np.float32(query.shape[-1] ** -0.5)
     shares = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
     return attention.by_head(shares, value, 2, platform).astype(query.dtype)
 

@@ -27,7 +27,7 @@ class Entry:
 
     index: Index
     combo: Combo
-    key: str
+    combo_key: str
     phase: str
     place: Place
     chains: Sequence[ChainRecord]
@@ -158,8 +158,8 @@ def _first(index: Index) -> list[ChainRecord]:
 def entries_of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
-    keys = [record.key for record in index.combos]
-    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, place, e.chains) for e in index.entries)
+    combo_keys = [record.key for record in index.combos]
+    return tuple(Entry(index, combos[e.combo], combo_keys[e.combo], e.phase, place, e.chains) for e in index.entries)
 
 
 def layout(index: Index, place: Place) -> dict[str, Axes]:
