@@ -104,5 +104,5 @@ def _choice(name: str, allowed: tuple[str, ...]) -> str:
 
 
 @functools.cache
-def _table() -> Any:
+def _table() -> dict[str, Any]:
     return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

@@ -60,7 +60,7 @@ def _allowed(name: str, item: Any) -> str | None:
     return None if isinstance(item, Mapping) else "a mapping of names to JSON values"
 
 
-def stored_dimension(name: str, value: Any) -> Any:
+def stored_dimension(name: str, value: object) -> object:
     """A copy that the caller's hands cannot change; what is absent becomes the default."""
     if value is None:
         return _DEFAULTS.get(name)

@@ -41,7 +41,9 @@ class Options:
     verify: str
 
 
-def measure_bundle(path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None) -> Any:
+def measure_bundle(
+    path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None
+) -> dict[str, Any]:
     """The document of `aot bench`.
 
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,

@@ -70,7 +70,7 @@ def print_document(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(_finite(value), ensure_ascii=not utf_8, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

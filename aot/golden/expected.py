@@ -112,7 +112,7 @@ def _output(item: Any, place: str) -> Output:
     return Output(kind, tuple(shape), None if places is None else tuple(places), _array(values, kind, place))
 
 
-def _array(values: list[Any], kind: str, place: str) -> Any:
+def _array(values: list[Any], kind: str, place: str) -> "np.ndarray[Any, Any]":
     allowed = {"b": (bool,), "i": (int,), "u": (int,)}.get(dtype(kind).kind, (float, str))
     for value in values:
         if type(value) not in allowed or (type(value) is str and value not in _ODD):
@@ -125,7 +125,7 @@ def _array(values: list[Any], kind: str, place: str) -> Any:
     return np.array(values, object)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if type(value) is float and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain
 from aot.vision import Size
+
+if TYPE_CHECKING:
+    import jax
 
 PIXELS: Axes = ("vision_batch_size", "vision_channels", "vision_height", "vision_width")
 _LAYERS = "vision/layers"
@@ -36,7 +39,7 @@ class Encoder(Protocol):
     def block(self) -> Callable[..., Any]:
         """`block(weights, x, …)`: one layer, by its weights' paths below `vision/layers/<n>/`: x after it."""
 
-    def project(self, weights: Mapping[str, Any], x: Any) -> Any:
+    def project(self, weights: Mapping[str, Any], x: "jax.Array") -> "jax.Array":
         """X to embeddings [images, tokens, hidden] in the model's dtype."""
 
 

@@ -16,6 +16,8 @@ from aot.programs import sampling
 from aot.programs.decoder import Decoder
 
 Arrays = dict[str, Any]
+Carry = tuple[jax.Array, Arrays, Arrays]
+"""Steps taken, the state, and the outputs so far."""
 
 DRAWN = ("counts", "generated", "token", "done")
 """State that drawing the first token sets anew."""
@@ -176,11 +178,11 @@ class Decode:
         state["done"] |= request["stop"] | self._full(state["lengths"])
         outputs = self._outputs(state["token"].shape[0], prompted.shape[1], request["pad"])
 
-        def more(carry: Any) -> jax.Array:
+        def more(carry: Carry) -> jax.Array:
             step, state, _ = carry
             return (step < self.chunk) & ~jnp.all(state["done"])
 
-        def advance(carry: Any) -> Any:
+        def advance(carry: Carry) -> Carry:
             step, state, outputs = carry
             state, shown = self._step(weights, state, prompted, request)
             return step + np.int32(1), state, self._record(outputs, step, shown)

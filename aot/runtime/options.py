@@ -78,7 +78,9 @@ class RequestOptions:
         drawing = {f.name for f in fields(SamplingParams)}
         if unknown := sorted(set(given) - names - drawing):
             raise InputError(f"request: unknown option {unknown[0]!r}; known are {', '.join(sorted(names | drawing))}")
-        sampling = {name: _plain(value) for name, value in given.items() if name in drawing and value is not None}
+        sampling: dict[str, Any] = {
+            name: _plain(value) for name, value in given.items() if name in drawing and value is not None
+        }
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class RequestOptions:
         return replace(params_of(defaults.sampling), **self.sampling)  # type: ignore[arg-type]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A number of numpy as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 

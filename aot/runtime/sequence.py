@@ -66,7 +66,7 @@ class Result:
         }
 
 
-def _like(prompt: Any, ids: list[int]) -> Any:
+def _like(prompt: Prompt, ids: list[int]) -> Prompt:
     """Token ids as the type that a prompt has; an array's is widened where it could not hold any token."""
     if isinstance(prompt, np.ndarray):
         return np.array(ids, prompt.dtype if prompt.itemsize >= 4 else np.int32)

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from aot.cli import output, progress
 from aot.errors import InputError
 from aot.runtime.verification import Verify
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command(
@@ -86,7 +89,7 @@ def _print(bundle: Path, found: Mapping[str, Any]) -> None:
             click.echo(f"round {number} failed: {document['error']}", err=True)
 
 
-def _executables(documents: list[Mapping[str, Any]]) -> Any:
+def _executables(documents: list[Mapping[str, Any]]) -> "Table":
     """A row for each executable: medians of loading it, of its first call and of its second."""
     from statistics import median
 

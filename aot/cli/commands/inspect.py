@@ -35,7 +35,7 @@ def command(bundle: Path, provenance: bool, as_json: bool) -> None:
         _print(opened)
 
 
-def _provenance(bundle: Bundle) -> Any:
+def _provenance(bundle: Bundle) -> object:
     if "provenance" not in bundle.attachments:
         raise InputError(f"bundle {bundle.path}: has no provenance; one that is built anew has")
     found = statement.parse_statement(bundle)

@@ -8,11 +8,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aot.cli import output, prompting
+
+if TYPE_CHECKING:
+    from aot import Distributed
 
 _SAMPLING = {
     "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
@@ -126,7 +129,7 @@ def command(
         chosen["template"] = prompting.template(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
-    how = {"policy": policy, "key": public_key, "devices": devices, "replicas": _replicas(replicas)}
+    how: dict[str, Any] = {"policy": policy, "key": public_key, "devices": devices, "replicas": _replicas(replicas)}
     how["distributed"] = _distributed(coordinator, processes, process)
     with _quiet(process or 0) if coordinator else contextlib.nullcontext():
         if stream:
@@ -135,11 +138,11 @@ def command(
             _generate(bundle, given, how, chosen, logprobs=logprobs, stats=stats, as_json=as_json)
 
 
-def _replicas(text: str | None) -> Any:
+def _replicas(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _distributed(coordinator: str | None, processes: int | None, process: int | None) -> Any:
+def _distributed(coordinator: str | None, processes: int | None, process: int | None) -> "Distributed | None":
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if all(value is None for value in given.values()):
         return None

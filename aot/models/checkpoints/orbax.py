@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from aot import closest
 from aot.errors import InputError
 from aot.models.checkpoints import arrays
 from aot.models.families import names
+
+if TYPE_CHECKING:
+    import tensorstore
 
 _METADATA = "_METADATA"
 _ITEM = "default"
@@ -124,7 +127,7 @@ def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     return found
 
 
-def _open(tree: _Tree, name: str) -> Any:
+def _open(tree: _Tree, name: str) -> "tensorstore.TensorStore":
     import tensorstore
 
     file = {"driver": "file", "path": f"{tree.directory.absolute()}/"}

@@ -106,7 +106,7 @@ def family(config: Mapping[str, Any], place: str = "config.json") -> str:
     return families.pop()
 
 
-def architecture(config: Mapping[str, Any]) -> Any:
+def architecture(config: Mapping[str, Any]) -> object:
     """What `architectures` names: the first of a list, or what stands for it."""
     named = config.get("architectures")
     return named[0] if isinstance(named, (list, tuple)) and named else named

@@ -33,10 +33,11 @@ class Part(nnx.Module):
 
     def linear(self, name: str, x: jax.Array, platform: str) -> jax.Array:
         """X [..., in] through the projection of a name: [..., out] in float32."""
-        weight, scale, bias = (self._value(f"{name}_{kind}") for kind in ("proj", "scale", "bias"))
+        weight: jax.Array = getattr(self, f"{name}_proj")[...]
+        scale, bias = (self._value(f"{name}_{kind}") for kind in ("scale", "bias"))
         return product.linear(x, product.Matrix(weight, scale), bias, platform)
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str) -> jax.Array | None:
         parameter = getattr(self, name, None)
         return None if parameter is None else parameter[...]
 
@@ -112,7 +113,7 @@ def under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {path.removeprefix(f"{prefix}/"): a for path, a in arrays.items() if path.startswith(f"{prefix}/")}
 
 
-def filled(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> Any:
+def filled(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> nnx.Module:
     """A module that was split without values, with its weights by path."""
     graph, abstract = module
     state = nnx.map_state(lambda path, leaf: leaf.replace(weights["/".join(map(str, path))]), abstract)

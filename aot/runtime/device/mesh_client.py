@@ -66,7 +66,7 @@ class Client:
         made = jax_client.compile_export(data, lambda exported: exported.in_shardings_jax(self._mesh))
         return self._callable(made, program)
 
-    def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
+    def _callable(self, loaded: "_jax.LoadedExecutable", program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
         check = mesh_contract.argument_check(program, self._sharding)
 
@@ -80,7 +80,7 @@ class Client:
 
         return run
 
-    def _handler(self, record: ArgumentRecord) -> Any:
+    def _handler(self, record: ArgumentRecord) -> "_jax.ResultHandler":
         """What makes one array of the parts that the devices give."""
         aval = jax.core.ShapedArray(record.shape, client.dtype(record.dtype))
         return client.handler(aval, self._sharding(record.sharding))
@@ -120,7 +120,7 @@ def _joined(platform: str, needed: int, group: Group) -> list[Any]:
     return sorted(found, key=lambda device: (device.process_index, device.id))
 
 
-def _cpu(group: Group, count: int) -> Any:
+def _cpu(group: Group, count: int) -> "_jax.Client":
     """A client of so many virtual devices, which meets those of the other processes."""
     address = group.here  # by default Gloo takes what the host name resolves to, which need not be reachable
     return xla_client.make_cpu_client(

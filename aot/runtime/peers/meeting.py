@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot import children
 from aot.errors import InputError, MachineError, PeerError
@@ -15,6 +15,9 @@ from aot.runtime.peers.coordinator import NEVER
 from aot.runtime.peers.distributed import Distributed
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 from aot.runtime.peers.processes import Group
+
+if TYPE_CHECKING:
+    from jaxlib import _jax
 
 _RETRY = 0.1
 
@@ -118,7 +121,7 @@ def _admitted(connection: socket.socket, greeting: Line, seconds: float) -> Link
     return link
 
 
-def _client(distributed: Distributed) -> Any:
+def _client(distributed: Distributed) -> "_jax.DistributedRuntimeClient":
     """The client of jax's service, by which devices and Gloo find their peers."""
     from jax._src import distributed as jax_distributed
     from jaxlib import _jax

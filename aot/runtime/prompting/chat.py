@@ -114,7 +114,7 @@ def _check_content(content: Any, place: str) -> None:
             )
 
 
-def _plain(value: Any, place: str, depth: int = 0) -> Any:
+def _plain(value: Any, place: str, depth: int = 0) -> object:
     if depth > _DEEPEST:
         raise InputError(f"{place}: is nested too deep, in more than {_DEEPEST} lists or mappings; give flatter values")
     if isinstance(value, Mapping):

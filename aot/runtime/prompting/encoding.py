@@ -9,7 +9,7 @@ import numpy as np
 
 from aot import vision
 from aot.precompile import Combo
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import Buffer, dtype
 from aot.runtime.execute import Executor
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.prompting import rotary
@@ -39,7 +39,7 @@ class Encoding:
         taken = {"embeddings": self._embeddings(entry, asked)}
         return taken | ({"positions": self._positions(entry, asked)} if "positions" in entry.inputs else {})
 
-    def _embeddings(self, entry: Entry, asked: Sequence[Prepared]) -> Any:
+    def _embeddings(self, entry: Entry, asked: Sequence[Prepared]) -> Buffer:
         wanted = entry.inputs["embeddings"]
         if not any(prepared.images for prepared in asked):
             return self.executor.blank(wanted)

@@ -74,7 +74,7 @@ def opened(given: Any, place: str) -> "Image":
     return _tried(lambda: ImageOps.exif_transpose(picture), _DAMAGED, place)
 
 
-def _held(given: Any, place: str) -> Any:
+def _held(given: object, place: str) -> object:
     """What is carried, which is no path and no address."""
     if not isinstance(given, str | os.PathLike):
         return given
