@@ -15,7 +15,7 @@ import click
 from aot.cli import output, prompting
 
 if TYPE_CHECKING:
-    from aot import Distributed
+    from aot.runtime.peers.distributed import Distributed
 
 _SAMPLING = {
     "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
