@@ -78,7 +78,7 @@ class RunningSequence:
     """A row of a batch while it runs: collects tokens until it ends."""
 
     position: int
-    """That of its prompt in the call."""
+    """Position of its prompt in the call."""
     index: int
     """The place among that prompt's sequences."""
     prepared: Prepared
