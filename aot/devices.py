@@ -29,7 +29,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Tpu:
+class TpuVersion:
     """One version of TPU. A chip is one device."""
 
     name: str
@@ -43,21 +43,21 @@ class Tpu:
     """Bytes of a chip."""
 
 
-def gpus() -> tuple[str, ...]:
+def gpu_names() -> tuple[str, ...]:
     """The devices that cuda targets may name."""
     return tuple(_table()["gpus"])
 
 
-def tpus() -> tuple[str, ...]:
+def tpu_versions() -> tuple[str, ...]:
     """The versions that topologies of tpu targets may name."""
     return tuple(_table()["tpus"])
 
 
-def gpu(name: str) -> Gpu:
+def find_gpu(name: str) -> Gpu:
     """The GPU of a name. Raises InputError for a name without one."""
     table = _table()
     if name not in table["gpus"]:
-        raise InputError(f"unknown device {name!r}; {_choice(name, gpus())}")
+        raise InputError(f"unknown device {name!r}; {_choice(name, gpu_names())}")
     found = table["gpus"][name]
     architecture = table["architectures"][found["architecture"]]
     return Gpu(
@@ -70,37 +70,37 @@ def gpu(name: str) -> Gpu:
     )
 
 
-def tpu(name: str) -> Tpu:
+def find_tpu(name: str) -> TpuVersion:
     """The TPU of a version. Raises InputError for an unknown one."""
-    if name not in tpus():
-        raise InputError(f"unknown version {name!r}; {_choice(name, tpus())}")
-    return Tpu(name, **_table()["tpus"][name])
+    if name not in tpu_versions():
+        raise InputError(f"unknown version {name!r}; {_choice(name, tpu_versions())}")
+    return TpuVersion(name, **_table()["tpus"][name])
 
 
-def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
+def parse_topology(text: str) -> tuple[TpuVersion, tuple[int, ...]]:
     """The TPU and the shape of `v5e:2x2`. Raises InputError for another text."""
     version, _, sizes = text.partition(":")
     parts = sizes.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"must be a version and a shape as 'v5e:2x2', got {text!r}")
-    found = tpu(version)
+    found = find_tpu(version)
     if len(parts) != found.dimensions:
         raise InputError(f"a topology of {version} has {found.dimensions} dimensions, got {text!r}")
     return found, tuple(map(int, parts))
 
 
-def memory(target: Mapping[str, Any]) -> int | None:
+def device_memory(target: Mapping[str, Any]) -> int | None:
     """Bytes of memory that one device of a target has; None for a CPU, of which a target does not say."""
     ((platform, options),) = target.items()
     if platform == "cuda":
-        return int(gpu(options["device"]).figures["device_memory_size"])
-    return topology(options["topology"])[0].memory if platform == "tpu" else None
+        return int(find_gpu(options["device"]).figures["device_memory_size"])
+    return parse_topology(options["topology"])[0].memory if platform == "tpu" else None
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
     from aot import closest  # which serving does not need
 
-    return closest.hint(name, allowed, "allowed are")
+    return closest.closest_hint(name, allowed, "allowed are")
 
 
 @functools.cache

@@ -22,7 +22,7 @@ def printed(programs: BinaryIO, size: int) -> dict[str, Any]:
     try:
         from jax import export
     except ImportError as error:
-        return {"fault": extras.explain(error)}
+        return {"fault": extras.explain_import(error)}
     try:
         return {"lines": export.deserialize(data).mlir_module().splitlines()}
     except Exception as error:  # of flatbuffers, struct, MLIR or jax, by what is wrong

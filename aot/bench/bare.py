@@ -9,7 +9,7 @@ import numpy as np
 from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.runtime.device import opening, placing
-from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
@@ -28,10 +28,12 @@ class Bare:
     """A bundle's weights and executables, loaded apart from any model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        place = entries.place(bundle.index)
-        self._client = opening.open(place, compiling=False)
+        place = entries.find_place(bundle.index)
+        self._client = opening.open_client(place, compiling=False)
         self._executables = Executables(bundle, self._client, "strict")
-        self._weights = placing.weights(bundle, placing.maps(bundle), self._client, entries.layout(bundle.index, place))
+        self._weights = placing.place_weights(
+            bundle, placing.map_weights(bundle), self._client, entries.weight_layout(bundle.index, place)
+        )
 
     def load(self, program: ProgramRecord) -> float:
         """Seconds that it takes to make a program ready, read and checked; next to nothing where it is already."""
@@ -68,15 +70,15 @@ class Bare:
         return timings
 
 
-def entry(index: Index, combo_key: str, phase: str) -> Entry:
+def find_entry(index: Index, combo_key: str, phase: str) -> Entry:
     """The entry of a combo's key and a phase, which there is, where `aot.load` runs it."""
     return next(
-        e for e in entries.entries_of(index, entries.place(index)) if (e.combo_key, e.phase) == (combo_key, phase)
+        e for e in entries.entries_of(index, entries.find_place(index)) if (e.combo_key, e.phase) == (combo_key, phase)
     )
 
 
-def weight_bytes(index: Index, combo_key: str) -> int:
+def step_weight_bytes(index: Index, combo_key: str) -> int:
     """Bytes of the weights that a decode step of a combo takes."""
-    taken = [slot for slot in entry(index, combo_key, "decode").taken if slot.startswith("weight/")]
+    taken = [slot for slot in find_entry(index, combo_key, "decode").taken if slot.startswith("weight/")]
     arrays = [index.weights.arrays[slot.removeprefix("weight/")] for slot in taken]
-    return sum(int(np.prod(array.shape, dtype=np.int64)) * dtype(array.dtype).itemsize for array in arrays)
+    return sum(int(np.prod(array.shape, dtype=np.int64)) * numpy_dtype(array.dtype).itemsize for array in arrays)

@@ -32,7 +32,7 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What to measure; None is what the bundle suggests."""
 
     rounds: int
@@ -42,24 +42,24 @@ class Options:
 
 
 def measure_bundle(
-    path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None
+    path: Path, options: BenchOptions, report: Callable[[int, str], None] = lambda number, name: None
 ) -> dict[str, Any]:
     """The document of `aot bench`.
 
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
     what a measured process raised of AotError, and AotError where every run failed for another reason.
     """
-    flags.settle()  # once for all processes that are measured
+    flags.settle_flags()  # once for all processes that are measured
     bundle = store.open(path)
     request = _request(bundle, options)
-    found = _found([contestant(bundle, request), bandwidth()], options.rounds, report)
-    width = fastest(found[BANDWIDTH])
+    found = _found([bundle_contestant(bundle, request), bandwidth_contestant()], options.rounds, report)
+    width = greatest_bandwidth(found[BANDWIDTH])
     known = {} if width is None else {BANDWIDTH: width}
     documents = [{**document, **known} for document in found[BUNDLE] if "error" not in document]
     if not documents:
         raise AotError(f"bundle {path}: no run of it succeeded: {found[BUNDLE][-1]['error']}; try aot run")
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "versions": documents[0]["versions"],
         "bundle": {"digest": bundle.digest, **_described(bundle.index), "weight_bytes": documents[0]["weight_bytes"]},
         "request": {"prompt_tokens": len(request["prompt"]), "new_tokens": request["new_tokens"]},
@@ -81,22 +81,26 @@ def _found(
     return found
 
 
-def contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
+def bundle_contestant(bundle: Bundle, request: Mapping[str, Any]) -> Contestant:
     """A bundle as a contestant; `request` as in `bench.child`. Our modules are compiled, as pip leaves them."""
     compileall.compile_dir(Path(__file__).parents[1], quiet=2)
-    command = children.command("aot.bench.child", str(bundle.path), json.dumps(request))
+    command = children.child_command("aot.bench.child", str(bundle.path), json.dumps(request))
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
-    return Contestant(BUNDLE, command, {**SHARED, **children.variables()}, (*blobs, *_libraries()), weights + _SLACK)
+    return Contestant(
+        BUNDLE, command, {**SHARED, **children.child_variables()}, (*blobs, *_libraries()), weights + _SLACK
+    )
 
 
-def bandwidth() -> Contestant:
+def bandwidth_contestant() -> Contestant:
     """What measures the machine's read bandwidth, as a contestant."""
-    return Contestant(BANDWIDTH, children.command("aot.bench.bandwidth"), children.variables(), (), _SLACK * 3)
+    return Contestant(
+        BANDWIDTH, children.child_command("aot.bench.bandwidth"), children.child_variables(), (), _SLACK * 3
+    )
 
 
-def fastest(documents: Sequence[process.Document]) -> float | None:
-    """Bytes a second, of what `bandwidth` printed; None where each run failed."""
+def greatest_bandwidth(documents: Sequence[process.Document]) -> float | None:
+    """Bytes a second, of what `bandwidth_contestant` printed; None where each run failed."""
     return max((document[BANDWIDTH] for document in documents if BANDWIDTH in document), default=None)
 
 
@@ -106,14 +110,14 @@ def prompt_ids(tokens: int, vocabulary: int, image: int | None = None) -> list[i
     return [(id + 1) % vocabulary if id == image else id for id in ids]
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What figures depend on, for people."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cpu = isa.processor()
+    cpu = isa.processor_name()
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": memory, "kernel": platform.release()}
 
 
-def _request(bundle: Bundle, options: Options) -> dict[str, Any]:
+def _request(bundle: Bundle, options: BenchOptions) -> dict[str, Any]:
     """What is asked: by default the longest prompt of the smallest batch, and the tokens that it suggests or has."""
     record, combos = _language(bundle)
     props = combos[0].required_props

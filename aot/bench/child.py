@@ -41,7 +41,7 @@ def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
     marks["import"] = time.monotonic() - begin
     model = load(path, verify=given["verify"])
     marks["open"] = time.monotonic() - begin
-    run = start(model, given, min(FIRST, given["new_tokens"]))
+    run = start_greedy(model, given, min(FIRST, given["new_tokens"]))
     next(run.steps)
     marks["first_token"] = time.monotonic() - begin
     for _ in run.steps:
@@ -51,7 +51,7 @@ def _document(path: str, given: dict[str, Any]) -> dict[str, Any]:
     return {**marks, "sixteen": sixteen, **_steady(model, given), "tokens": answer, **_more(model, given)}
 
 
-def start(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
+def start_greedy(model: "Model", given: dict[str, Any], tokens: int) -> "Run":
     """An answer of so many tokens, whatever they are: greedy, and with nothing that ends it."""
     from aot.runtime.options import RequestOptions
 
@@ -63,7 +63,7 @@ def _steady(model: "Model", given: dict[str, Any]) -> dict[str, list[float]]:
     prefill, decode = list[float](), list[float]()
     for number in range(_PREFILLS):
         before = time.perf_counter()
-        run = start(model, given, given["new_tokens"] if number * given["new_tokens"] < _DECODED else 1)
+        run = start_greedy(model, given, given["new_tokens"] if number * given["new_tokens"] < _DECODED else 1)
         next(run.steps)
         prefill.append(time.perf_counter() - before)
         decode += _chunks(run)
@@ -89,17 +89,17 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
     from aot.runtime.device import compilations
 
     alone = {
-        "peak_memory": memory.peak(),
+        "peak_memory": memory.peak_bytes(),
         "compilations": compilations.count_compilations(),
     }  # before there is more than serving
-    combo_key = start(model, given, 1).sequences[0].entry
+    combo_key = start_greedy(model, given, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
-        "weight_bytes": bare.weight_bytes(model.bundle.index, combo_key),
+        "weight_bytes": bare.step_weight_bytes(model.bundle.index, combo_key),
         **alone,
         "entry": combo_key,
         "memory": memory.of_second(str(model.bundle.path), given),
-        "dispatch": dispatch.measure_dispatch(model, combo_key, lambda: start(model, given, 1)),
+        "dispatch": dispatch.measure_dispatch(model, combo_key, lambda: start_greedy(model, given, 1)),
         "executables": first_calls.measure_first_calls(model.bundle, combo_key),
     }
 

@@ -30,7 +30,7 @@ def measure_dispatch(model: Model, combo_key: str, request: Callable[[], object]
     one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
     request: it is checked and its entry chosen.
     """
-    pair = [bare.entry(model.bundle.index, combo_key, phase) for phase in ("prefill", "decode")]
+    pair = [bare.find_entry(model.bundle.index, combo_key, phase) for phase in ("prefill", "decode")]
     ways = {
         "bare": _bare(model, *pair),
         "step": _timed(_step(model, *pair)),
@@ -56,7 +56,7 @@ def _timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
-    loaded, inputs = Bare(model.bundle), exercise.inputs(prefill)
+    loaded, inputs = Bare(model.bundle), exercise.exercise_inputs(prefill)
     slots = loaded.begin(prefill, inputs)
     loaded.run(prefill, slots)
     slots = loaded.begin(decode, _ended(decode), slots)
@@ -65,8 +65,8 @@ def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
 
 def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
     """A step as `generation` takes it: what the request says is put once, who has ended at each step."""
-    executor, inputs = Executor(model.bundle, "strict", entries.place(model.bundle.index)), _ended(decode)
-    held = executor.run(prefill, exercise.inputs(prefill))[1]
+    executor, inputs = Executor(model.bundle, "strict", entries.find_place(model.bundle.index)), _ended(decode)
+    held = executor.run(prefill, exercise.exercise_inputs(prefill))[1]
     stop = inputs.pop("stop")
     request = executor.put(inputs)
 
@@ -81,7 +81,7 @@ def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
 def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable[[], float]:
     numbers = itertools.count()
     inputs = _ended(decode)
-    given = model.call("prefill", **exercise.inputs(prefill))
+    given = model.call("prefill", **exercise.exercise_inputs(prefill))
 
     def call() -> float:
         nonlocal given
@@ -95,10 +95,10 @@ def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable
 
 def _unlike(decode: Entry, number: int) -> exercise.Arrays:
     """Inputs for which no other number gives the same values; but who has ended stays so."""
-    made = {name: exercise.values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
+    made = {name: exercise.exercise_values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
     del made["stop"]
-    return {name: np.abs(array) if name in sampling.FIELDS else array for name, array in made.items()}
+    return {name: np.abs(array) if name in sampling.SAMPLING_FIELDS else array for name, array in made.items()}
 
 
 def _ended(decode: Entry) -> exercise.Arrays:
-    return {**exercise.inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}
+    return {**exercise.exercise_inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}

@@ -17,9 +17,9 @@ def measure_first_calls(bundle: Bundle, combo_key: str) -> list[dict[str, Any]]:
     `second` call, a decode's of one step; with its `phase`, its `name` and the number of `calls` of it.
     """
     loaded = Bare(bundle)
-    prefill, decode = (bare.entry(bundle.index, combo_key, phase) for phase in ("prefill", "decode"))
-    inputs = exercise.inputs(prefill)
-    step = exercise.inputs(decode)
+    prefill, decode = (bare.find_entry(bundle.index, combo_key, phase) for phase in ("prefill", "decode"))
+    inputs = exercise.exercise_inputs(prefill)
+    step = exercise.exercise_inputs(decode)
     step["limit"] = np.full_like(step["limit"], 2)  # tokens in all, of which the prefill gave one
 
     def begun() -> bare.Slots:

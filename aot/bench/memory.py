@@ -13,7 +13,7 @@ from aot import children
 _FIELDS = {"Rss": "resident", "Pss": "proportional", "Shared_Clean": "shared", "Anonymous": "anonymous"}
 
 
-def held() -> dict[str, int]:
+def held_bytes() -> dict[str, int]:
     """Bytes of this process: resident, its part of them where pages are shared, shared and clean, and anonymous.
 
     Waits for threads that still load something.
@@ -29,7 +29,7 @@ def held() -> dict[str, int]:
     return found
 
 
-def peak() -> int:
+def peak_bytes() -> int:
     """Bytes of the largest resident set that this process has had."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -37,14 +37,14 @@ def peak() -> int:
 
 def of_second(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What this process holds alone and beside a second one of the bundle, what that one holds, and what it added."""
-    alone = held()
-    command = children.command("aot.bench.second", path, json.dumps(given))
-    variables, pipe = {**os.environ, **children.variables()}, subprocess.PIPE
+    alone = held_bytes()
+    command = children.child_command("aot.bench.second", path, json.dumps(given))
+    variables, pipe = {**os.environ, **children.child_variables()}, subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         second = json.loads(process.stdout.readline() or "null")
-        beside = held()
+        beside = held_bytes()
         process.stdin.close()
     if second is None:
         raise ChildProcessError("a second process of the bundle ended before it gave a token")

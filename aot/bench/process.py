@@ -66,12 +66,12 @@ def measure_in_turn(
     is {"error": the last line on stderr}. `report` is called with the round and the name before each run.
     """
     for number in range(rounds):
-        for place in order(len(contestants), number):
+        for place in round_order(len(contestants), number):
             report(number, contestants[place].name)
             yield contestants[place].name, run_contestant(contestants[place])
 
 
-def order(count: int, number: int) -> list[int]:
+def round_order(count: int, number: int) -> list[int]:
     """The order of `count` contestants in a round, a row of a Williams square (Williams 1949).
 
     In as many rounds as there are contestants each has each place once, and, where they are even in number, each of
@@ -94,8 +94,8 @@ def _finish(contestant: Contestant, out: IO[bytes], err: IO[bytes]) -> tuple[int
     """Runs the command to its end, which comes no later than the limit: its exit code and what it used."""
     variables = {**os.environ, **contestant.variables}
     streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-    with group.started(contestant.command, env=variables, **streams) as process:
-        timer = threading.Timer(LIMIT, group.end, [process])
+    with group.running_group(contestant.command, env=variables, **streams) as process:
+        timer = threading.Timer(LIMIT, group.end_group, [process])
         timer.daemon = True
         timer.start()
         try:
@@ -118,7 +118,7 @@ def _prepare(contestant: Contestant) -> None:
         if amount > 0:
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             holder = held.enter_context(
-                group.started([sys.executable, "-I", "-S", "-c", _HOLD, str(amount)], **streams)
+                group.running_group([sys.executable, "-I", "-S", "-c", _HOLD, str(amount)], **streams)
             )
             assert holder.stdout is not None
             holder.stdout.readline()

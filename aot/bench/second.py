@@ -11,8 +11,8 @@ def main(path: str, options: str) -> None:
     """Arguments are those of `bench.child`."""
     given = json.loads(options)
     model = aot.load(path, verify=given["verify"])
-    next(child.start(model, given, 1).steps)
-    print(json.dumps(memory.held()), flush=True)
+    next(child.start_greedy(model, given, 1).steps)
+    print(json.dumps(memory.held_bytes()), flush=True)
     sys.stdin.read()
 
 

@@ -154,7 +154,7 @@ def _library() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise AotError(f"signatures: {extras.explain(error)}") from error
+        raise AotError(f"signatures: {extras.explain_import(error)}") from error
 
 
 @contextlib.contextmanager

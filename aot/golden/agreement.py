@@ -17,11 +17,11 @@ from aot.golden.expected import Expected, Output
 from aot.runtime.fitting.entries import Entry
 from aot.sampling import restrictions_of
 
-DRAWN = frozenset({"token", "tokens", "logprob", "logprobs"})
+WHOLE_OUTPUTS = frozenset({"token", "tokens", "logprob", "logprobs"})
 """Outputs of a language model's phases that are kept whole, so that rows can be followed."""
 
 
-def first(recorded: Expected | None, found: Arrays | None) -> tuple[Array, Array] | None:
+def first_tokens(recorded: Expected | None, found: Arrays | None) -> tuple[Array, Array] | None:
     """The first tokens that a prefill gave, here and where it was recorded; None without either."""
     wanted = None if recorded is None else recorded.outputs.get("token")
     if wanted is None or found is None or (wanted.shape, wanted.positions) != (found["token"].shape, None):
@@ -67,14 +67,14 @@ def _shapes(wanted: Expected, outputs: Arrays, language: bool) -> str:
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
             return f"output {name}: {_spelled(found.get(name))} here, {_spelled(recorded.get(name))} recorded"
-        if language and name in DRAWN and wanted.outputs[name].positions is not None:
+        if language and name in WHOLE_OUTPUTS and wanted.outputs[name].positions is not None:
             return f"output {name}: only a sample was recorded"
     return ""
 
 
 def _nan(outputs: Arrays) -> str:
     """The first place at which an output is NaN, be it one that was recorded or not."""
-    said = (expected.unsound(name, array, finite=False) for name, array in outputs.items())
+    said = (expected.unsound_output(name, array, finite=False) for name, array in outputs.items())
     return next((f"{cause} here" for cause in said if cause), "")
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from aot.chain import Call, Program
 from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
-from aot.models.layers.decoder import Decoder
-from aot.programs.generation import Options, Phases, Sizes
+from aot.models.layers.decoder import FamilyDecoder
+from aot.programs.generation import GenerationOptions, Phases, Sizes
 
 _PLATFORM = "cpu"
 _AT_ONCE = 32  # tokens whose distributions are compared at once, in float64
@@ -45,8 +45,8 @@ def measure_divergence(model: LanguageModel, tokens: Tensor, lengths: Tensor) ->
     return _compared(exact.logits[given], narrow.logits[given])
 
 
-def _decoder(model: LanguageModel, quantization: str | None) -> Decoder:
-    return Decoder(model.config.decoder, model.dtype, _PLATFORM, quantization)
+def _decoder(model: LanguageModel, quantization: str | None) -> FamilyDecoder:
+    return FamilyDecoder(model.config.decoder, model.dtype, _PLATFORM, quantization)
 
 
 def _weights(call: Call) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class _Weights:
     """A model's weights, read once, as they are stored and in the model's own dtype."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self._dtype = arrays.resolve(model.dtype)
+        self._dtype = arrays.weight_dtype(model.dtype)
         self._read: dict[str, Tensor] = {}
         self._stored: dict[str, Tensor] = {}
         self._left = quantize.stored_tensors(
@@ -92,9 +92,9 @@ class _Weights:
 class _Run:
     """A prefill under way, from the embedding to the logits of every token."""
 
-    def __init__(self, decoder: Decoder, tokens: Tensor, lengths: Tensor) -> None:
+    def __init__(self, decoder: FamilyDecoder, tokens: Tensor, lengths: Tensor) -> None:
         rows, width = tokens.shape
-        chain = Phases(decoder, Options(1, "all", 1)).prefill(Sizes(rows, width, width))
+        chain = Phases(decoder, GenerationOptions(1, "all", 1)).prefill(Sizes(rows, width, width))
         ends = [call.program.name for call in chain.calls].index("head")
         self.calls = chain.calls[: ends + 1]
         self._slots: dict[str, Any] = {"input/tokens": tokens, "input/lengths": lengths}

@@ -8,7 +8,7 @@ from aot.plan.plan import Plan
 
 def uninstalled(plan: Plan) -> tuple[str, ...]:
     """A line for each target whose compiler is not installed."""
-    lacking = ((place, platform, extras.missing(platform)) for place, (platform,) in enumerate(plan.targets))
+    lacking = ((place, platform, extras.missing_extra(platform)) for place, (platform,) in enumerate(plan.targets))
     return tuple(f"targets[{place}]: {platform}: {text}" for place, platform, text in lacking if text)
 
 

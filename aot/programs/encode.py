@@ -43,7 +43,7 @@ class Encoder(Protocol):
         """X to embeddings [images, tokens, hidden] in the model's dtype."""
 
 
-def phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
+def encode_phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
     """The chain that encodes so many images of a size at once."""
     values = dict(encoder.values(images, size))
     blocks = (_block(encoder, values, layer) for layer in range(encoder.depth))
@@ -54,7 +54,7 @@ def phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
 
 def _patch(encoder: Encoder, pixels: Array, values: Mapping[str, Array]) -> Call:
     weights = {path: encoder.weights()[path] for path in encoder.patch_weights}
-    program = chain.program("patch", Patch(encoder), {"pixels": pixels, **weights})
+    program = chain.program("patch", PatchStep(encoder), {"pixels": pixels, **weights})
     takes = {"pixels": "input/pixels", **{path: f"weight/{path}" for path in weights}}
     return chain.call(program, takes, {name: _value(name) for name in values})
 
@@ -79,7 +79,7 @@ def _value(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Patch:
+class PatchStep:
     """Pixels to what the blocks take."""
 
     encoder: Encoder

@@ -29,7 +29,7 @@ TOKENS: Axes = ("batch_size", "prefill_length")
 
 
 @dataclass(frozen=True)
-class Options:
+class GenerationOptions:
     """Generation options that are factors of the programs."""
 
     streaming_chunks: int
@@ -58,7 +58,7 @@ class Phases:
     """Makes the chains of one model on one platform."""
 
     decoder: Decoder
-    options: Options
+    options: GenerationOptions
     image: int | None = None
     """The token that embeddings of images take the place of; None for a prefill without any."""
 
@@ -106,7 +106,7 @@ class Phases:
         one state can be gathered from several sources. Each sequence then draws its own first token.
         """
         here, there = self._state(sizes), self._state(source)
-        kept = [path for path in here if path not in steps.DRAWN]
+        kept = [path for path in here if path not in steps.DRAWN_STATE]
         calls = (self._take(path, there[path], here[path]) for path in kept)
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
         if self.options.logits == "last":
@@ -133,7 +133,7 @@ class Phases:
     def _place(self, sizes: Sizes, image: int) -> Call:
         x, tokens = self._x(sizes), Array((sizes.batch, sizes.width), "int32")
         arguments = {"x": x, "embeddings": x, "tokens": tokens}
-        program = chain.program("place", steps.Place(image), arguments, {"x"})
+        program = chain.program("place", steps.PlaceStep(image), arguments, {"x"})
         takes = {"x": "value/x", "embeddings": "input/embeddings", "tokens": "input/tokens"}
         return chain.call(program, takes, {"x": "value/x"})
 
@@ -145,7 +145,7 @@ class Phases:
             takes = {"start": "state/lengths", "offset": "state/offset"}
             return chain.call(program, takes, {"positions": "value/positions"})
         arguments = {"positions": self._turns(sizes), "start": rows, "lengths": rows, "offset": rows}
-        program = chain.program("offset", steps.offset, arguments)
+        program = chain.program("offset", steps.position_offset, arguments)
         takes = {"positions": "input/positions", "start": "state/lengths", "lengths": "input/lengths"}
         return chain.call(program, {**takes, "offset": "state/offset"}, {"offset": "state/offset"})
 
@@ -162,7 +162,7 @@ class Phases:
         rows = Array((sizes.batch,), "int32")
         turns = {} if self.decoder.sections is None else {"positions": self._turns(sizes)}
         arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **_slots("cache", cached), **weights}
-        function = steps.Block(self.decoder, self.decoder.windows[layer])
+        function = steps.BlockStep(self.decoder, self.decoder.windows[layer])
         caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in cached}
         program = _program("block", function, tuple(arguments.items()), frozenset({"x", *caches}))
         takes = {"x": "value/x", "start": "state/lengths", "lengths": "input/lengths", **caches}
@@ -199,12 +199,15 @@ class Phases:
         suppressed = tuple(sorted({*self.options.suppress, *self.options.begin_suppress}))
         program = chain.program("first", steps.First(shown, suppressed), {**taken, **request})
         takes = {**{name: f"state/{name}" for name in taken}, **{name: f"input/{name}" for name in request}}
-        gives = {name: f"state/{name}" for name in steps.DRAWN} | {"first": "output/token", "logprob": "output/logprob"}
+        gives = {name: f"state/{name}" for name in steps.DRAWN_STATE} | {
+            "first": "output/token",
+            "logprob": "output/logprob",
+        }
         return chain.call(program, takes, gives | ({"shown": "output/logits"} if shown else {}))
 
     def _take(self, path: str, source: Array, into: Array) -> Call:
         arguments = {"source": source, "into": into, "rows": Array(into.shape[:1], "int32")}
-        program = _program("take", steps.take, tuple(arguments.items()), frozenset({"into"}))
+        program = _program("take", steps.take_rows, tuple(arguments.items()), frozenset({"into"}))
         takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
         return chain.call(program, takes, {"result": f"state/{path}"})
 

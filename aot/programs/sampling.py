@@ -25,12 +25,12 @@ OPTIONS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "seed": ((2,), "uint32"),
     "sequence": ((), "int32"),
 }
-"""The per-row options of `sample`: for each the shape after `batch`, and the dtype. `seed` is (high, low word)."""
+"""The options of `sample_tokens`, one a row: their shapes after `batch`, and dtypes. `seed` is (high, low word)."""
 
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
-def sample(
+def sample_tokens(
     logits: Array,
     prompted: Array,
     counts: Array,

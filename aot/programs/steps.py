@@ -19,7 +19,7 @@ Arrays = dict[str, Any]
 Carry = tuple[jax.Array, Arrays, Arrays]
 """Steps taken, the state, and the outputs so far."""
 
-DRAWN = ("counts", "generated", "token", "done")
+DRAWN_STATE = ("counts", "generated", "token", "done")
 """State that drawing the first token sets anew."""
 
 
@@ -34,7 +34,7 @@ class Embed:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlaceStep:
     """X with the embeddings [batch, length, hidden] of images in the place of their tokens."""
 
     image: int
@@ -55,7 +55,7 @@ class Positions:
         return {"positions": jnp.repeat(places[:, None], self.sections, axis=1)}
 
 
-def offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: jax.Array) -> Arrays:
+def position_offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: jax.Array) -> Arrays:
     """How far the position after the greatest of those [batch, sections, length] given is from the row's length."""
     given = jnp.arange(positions.shape[2], dtype=jnp.int32)[None] < lengths[:, None]
     last = jnp.max(jnp.where(given[:, None], positions, np.int32(-1)), axis=(1, 2))
@@ -63,7 +63,7 @@ def offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: j
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockStep:
     """One layer over x [batch, length, hidden] of rows that hold `start` tokens and get `lengths` more."""
 
     decoder: Decoder
@@ -137,7 +137,7 @@ class First:
     def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> Arrays:
         none = jnp.zeros_like(lengths)
         counts = jnp.zeros(logits.shape, jnp.int32)
-        token, logprob = sampling.sample(logits, prompted, counts, none, request, self.suppressed)
+        token, logprob = sampling.sample_tokens(logits, prompted, counts, none, request, self.suppressed)
         live = lengths > 0
         token = jnp.where(live, token, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
@@ -151,7 +151,7 @@ class First:
         return {**drawn, **outputs, **({"shown": logits} if self.shown else {})}
 
 
-def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
+def take_rows(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
     """Into with row i replaced by row `rows[i]` of source, or left where that is -1."""
     taken = source.at[jnp.maximum(rows, 0)].get(mode="clip")
     chosen = (rows >= 0).reshape(-1, *(1,) * (into.ndim - 1))
@@ -211,7 +211,7 @@ class Decode:
     def _step(self, weights: Arrays, state: Arrays, prompted: jax.Array, request: Arrays) -> tuple[Arrays, Arrays]:
         live = ~state["done"]
         logits, cache = self._forward(weights, state, live)
-        drawn, logprob = sampling.sample(
+        drawn, logprob = sampling.sample_tokens(
             logits, prompted, state["counts"], state["generated"], request, self.suppressed
         )
         token = jnp.where(live, drawn, request["pad"])

@@ -11,14 +11,14 @@ from aot.bundle.index.records import PhaseRecord
 from aot.errors import InputError, NoEntryError
 from aot.precompile import IMAGE, Combo
 from aot.runtime import execute, values
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Axes = tuple[str | None, ...]
-Place = tuple[slice, ...]
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Slices = tuple[slice, ...]
+InputShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes of the inputs that a caller gives, by name."""
 
 _ROWS, _TOKENS = "batch_size", "prefill_length"
@@ -39,7 +39,7 @@ class _Given(NamedTuple):
     name: str
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
-    place: Place | None
+    place: Slices | None
     """The place of the caller's array in that shape; None where it needs no padding."""
 
 
@@ -51,7 +51,7 @@ class _Fit(NamedTuple):
     given: tuple[_Given, ...]
     absent: frozenset[str]
     """Inputs that the caller leaves out."""
-    cuts: tuple[tuple[str, Place], ...]
+    cuts: tuple[tuple[str, Slices], ...]
     """Outputs with padding, and where in them is none."""
 
 
@@ -70,7 +70,7 @@ class Candidates:
         held = None if state is None else state.rows
         return self._fits(shapes, state and state.entry.combo, source and source.entry.combo, held)
 
-    def _fitting(self, shapes: Shapes, state: Combo | None, source: Combo | None, held: int | None) -> _Fit:
+    def _fitting(self, shapes: InputShapes, state: Combo | None, source: Combo | None, held: int | None) -> _Fit:
         name = self.first.phase
         phase = self.first.index.phases[name]
         sizes = _sizes(phase, shapes, name)
@@ -144,7 +144,7 @@ class _Like(NamedTuple):
         )
 
 
-def call(
+def run_phase(
     executor: Executor,
     candidates: Candidates,
     inputs: Mapping[str, Any],
@@ -160,13 +160,15 @@ def call(
     for place, held in (("state", state), ("source", source)):
         if held is not None:
             _check_state(held, candidates.first, place)
-    arrays = {name: values.array(value, phase, name) for name, value in inputs.items()}
+    arrays = {name: values.as_array(value, phase, name) for name, value in inputs.items()}
     fit = candidates.fit(arrays, state, source)
     _check_source(fit.entry, source)
     taken = _absent(fit, arrays, defaults) if fit.absent else {}
     for given in fit.given:
         array = arrays[given.name] if given.place is None else _padded(arrays[given.name], given)
-        taken[given.name] = array if array.dtype == given.dtype else execute.cast(array, given.dtype, phase, given.name)
+        taken[given.name] = (
+            array if array.dtype == given.dtype else execute.cast_input(array, given.dtype, phase, given.name)
+        )
     if fit.entry.index.generation is not None:
         before = None if state is None or "lengths" not in arrays else executor.held(state)
         values.check_values(fit.entry, arrays, taken, before, None if source is None else source.rows)
@@ -205,7 +207,7 @@ def _check_source(entry: Entry, source: State | None) -> None:
             )
 
 
-def _sizes(phase: PhaseRecord, shapes: Shapes, name: str) -> dict[str, int]:
+def _sizes(phase: PhaseRecord, shapes: InputShapes, name: str) -> dict[str, int]:
     """The size of each precompile dimension, as the inputs have it."""
     sizes: dict[str, int] = {}
     for given_name, shape in shapes:
@@ -237,7 +239,7 @@ def _given(entry: Entry, name: str, shape: tuple[int, ...], axes: Axes) -> _Give
     sides = zip(shape, wanted, axes, strict=False)
     if len(shape) != len(wanted) or any(size > side or (size < side and axis is None) for size, side, axis in sides):
         raise InputError(f"phase {entry.phase}: input {name} has shape {shape}, this entry takes {wanted}")
-    return _Given(name, dtype(argument.dtype), wanted, None if shape == wanted else tuple(map(slice, shape)))
+    return _Given(name, numpy_dtype(argument.dtype), wanted, None if shape == wanted else tuple(map(slice, shape)))
 
 
 def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, Any]":
@@ -247,7 +249,7 @@ def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, An
     return whole
 
 
-def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Place | None:
+def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Slices | None:
     """The place of the caller's part in an output; None where all of it is."""
     ends = [None if axis is None or sizes.get(axis) == getattr(entry.combo, axis) else sizes.get(axis) for axis in axes]
     return tuple(map(slice, ends)) if any(ends) else None

@@ -48,12 +48,12 @@ class Devices:
     def place(self, index: Index) -> Place:
         """Where the bundle of an index runs. Raises MachineError where it was built for no such place."""
         if self.replicas is not None:
-            return entries.one(index)
+            return entries.one_device(index)
         number = len(self.ids) if self.ids else self.given
         assert not isinstance(number, Sequence)
         if self.distributed is None:
-            return entries.place(index, number)
-        return entries.shared(index, self.distributed.processes, number)
+            return entries.find_place(index, number)
+        return entries.shared_place(index, self.distributed.processes, number)
 
     def executors(
         self, bundle: Bundle, policy: Policy, place: Place, compiling: bool, views: tuple[memoryview, ...]
@@ -64,11 +64,11 @@ class Devices:
             from aot.runtime.peers import meeting  # one process alone does without
 
             mesh = spelled_mesh(dict(place.mesh))
-            group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
+            group = meeting.join_group(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib_version())
         if self.replicas is None:
             clients = [opening.open_for(bundle, place, compiling=compiling, ids=self.ids, group=group)]
         else:
-            clients = opening.each(place.platform, self._replicas(place.platform), compiling=compiling)
+            clients = opening.open_replicas(place.platform, self._replicas(place.platform), compiling=compiling)
         return tuple(Executor(bundle, policy, place, client=each, views=views) for each in clients), group
 
     def _replicas(self, platform: str) -> tuple[int, ...]:

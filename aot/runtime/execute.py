@@ -14,7 +14,7 @@ from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
 from aot.runtime.device import opening, placing
-from aot.runtime.device.client import Buffer, Client, dtype
+from aot.runtime.device.client import Buffer, Client, numpy_dtype
 from aot.runtime.executables import Executables, Policy
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
@@ -59,11 +59,11 @@ class Executor:
         client: Client | None = None,
         views: tuple[memoryview, ...] | None = None,
     ) -> None:
-        views = views or placing.maps(bundle)  # whose pages come while the client starts
+        views = views or placing.map_weights(bundle)  # whose pages come while the client starts
         self._place = place
         self.client = client or opening.open_for(bundle, place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
-        self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
+        self._weights = placing.place_weights(bundle, views, self.client, entries.weight_layout(bundle.index, place))
         self._put_once = _once(self.client)
         self.blank = lru_cache(self.client.zeros)
         """Zeros for an argument that is not donated, made once."""
@@ -246,7 +246,7 @@ def check_names(entry: Entry, given: Set[str], held: Set[str] = frozenset()) -> 
 
 
 def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "np.ndarray[Any, Any]":
-    array = cast(np.asarray(value), dtype(argument.dtype), entry.phase, name)
+    array = cast_input(np.asarray(value), numpy_dtype(argument.dtype), entry.phase, name)
     if array.shape != argument.shape:
         raise InputError(
             f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
@@ -254,7 +254,7 @@ def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "
     return array
 
 
-def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
+def cast_input(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
     """An input in a dtype that holds it: integers stay the same, floats may be rounded. Else raises InputError."""
     if array.dtype == wanted:
         return array

@@ -29,7 +29,7 @@ _NEVER = -1  # an id that no token has
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What all sequences of a call share."""
 
     params: SamplingParams
@@ -66,7 +66,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source:
+class ForkSource:
     """A state left by a prefill, and which of its rows holds which prompt."""
 
     state: State
@@ -78,7 +78,7 @@ class Source:
         return _alike(self.state.entry.combo, combo) and not self.rows.keys().isdisjoint(positions)
 
 
-class Generation:
+class GenerationRun:
     """The sequences of one call on the entries of one bundle.
 
     A prompt is prefilled once for all sequences of it, as long as these go to entries of one cache length: a state
@@ -86,7 +86,11 @@ class Generation:
     """
 
     def __init__(
-        self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], table: buckets.Table, request: Request
+        self,
+        executor: Executor,
+        entries: Mapping[tuple[Combo, str], Entry],
+        table: buckets.Table,
+        request: GenerationRequest,
     ) -> None:
         self._executor, self._entries, self._table, self._request = executor, entries, table, request
 
@@ -105,15 +109,15 @@ class Generation:
         return self._run(filled)
 
     def _run(self, groups: list["_Filled"]) -> Iterator[Pieces]:
-        held: list[Source] = []
+        held: list[ForkSource] = []
         for place, group in enumerate(groups):
             later = groups[place + 1 :]
             sources = yield from self._group(group, held, later)
             held = [s for s in sources if any(s.serves(other.combo, other.prepared) for other in later)]
 
     def _group(
-        self, group: "_Filled", held: list[Source], later: list["_Filled"]
-    ) -> Generator[Pieces, None, list[Source]]:
+        self, group: "_Filled", held: list[ForkSource], later: list["_Filled"]
+    ) -> Generator[Pieces, None, list[ForkSource]]:
         """Runs the sequences of a group; returns all sources there are then."""
         combo, rows = group.combo, group.rows
         batch: Batch = [*rows, *[None] * (combo.batch_size - len(rows))]
@@ -135,8 +139,8 @@ class Generation:
         return sources
 
     def _begin(
-        self, group: "_Filled", batch: Batch, request: Inputs, held: list[Source], later: list["_Filled"]
-    ) -> tuple[State, Arrays, list[Source]]:
+        self, group: "_Filled", batch: Batch, request: Inputs, held: list[ForkSource], later: list["_Filled"]
+    ) -> tuple[State, Arrays, list[ForkSource]]:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
         combo, prepared = group.combo, group.prepared
         ready = {position for source in held if source.serves(combo, prepared) for position in source.rows}
@@ -148,7 +152,7 @@ class Generation:
         sources = [*held, *self._sources(group, fresh, after)]
         return (*self._fork(combo, batch, request, [s for s in sources if s.serves(combo, prepared)]), sources)
 
-    def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[Source]:
+    def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[ForkSource]:
         """Prefills prompts into states of as few rows as the narrowest group that continues them, for forks widen."""
         for room in range(1, group.combo.batch_size + 1):
             shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prepared) == room]
@@ -161,7 +165,7 @@ class Generation:
                 placed = [shared[row] for row in part.rows]
                 inputs = self._request.inputs([None] * part.combo.batch_size)
                 state, _ = self._prefill(part.combo, [group.prepared[position] for position in placed], inputs)
-                yield Source(state, {position: row for row, position in enumerate(placed)})
+                yield ForkSource(state, {position: row for row, position in enumerate(placed)})
 
     def _prefill(self, combo: Combo, asked: list[Prepared], request: Inputs) -> tuple[State, Arrays]:
         entry = self._entries[combo, "prefill"]
@@ -179,7 +183,7 @@ class Generation:
 
         return Encoding(self._executor, self._entries, self._table.alike(self._request.props, images=True))
 
-    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[Source]) -> tuple[State, Arrays]:
+    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[ForkSource]) -> tuple[State, Arrays]:
         state: State | None = None
         outputs: Arrays = {}
         for source in sources:

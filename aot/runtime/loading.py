@@ -48,7 +48,7 @@ def load(
     for name, value, allowed in (("policy", policy, get_args(Policy)), ("verify", verify, get_args(Verify))):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
-    compilations.watch()
+    compilations.watch_compilations()
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn_of_expiry(bundle)
     asked = Devices(devices, replicas, distributed)
@@ -56,9 +56,9 @@ def load(
     found = entries.entries_of(bundle.index, place)
     _check_machine(bundle, found, policy)
     served = bundle.holding(_sizes(bundle.index.tokenizer.values()), held.room())
-    views = placing.maps(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
+    views = placing.map_weights(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
     checked = Verification(served, views, verify)
-    compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
+    compiling = policy == "compile" and not all(map(entries.fitting_executable, entries.programs_of(found)))
     started = served.holding(_needed_at_first(bundle, found, policy), held.room())
     executors, group = asked.executors(started, policy, place, compiling, views)
     return Model(served, found, executors, checked, group)
@@ -76,7 +76,7 @@ def _needed_at_first(bundle: Bundle, found: tuple[Entry, ...], policy: Policy) -
     sizes = bundle.manifest.sizes("executable", *(["program"] if policy == "compile" else []))
     if len(sizes) <= held.room():
         return sizes.items()
-    chosen = ((program, entries.fitting(program)) for program in entries.programs(found))
+    chosen = ((program, entries.fitting_executable(program)) for program in entries.programs_of(found))
     needed = {program.digest if executable is None else executable.digest for program, executable in chosen}
     return [(name, size) for name, size in sizes.items() if name in needed]
 
@@ -86,7 +86,7 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: Policy) -> 
     usable = ("ready",) if policy == "strict" else ("ready", "compiles")
     first = None
     for entry in found:
-        verdict = entries.verdict(entry)
+        verdict = entries.judge_entry(entry)
         if verdict.verdict in usable:
             return
         first = first or verdict

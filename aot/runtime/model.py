@@ -20,7 +20,7 @@ from aot.runtime.device import client
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
-from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.generation import GenerationRequest, GenerationRun, Pieces
 from aot.runtime.options import GenerateOptions, RequestOptions, Several
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.requests import Prepared, Prompt
@@ -31,7 +31,7 @@ from aot.sampling import SamplingParams
 if TYPE_CHECKING:
     from aot.runtime.peers.processes import Group
     from aot.runtime.prompting.recipe import Recipe
-    from aot.runtime.prompting.text import Text
+    from aot.runtime.prompting.text import TextTokenizer
 
 P = TypeVar("P", bound=Prompt)  # a list[str] is no list[Prompt]
 
@@ -81,7 +81,7 @@ class Model:
             self._group.close()
         self._executors = ()
         self._verification.close()
-        client.collect()
+        client.free_unused_arrays()
 
     @property
     def bundle(self) -> Bundle:
@@ -140,30 +140,32 @@ class Model:
         self._refuse()
         candidates, executors = self._phases[phase], self._running
         with self._preparing():
-            given = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
-            parts = replicas.rows(candidates.first, given, len(executors)) if state is source is None else [given]
+            given = dict(padding.pads_behind(inputs, phase, self._bundle.index.phases[phase].inputs))
+            parts = replicas.split_rows(candidates.first, given, len(executors)) if state is source is None else [given]
         calls = [
-            partial(call.call, executor, candidates, part, state, source, self._defaults)
+            partial(call.run_phase, executor, candidates, part, state, source, self._defaults)
             for executor, part in zip(executors, parts, strict=False)
         ]
         if self._group is None:
-            outputs = replicas.together(calls)
+            outputs = replicas.call_together(calls)
         else:
-            outputs = self._group.turn(lambda _: replicas.together(calls), {"call": phase}, f"of a call of {phase}")
+            outputs = self._group.turn(
+                lambda _: replicas.call_together(calls), {"call": phase}, f"of a call of {phase}"
+            )
         self._settle()
-        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
+        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.join_rows(candidates.first, outputs), None)
 
     def start(self, prompts: Prompt | list[Prompt], options: RequestOptions, *, streamed: bool = False) -> "Run":
         """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""
         record = self._bundle.index.generation
         if record is None:
             raise InputError("generate: this bundle holds no language model; use call")
-        given, single = requests.prompts(prompts)
+        given, single = requests.list_prompts(prompts)
         if options.template and not any(map(requests.is_conversation, given)):
             raise InputError("request: template is for conversations, and no prompt is one; leave it out")
         limit = options.max_new_tokens or record.max_new_tokens
         eos = tuple(record.eos_token_id if options.eos_token_id is None else options.ends)
-        request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
+        request = GenerationRequest(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         beside, reader = options.beside(len(given), single), self._reader(options)
@@ -183,12 +185,12 @@ class Model:
                 sequences.append(
                     RunningSequence(position, index, prepared, seed, limit, frozenset(eos), self._text, stops, streamed)
                 )
-        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.position)
+        parts = replicas.split_evenly(sequences, len(self._running), lambda sequence: sequence.position)
         runs = [
-            Generation(executor, self._entries, self._combos, request).run(part)
+            GenerationRun(executor, self._entries, self._combos, request).run(part)
             for executor, part in zip(self._running, parts, strict=False)
         ]
-        steps: Iterator[Pieces] = replicas.merged(runs)
+        steps: Iterator[Pieces] = replicas.merge_runs(runs)
         if self._group is not None:
             from aot.runtime.peers.lockstep import Lockstep
 
@@ -199,7 +201,7 @@ class Model:
         """What makes requests with such options of prompts."""
         record = self._bundle.index.generation
         assert record is not None
-        shapes = (vision.shape(combo) for combo in self._combos.alike(options.props, images=True))
+        shapes = (vision.image_shape(combo) for combo in self._combos.alike(options.props, images=True))
         sizes = tuple(dict.fromkeys(shape for shape in shapes if shape is not None))
         return Reader(self._text, record.vocab_size, self._recipe, sizes, options.template)
 
@@ -250,7 +252,7 @@ class Model:
         if self._executors and not self._settled:
             self._settled = True
             for executor in self._executors:
-                executor.executables.rest(entries.programs(self._entries.values()))
+                executor.executables.rest(entries.programs_of(self._entries.values()))
 
     @property
     def _running(self) -> tuple[Executor, ...]:
@@ -263,20 +265,20 @@ class Model:
     def _combos(self) -> buckets.Table:
         return buckets.Table([combo for combo, phase in self._entries if phase == "decode"])
 
-    def _text(self) -> "Text | None":
+    def _text(self) -> "TextTokenizer | None":
         return self._tokenizer
 
     @cached_property
-    def _tokenizer(self) -> "Text | None":
+    def _tokenizer(self) -> "TextTokenizer | None":
         if "tokenizer.json" not in self._bundle.index.tokenizer:
             return None
-        from aot.runtime.prompting.text import Text
+        from aot.runtime.prompting.text import TextTokenizer
 
         index = self._bundle.index
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in index.tokenizer.items()}
         reserved = () if index.images is None else (index.images.token,)
         ends = () if index.generation is None else index.generation.eos_token_id
-        return Text.from_files(files, f"bundle {self._bundle.path}", reserved, ends)
+        return TextTokenizer.from_files(files, f"bundle {self._bundle.path}", reserved, ends)
 
     def _sequences_each(self, need: buckets.Need) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
@@ -293,7 +295,7 @@ class Model:
         if record is None:
             return {}
         if rows not in self._greedy:
-            request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
+            request = GenerationRequest(SamplingParams(), (), record.pad_token_id, _eos_room(record))
             self._greedy[rows] = self._running[0].put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
         if "embeddings" not in entry.inputs:
             return self._greedy[rows]

@@ -38,7 +38,7 @@ def pad(
     return padded, mask
 
 
-def righted(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[str | None]]) -> Mapping[str, Any]:
+def pads_behind(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[str | None]]) -> Mapping[str, Any]:
     """Inputs of a phase as it takes them, tokens first and pads behind, where they have pads elsewhere.
 
     Where, `mask` says [rows, tokens], 1 at tokens; without one they stand first in what `pad` made. Of other inputs
@@ -47,7 +47,7 @@ def righted(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[s
     """
     if "mask" in axes or not {"tokens", "lengths"} <= axes.keys() or "tokens" not in inputs:
         return inputs
-    given = {name: values.array(value, phase, name) for name, value in inputs.items()}
+    given = {name: values.as_array(value, phase, name) for name, value in inputs.items()}
     if "mask" in given:
         first, given["lengths"] = _places(given, f"phase {phase}: input mask")
         del given["mask"]

@@ -12,7 +12,7 @@ from aot.runtime.options import is_whole
 from aot.vision import Size
 
 if TYPE_CHECKING:
-    from aot.runtime.prompting.text import Text
+    from aot.runtime.prompting.text import TextTokenizer
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
 """A text, token ids, or a conversation: messages with role and content."""
@@ -54,7 +54,7 @@ MOST_SEQUENCES = 1 << 16
 """Sequences of one call, unless it has more prompts."""
 
 
-def prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+def list_prompts(given: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     """The prompts of a call, and whether it was a single one. Raises InputError for anything else."""
     if isinstance(given, str) or is_tokens(given) or is_conversation(given):
         return [given], True  # type: ignore[list-item]
@@ -77,10 +77,10 @@ def check_sequences(count: int, prompts: int) -> None:
         raise InputError(f"request: {count} sequences are above the limit of {most} for a call; ask for fewer (n)")
 
 
-def tokens(
+def encode_prompt(
     prompt: Prompt,
     position: int,
-    tokenizer: "Callable[[], Text | None]",
+    tokenizer: "Callable[[], TextTokenizer | None]",
     vocab_size: int,
     first: Sequence[int] = (),
     template: Mapping[str, Any] | None = None,

@@ -11,7 +11,7 @@ from aot.errors import BundleError, InputError
 from aot.runtime.requests import Prepared, Prompt
 
 if TYPE_CHECKING:
-    from aot.runtime.prompting.text import Stream, Text
+    from aot.runtime.prompting.text import Stream, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RunningSequence:
     limit: int
     """Tokens to generate at most."""
     eos: frozenset[int]
-    text: "Callable[[], Text | None]"
+    text: "Callable[[], TextTokenizer | None]"
     """Gives the bundle's tokenizer, where it has one. It takes long to make, so not before it is needed."""
     stop: tuple[str, ...]
     streamed: bool = False
@@ -163,7 +163,7 @@ class RunningSequence:
         return stream.feed(self.tokens) + stream.flush()
 
 
-def _stream(text: "Text", stop: tuple[str, ...], behind: list[int]) -> "Stream":
+def _stream(text: "TextTokenizer", stop: tuple[str, ...], behind: list[int]) -> "Stream":
     from aot.runtime.prompting.text import Stream
 
     return Stream(text, stop, behind)

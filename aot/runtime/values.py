@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
 
-def array(value: Any, phase: str, name: str) -> Array:
+def as_array(value: Any, phase: str, name: str) -> Array:
     """An input as an array. Raises InputError for what is none."""
     if type(value) is np.ndarray:
         return value
@@ -35,7 +35,7 @@ def check_values(
     that they continue, `forked` the rows of the state that a fork reads.
     """
     for name, found in given.items():
-        if name in sampling.FIELDS:
+        if name in sampling.SAMPLING_FIELDS:
             for value in set(found.ravel().tolist()):
                 sampling.check_option(name, value)
         elif found.dtype.kind not in "biu" and not np.isfinite(made[name]).all():

@@ -147,7 +147,7 @@ def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path,
     program = dataclasses.replace(index.programs[0], executables=(executable,))
     written(other, dataclasses.replace(index, programs=(program,)))
     written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
-    synthetic.write(damaged, jaxlib=fit.jaxlib())
+    synthetic.write(damaged, jaxlib=fit.jaxlib_version())
     synthetic.blob_file(damaged, digest.digest_of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
 
     assert "no executable for this machine" in refused(4, "bench", other)
@@ -164,7 +164,7 @@ def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     with pytest.raises(AotError, match=r"no run of it succeeded: ValueError: why; try aot run"):
-        bench.measure_bundle(tmp_path / "bundle", bench.Options(1, 1, 1, "once"))
+        bench.measure_bundle(tmp_path / "bundle", bench.BenchOptions(1, 1, 1, "once"))
 
 
 def written(bundle: Path, index: Index) -> None:

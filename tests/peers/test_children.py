@@ -51,7 +51,7 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
             super().__init__(["true"], **options)
 
     synthetic.write(trap / "b")
-    contestants = [bench.contestant(store.open(trap / "b"), {}), bench.bandwidth()]
+    contestants = [bench.bundle_contestant(store.open(trap / "b"), {}), bench.bandwidth_contestant()]
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", Process)
         with pytest.raises(ChildProcessError):
@@ -67,8 +67,8 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
 
 def test_a_child_finds_the_very_package_of_its_parent(tmp_path: Path) -> None:
     code = "import aot; print(aot.__file__)"
-    python, *options = children.command("none")
+    python, *options = children.child_command("none")
     command = [python, *options[: options.index("-m")], "-c", code]
-    found = subprocess.run(command, env={**os.environ, **children.variables()}, cwd=tmp_path, capture_output=True)
+    found = subprocess.run(command, env={**os.environ, **children.child_variables()}, cwd=tmp_path, capture_output=True)
 
     assert found.stdout.decode().strip() == aot.__file__

@@ -30,7 +30,7 @@ DEVICES = ("a100-40gb", "a100-80gb", "b200", "h100-sxm", "h200", "l4", "l40s")
 def test_what_begins_so_is_suggested_first_never_another_number_and_all_is_listed(
     name: str, allowed: tuple[str, ...], meant: str
 ) -> None:
-    assert closest.hint(name, allowed) == f"{meant}allowed: {', '.join(allowed)}"
+    assert closest.closest_hint(name, allowed) == f"{meant}allowed: {', '.join(allowed)}"
 
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration")
@@ -51,7 +51,7 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "
     ],
 )
 def test_another_architecture_is_never_suggested(name: str, meant: list[str]) -> None:
-    assert closest.architecture(name, ARCHITECTURES) == meant
+    assert closest.closest_architecture(name, ARCHITECTURES) == meant
 
 
 KEYS = ("abcdef0" + "0" * 57, "abcdef1" + "1" * 57)

@@ -28,7 +28,7 @@ EVERYTHING = Row(
     seed=(7, 8),
     sequence=3,
 )
-sample = jax.jit(sampling.sample)
+sample = jax.jit(sampling.sample_tokens)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +101,7 @@ def test_draws_agree_with_the_oracle(row, logits, data):
 def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row):
     ids, logits = (1, 3, 15), np.float32([0.5, 3.0, -1.0, 3.0, *[0.25] * 12])
     left = np.where(np.isin(np.arange(VOCAB), ids), -np.inf, logits)
-    suppressing = jax.jit(functools.partial(sampling.sample, suppressed=ids))
+    suppressing = jax.jit(functools.partial(sampling.sample_tokens, suppressed=ids))
     full = np.broadcast_to(logits, (ROWS, VOCAB))
     nothing = np.zeros_like(full, bool), np.zeros_like(full, np.int32), np.arange(ROWS, dtype=np.int32)
     token, logprob = suppressing(full, *nothing, options([row] * ROWS))
@@ -309,7 +309,9 @@ def exported(platform):
     shapes = [jax.ShapeDtypeStruct((2, 1000), dtype) for dtype in arrays.values()]
     request = {n: jax.ShapeDtypeStruct((2, *shape), jnp.dtype(d)) for n, (shape, d) in sampling.OPTIONS.items()}
     generated = jax.ShapeDtypeStruct((2,), jnp.int32)
-    module = export.export(jax.jit(sampling.sample), platforms=[platform])(*shapes, generated, request).mlir_module()
+    module = export.export(jax.jit(sampling.sample_tokens), platforms=[platform])(
+        *shapes, generated, request
+    ).mlir_module()
     return [re.sub(r" loc\(.*?\)$", "", line) for line in module.splitlines() if not line.startswith("#loc")]
 
 

@@ -17,7 +17,7 @@ from aot.errors import InputError, NoEntryError
 from aot.runtime import requests
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.prompting.recipe import Recipe
-from aot.runtime.prompting.text import Text
+from aot.runtime.prompting.text import TextTokenizer
 from aot.runtime.sequence import RunningSequence
 from aot.vision import Images, Size
 
@@ -72,7 +72,7 @@ def text(family="qwen2_vl", bos=False):
     kept = images("llava" if family == "llava" else "qwen2_vl")
     reserved = (kept.token, *kept.before, *kept.after)
     given = {"tokenizer.json": tokenizer(bos).to_str().encode(), "tokenizer_config.json": config}
-    return Text.from_files(given, "bundle tiny", reserved)
+    return TextTokenizer.from_files(given, "bundle tiny", reserved)
 
 
 def reader(family="qwen2_vl", bos=False, sizes=SIZES):

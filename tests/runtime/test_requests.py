@@ -67,7 +67,7 @@ def test_a_bad_prompt_is_named(model, prompt, words):
         ("template", (5, [1], "x"), "template must be a mapping of names to JSON values"),
         ("template", ({"tools": []},), "template is for conversations, and no prompt is one"),
         ("temperature", (-1, NAN, float("inf"), "hot", True, 1e300, np.bool_(1)), "sampling.temperature: "),
-        *((name, (10**400, -(10**400), 10**5000), f"sampling.{name}: ") for name in sampling.FIELDS),
+        *((name, (10**400, -(10**400), 10**5000), f"sampling.{name}: ") for name in sampling.SAMPLING_FIELDS),
         *((name, (10**5000,), f"request: {name} ") for name in ("max_new_tokens", "n", "seed", "eos_token_id")),
         ("top_k", (-2, 1.5, 2**31), "sampling.top_k: "),
         ("top_p", (-0.1, 1.1), "sampling.top_p: must be between 0 and 1"),

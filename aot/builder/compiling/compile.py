@@ -66,7 +66,7 @@ def compiler(target: Target) -> dict[str, str]:
     import jaxlib.version
 
     (kind,) = target
-    return {"jaxlib": jaxlib.version.__version__, **extras.versions(kind)}
+    return {"jaxlib": jaxlib.version.__version__, **extras.wheel_versions(kind)}
 
 
 def requires(target: Target) -> dict[str, Any]:

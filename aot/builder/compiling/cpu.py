@@ -13,7 +13,7 @@ from aot.builder.compiling import canonical, instructions, pin, topology
 from aot.builder.compiling.deviceless import Made
 from aot.errors import MachineError
 from aot.isa import Baseline
-from aot.xla_flags import Value
+from aot.xla_flags import FlagValue
 
 CORE = "AOT_CORE"
 """Variable of a worker: a number by which workers of one build take different cores."""
@@ -43,7 +43,7 @@ class Way(Protocol):
     def devices(self, baseline: Baseline, number: int) -> list[Any]:
         """So many devices to compile for."""
 
-    def compile(self, lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+    def compile(self, lowered: Any, baseline: Baseline, options: Mapping[str, FlagValue]) -> Any:
         """A `jax.stages.Compiled` of a `Lowered` for such devices."""
 
     def cost(self, compiled: Any) -> Any:
@@ -88,7 +88,7 @@ def devices(options: Options, number: int) -> list[Any]:
 def compiled(lowered: Any, options: Options) -> Made:
     """What XLA made, in canonical bytes. Raises AotError for code outside the declared instruction set."""
     baseline = _baseline(options)
-    made = way().compile(lowered, baseline, xla_flags.options("cpu", options.get("xla_flags", ())))
+    made = way().compile(lowered, baseline, xla_flags.parse_flags("cpu", options.get("xla_flags", ())))
     data = canonical.executable(bytes(made.runtime_executable().serialize()), baseline)
     instructions.check_instructions(data, baseline)
     return Made(data, made.memory_analysis(), way().cost(made))
@@ -101,7 +101,7 @@ def requires(options: Options, number: int) -> dict[str, Any]:
 
 
 def _baseline(options: Options) -> Baseline:
-    return isa.baseline(options["isa"])
+    return isa.find_baseline(options["isa"])
 
 
 def _show_two_cores() -> None:

@@ -14,7 +14,7 @@ from aot.errors import InputError, MachineError
 
 Options = Mapping[str, Any]
 """The options of a cuda target: device, devices and so on."""
-Value = xla_flags.Value | str
+Value = xla_flags.FlagValue | str
 
 REPLAYED = "./tuning.textproto"
 """Where XLA looks for choices, from the directory of the process: the name is stored in executables."""
@@ -45,7 +45,7 @@ _CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxli
 
 def check(options: Options) -> None:
     """Raises InputError where the compiler is not installed, MachineError for a tuning that it would not replay."""
-    if lacking := extras.missing("cuda"):
+    if lacking := extras.missing_extra("cuda"):
         raise InputError(f"target cuda {options['device']}: {lacking}, or leave the target out")
     if "tuning" in options and not replays():
         raise MachineError(
@@ -74,7 +74,7 @@ def flags(options: Options) -> tuple[str, ...]:
 def devices(options: Options, number: int) -> list[Any]:
     """As many GPUs of a target's kind as it takes, in one machine, of which there is only the description."""
     _link_toolkit()
-    described = target_config(accelerators.gpu(options["device"]))
+    described = target_config(accelerators.find_gpu(options["device"]))
     return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
 
 
@@ -87,7 +87,7 @@ def present(options: Options, number: int) -> list[Any]:
     """GPUs of a target's kind that this machine has, as many as are asked for."""
     import jax
 
-    kinds = accelerators.gpu(options["device"]).kinds
+    kinds = accelerators.find_gpu(options["device"]).kinds
     return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
 
 
@@ -100,7 +100,7 @@ def tried_choices(lowered: Any, options: Options) -> str:
 
 def requires(options: Options, number: int) -> dict[str, Any]:
     """The GPUs, and the driver that takes their code."""
-    gpu = accelerators.gpu(options["device"])
+    gpu = accelerators.find_gpu(options["device"])
     found = {"compute_capability": gpu.compute_capability, "driver": gpu.driver}
     return {"kinds": gpu.kinds, "devices": number, **found}
 
@@ -136,7 +136,7 @@ def _set(options: Options) -> Mapping[str, Value]:
 
 
 def _given(options: Options) -> Mapping[str, Value]:
-    return xla_flags.options("cuda", options.get("xla_flags", ()))
+    return xla_flags.parse_flags("cuda", options.get("xla_flags", ()))
 
 
 def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:
@@ -147,7 +147,7 @@ def _link_toolkit() -> None:
     """Lays ptxas and libdevice where XLA looks for them by a relative path, which so is the same on every machine."""
     spec = importlib.util.find_spec(_TOOLKIT)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.requirement('cuda')}")
+        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.pip_requirement('cuda')}")
     link = Path(deviceless.TOOLKIT)
     if not link.is_symlink():
         link.symlink_to(next(iter(spec.submodule_search_locations)))

@@ -18,7 +18,7 @@ _HOST = (2, 2, 1)
 
 def check(options: Options) -> None:
     """Raises InputError where the compiler is not installed."""
-    if lacking := extras.missing("tpu"):
+    if lacking := extras.missing_extra("tpu"):
         raise InputError(f"target tpu {options['topology']}: {lacking}, or leave the target out")
 
 
@@ -41,7 +41,7 @@ def flags(options: Options) -> tuple[str, ...]:
 def devices(options: Options, number: int) -> list[Any]:
     """The first devices of the topology. Raises InputError for a topology that there is not."""
     text = options["topology"]
-    tpu, shape = accelerators.topology(text)
+    tpu, shape = accelerators.parse_topology(text)
     bounds = tuple(map(min, zip(_HOST, (*shape, 1), strict=False)))
     try:
         found = deviceless.devices("tpu", text, chips_per_host_bounds=bounds)
@@ -57,10 +57,10 @@ def devices(options: Options, number: int) -> list[Any]:
 
 def compiled(lowered: Any, options: Options) -> Made:
     """What XLA made; its bytes are the same on every machine as they are."""
-    return deviceless.compiled(lowered, xla_flags.options("tpu", options.get("xla_flags", ())))
+    return deviceless.compiled(lowered, xla_flags.parse_flags("tpu", options.get("xla_flags", ())))
 
 
 def requires(options: Options, number: int) -> dict[str, Any]:
     """The TPUs."""
-    tpu, _ = accelerators.topology(options["topology"])
+    tpu, _ = accelerators.parse_topology(options["topology"])
     return {"kinds": (tpu.kind,), "devices": number}

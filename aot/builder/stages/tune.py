@@ -64,7 +64,7 @@ def tune(plan: "Plan", jobs: int, report: Report) -> tuple[Tuned, ...]:
 def _check(target: Target) -> None:
     """Raises MachineError where this machine has not the devices of a target, InputError for no place to write to."""
     options = target["cuda"]
-    needed, kinds = options.get("devices", 1), devices.gpu(options["device"]).kinds
+    needed, kinds = options.get("devices", 1), devices.find_gpu(options["device"]).kinds
     here = [device.kind for device in machine.accelerators_of("cuda").devices]
     if sum(kind in kinds for kind in here) < needed:
         found = ", ".join(sorted(set(here))) or "no NVIDIA GPU"

@@ -16,7 +16,7 @@ from aot.errors import DifferenceError
 
 @click.command(
     "audit",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot audit dist/tiny --manifest manifests/tiny.yaml --rounds 3",
         "aot audit dist/tiny --manifest manifests/tiny.yaml --programs-only",
         "aot audit dist/new --manifest manifests/tiny.yaml --from dist/tiny",
@@ -82,7 +82,7 @@ def _print(found: audit.Audit) -> None:
             str(row["round"]), (row["key"] or "")[:12], row["phase"] or "", row["kind"], row["verdict"], row["cause"]
         )
     output.console().print(table)
-    for line in diff.lines(found.causes):
+    for line in diff.cause_lines(found.causes):
         click.echo(line)
     differing = sum(not verdict.same for verdicts in found.verdicts for verdict in verdicts)
     verdicts = sum(map(len, found.verdicts))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "bench",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot bench dist/tiny",
         "aot bench dist/tiny --rounds 10 --plot tiny.svg",
         "aot bench dist/tiny --prompt-tokens 20 --new-tokens 40 --json",
@@ -52,8 +52,8 @@ def command(
 
     if plot is not None:
         _check_plot(plot)
-    options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
-    with progress.waiting("") as say:
+    options = bench.BenchOptions(rounds, prompt_tokens, new_tokens, verify)
+    with progress.show_waiting("") as say:
         found = bench.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
         plot.write_text(_drawn(bundle, found), encoding="utf-8")
@@ -108,13 +108,13 @@ def _drawn(bundle: Path, found: Mapping[str, Any]) -> str:
 
     figures = {name: Figure(**figure) for name, figure in found["figures"].items()}
     name = bundle.resolve().name
-    return plot.draw([(name, figures)], found["bandwidth"], f"aot bench {name}", _request(found), _place(found))
+    return plot.draw_plot([(name, figures)], found["bandwidth"], f"aot bench {name}", _request(found), _place(found))
 
 
 def _request(found: Mapping[str, Any]) -> str:
     request, held = found["request"], found["bundle"]
     tokens = f"{request['prompt_tokens']} prompt tokens, {request['new_tokens']} new ones"
-    return f"{tokens}, {held['dtype']}, {output.size(held['weight_bytes'])} of weights a token"
+    return f"{tokens}, {held['dtype']}, {output.spelled_size(held['weight_bytes'])} of weights a token"
 
 
 def _place(found: Mapping[str, Any]) -> str:
@@ -125,7 +125,7 @@ def _place(found: Mapping[str, Any]) -> str:
 
 def _shown(value: float, unit: str) -> str:
     if unit == "bytes":
-        return f"-{output.size(int(-value))}" if value < 0 else output.size(int(value))
+        return f"-{output.spelled_size(int(-value))}" if value < 0 else output.spelled_size(int(value))
     digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
     return f"{value:.3f} s" if unit == "s" else f"{value:,.{digits}f} {unit}".rstrip()
 

@@ -10,7 +10,7 @@ from aot.audit.explain import Subject
 from aot.builder.stages import releases
 from aot.bundle import store
 from aot.cli import output, progress
-from aot.cli.commands.diff import verdict
+from aot.cli.commands.diff import print_verdict
 from aot.cli.progress import Display
 
 _LONGEST = 100  # characters of a value that are shown
@@ -18,7 +18,9 @@ _LONGEST = 100  # characters of a value that are shown
 
 @click.command(
     "explain",
-    epilog=output.examples("aot explain dist/tiny 66f0943a278c", "aot explain dist/tiny --against manifests/tiny.yaml"),
+    epilog=output.examples_epilog(
+        "aot explain dist/tiny 66f0943a278c", "aot explain dist/tiny --against manifests/tiny.yaml"
+    ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("name", metavar="[KEY]", required=False)
@@ -54,11 +56,11 @@ def _against(path: Path, manifest: Path, jax_released: datetime.date | None, as_
     bundle = store.open(path)
     plan = plans.resolve(plans.read_manifest(manifest))
     release = releases.installed(jax_released)
-    with progress.waiting(f"hashing {path}"):
+    with progress.show_waiting(f"hashing {path}"):
         store.verify(path)
     with Display() as display, sides.of_plan(plan, release, display) as rebuilt:
         found = diff.causes(sides.of_bundle(bundle), rebuilt)
-    return verdict(found, as_json)
+    return print_verdict(found, as_json)
 
 
 def _print(subject: Subject) -> None:
@@ -80,5 +82,5 @@ def _print_digests(subject: Subject) -> None:
     for program in subject.index.programs:
         table.add_row(program.digest[7:19], program.name, program.platform, program.digest)
         for executable in program.executables:
-            table.add_row("", "", output.target(executable.target), executable.digest)
+            table.add_row("", "", output.spelled_target(executable.target), executable.digest)
     console.print(table)

@@ -48,7 +48,7 @@ SIZE = Size()
 AGE = Quantity("age", {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800})
 
 
-@click.command("gc", epilog=output.examples("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
+@click.command("gc", epilog=output.examples_epilog("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
 @click.option(
     "--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 1.5GiB, 2GB), what was used last."
 )
@@ -67,5 +67,5 @@ def command(max_size: int | None, older_than: int | None, dry_run: bool, as_json
         output.print_document(asdict(swept))
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {output.counted(swept.removed, 'files')}, {output.size(swept.removed_bytes)}")
-    click.echo(f"kept {output.counted(swept.kept, 'files')}, {output.size(swept.kept_bytes)}, in {root}")
+    click.echo(f"{verb} {output.counted(swept.removed, 'files')}, {output.spelled_size(swept.removed_bytes)}")
+    click.echo(f"kept {output.counted(swept.kept, 'files')}, {output.spelled_size(swept.kept_bytes)}, in {root}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aot.builder.lowering.lower import Counted
 
 
-@click.command("plan", epilog=output.examples("aot plan manifests/tiny.yaml"))
+@click.command("plan", epilog=output.examples_epilog("aot plan manifests/tiny.yaml"))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @output.jax_released
 @output.as_json
@@ -41,7 +41,7 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
     plan = plans.resolve(given)
     release = releases.installed(jax_released)
     late = releases.expiry_remarks(release)
-    with progress.waiting("counting programs") as say:
+    with progress.show_waiting("counting programs") as say:
         counted = build.count_plan(plan, _told(say, len(plan.combos)))
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
     remarks = (*_remarks(given, plan, counted), *late)
@@ -58,7 +58,7 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
         for each in counted.footprints:
             placement.show_placement(each)
         click.echo(f"valid until {release.valid_until}")
-        click.echo(model.line(plan))
+        click.echo(model.model_line(plan))
     for remark in remarks:
         click.echo(f"remark: {remark}", err=as_json)
 
@@ -82,11 +82,11 @@ def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]
 
 def _print(plan: Plan, counted: Mapping[str, int]) -> None:
     console = output.console()
-    console.print(output.combos("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
+    console.print(output.combos_table("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
     shapes.show_shapes(plan)
     numbers = [output.counted(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
-    targets = "; ".join(map(output.target, plan.targets)) or "no targets"
+    targets = "; ".join(map(output.spelled_target, plan.targets)) or "no targets"
     console.print(f"{', '.join(numbers)} ({targets})", soft_wrap=True)
     if plan.model.quantization:
-        sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))
+        sizes = (f"{dtype} {output.spelled_size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))
         console.print(f"weights, quantized to {plan.model.quantization}: {', '.join(sizes)}", soft_wrap=True)

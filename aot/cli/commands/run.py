@@ -37,7 +37,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(
     "run",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         'aot run dist/tiny "def main("',
         'aot run dist/tiny --prompt "import " --n 4 --temperature 0.8 --seed 1',
         "aot run dist/tiny --chat conversation.json --stream --stats",
@@ -112,8 +112,8 @@ def command(
     if stream and as_json:
         raise click.UsageError("--stream prints text as it comes, --json one document: give one of the two")
     given: list[Any] = [*map(prompting.text_given, texts), *prompts]
-    given += [*map(prompting.conversation, chats), *map(prompting.ids, tokens)]
-    if not given and (piped := prompting.piped()):
+    given += [*map(prompting.read_conversation, chats), *map(prompting.parse_ids, tokens)]
+    if not given and (piped := prompting.piped_text()):
         given = [piped]
     if not given:
         raise click.UsageError(
@@ -126,7 +126,7 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if arguments:
-        chosen["template"] = prompting.template(arguments)
+        chosen["template"] = prompting.parse_template_arguments(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
     how: dict[str, Any] = {"policy": policy, "key": public_key, "devices": devices, "replicas": _replicas(replicas)}

@@ -10,7 +10,7 @@ from aot.errors import InputError
 
 @click.command(
     "sign",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot sign dist/tiny --key private.pem",
         "aot sign dist/tiny --key private.pem --certificate signer.pem --chain ca.pem",
     ),

@@ -19,7 +19,7 @@ _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_cod
 
 @click.command(
     "verify",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot verify dist/tiny", "aot verify dist/tiny --run", "aot verify dist/tiny --key public.pem"
     ),
 )
@@ -45,7 +45,7 @@ def command(bundle: Path, public_key: Path | None, chain: tuple[Path, ...], run:
     With --run exit code 6 when an entry gives other outputs than recorded, else 4 when one does not run here.
     """
     admit = _admit(public_key, chain)
-    with progress.waiting(f"hashing {bundle}") as say:
+    with progress.show_waiting(f"hashing {bundle}") as say:
         opened = store.verify(bundle, admit=admit)
         verified.remember(bundle, opened.index.weights, opened.hashed)
         stated = statement.read_statement(opened) is not None
@@ -75,7 +75,7 @@ def _signed(bundle: Bundle, admit: store.Admit | None) -> str:
 def _replayed(bundle: Bundle) -> tuple["Replayed", ...]:
     from aot.golden import replay as golden
 
-    return golden.replay(bundle)
+    return golden.replay_golden(bundle)
 
 
 def _golden(replayed: tuple["Replayed", ...]) -> dict[str, Any]:

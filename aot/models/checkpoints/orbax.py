@@ -46,30 +46,30 @@ def check_orbax(directory: Path, subtree: str, parameters: Mapping[str, tuple[in
 
     Raises InputError with a line for each one that is missing, not used, or of a wrong shape or dtype.
     """
-    arrays.resolve(dtype)
+    arrays.weight_dtype(dtype)
     _opened(_tree(directory), subtree, parameters)
 
 
-def tensors(
+def orbax_tensors(
     directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]], dtype: str
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Each path of `parameters` and its array in `dtype`, in their order, read when it is asked for.
 
     `subtree` names the keys above the paths, separated by `/`. Raises InputError as `check` does, before the first one.
     """
-    wanted = arrays.resolve(dtype)
+    wanted = arrays.weight_dtype(dtype)
     tree = _tree(directory)
     opened = _opened(tree, subtree, parameters)
     return _stream(tree.directory, opened, parameters, wanted)
 
 
-def stored_dtype(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> str | None:
+def orbax_dtype(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> str | None:
     """The dtype that most elements of the parameters have, of those that weights can have; None without any."""
     tree = _tree(directory)
     leaves = _under(tree, subtree)
     opened = (_open(tree, leaves[path]) for path in parameters if path in leaves)
     kinds = {dtype: kind for kind, dtype in arrays.DTYPES.items()}
-    return arrays.prevailing((kinds.get(store.dtype.numpy_dtype, ""), tuple(store.shape)) for store in opened)
+    return arrays.prevailing_dtype((kinds.get(store.dtype.numpy_dtype, ""), tuple(store.shape)) for store in opened)
 
 
 def _stream(
@@ -98,7 +98,7 @@ def _opened(tree: _Tree, subtree: str, parameters: Mapping[str, tuple[int, ...]]
     surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in wanted}
     found = surplus | {path: tuple(store.shape) for path, store in opened.items()}
     lines = names.name_faults(wanted, found, place, "array")
-    lines += names.cut(
+    lines += names.cut_lines(
         [
             f"{place}: array {path!r} is stored as {store.dtype.name}, which is not one of {_kinds()}"
             for path, store in opened.items()
@@ -122,7 +122,7 @@ def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     found = {path.removesuffix(_VARIABLE): name for path, name in below.items()}
     if not found:
         tops = sorted({path.rpartition("/")[0] for path in tree.leaves} | {path.split("/")[0] for path in tree.leaves})
-        hint = closest.hint(subtree, tops, "it has")
+        hint = closest.closest_hint(subtree, tops, "it has")
         raise InputError(f"checkpoint {tree.directory}: model.subtree: nothing lies under {subtree!r}; {hint}")
     return found
 
@@ -147,7 +147,7 @@ def _read(directory: Path, path: str, store: Any, dtype: np.dtype[Any]) -> np.nd
         array = store.read(order="C").result()
     except ValueError as error:
         raise _damaged(directory, path, error) from None
-    return arrays.cast(array, dtype, f"checkpoint {directory}: array {path!r}")
+    return arrays.cast_tensor(array, dtype, f"checkpoint {directory}: array {path!r}")
 
 
 def _damaged(directory: Path, name: str, error: ValueError) -> InputError:

@@ -13,7 +13,7 @@ from aot.errors import InputError
 from aot.models.checkpoints import arrays
 from aot.models.families import names
 
-LARGEST = 127  # and not 128: the range is symmetric, so that a sign never changes the size of an error
+LARGEST_INT8 = 127  # and not 128: the range is symmetric, so that a sign never changes the size of an error
 
 _ROWS = 1 << 22  # elements quantized at once: beside the result, all the memory that it takes
 _SAMPLE = 256  # elements of a row, at the least, whose median stands for the row's
@@ -39,7 +39,7 @@ def stored_tensors(
             yield from ((path, _cast(path, tensor, weights)) for path, tensor in unit)
 
 
-def rows(
+def quantize_rows(
     matrix: Tensor, place: str, divisors: Tensor | None = None
 ) -> tuple[np.ndarray[Any, np.dtype[np.int8]], np.ndarray[Any, np.dtype[np.float32]]]:
     """A float32 matrix in int8, and the scale of each row: a row times its scale is the original, within half a scale.
@@ -54,7 +54,7 @@ def rows(
         largest = np.abs(piece).max(axis=1, initial=0)
         if not np.isfinite(largest).all():
             raise InputError(f"{place}: holds values that are not finite, which int8 cannot; leave out quantization")
-        scale = np.where(largest > 0, largest / np.float32(LARGEST), np.float32(1)).astype(np.float32)
+        scale = np.where(largest > 0, largest / np.float32(LARGEST_INT8), np.float32(1)).astype(np.float32)
         made[part] = np.rint(piece / scale[:, None])
         scales[part] = scale
     return made, scales
@@ -85,9 +85,9 @@ def _quantized(
     for path, tensor in unit.items():
         factor = evening.multipliers.get(path, np.float32(1))
         if weights[path].dtype == "int8":
-            matrix, scale = rows(tensor, f"weight {path!r}", evening.divisors.get(path))
+            matrix, scale = quantize_rows(tensor, f"weight {path!r}", evening.divisors.get(path))
             yield path, matrix
-            yield names.scale(path), scale * factor  # no row loses anything by it
+            yield names.scale_path(path), scale * factor  # no row loses anything by it
         else:
             yield path, _cast(path, evening.norms.get(path, tensor * factor), weights)
 
@@ -158,11 +158,11 @@ def _pieces(matrix: Tensor) -> Iterator[slice]:
 
 
 def _cast(path: str, tensor: Tensor, weights: Mapping[str, Array]) -> Tensor:
-    return arrays.cast(tensor, _dtype(path, weights), f"weight {path!r}")
+    return arrays.cast_tensor(tensor, _dtype(path, weights), f"weight {path!r}")
 
 
 def _dtype(path: str, weights: Mapping[str, Array]) -> np.dtype[Any]:
-    return arrays.resolve(weights[path].dtype)
+    return arrays.weight_dtype(weights[path].dtype)
 
 
 def _place(path: str) -> str:

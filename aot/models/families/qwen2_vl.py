@@ -112,7 +112,7 @@ def _normed(width: int, **projections: tuple[int, int]) -> dict[str, Shape]:
     return shapes
 
 
-def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
+def read_qwen2_vl(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
     """The model of a configuration as published or as transformers 5 writes it, and of its image processor's.
 
     Raises InputError with a line for each fault.
@@ -121,10 +121,10 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     fields = Fields(config, place, faults=faults)
     decoder = _decoder(fields, place, faults)
     seen = fields.mapping("vision_config", {})
-    sizes, processor = _sizes(seen), preprocessing.opened(preprocessor, place, _PROCESSORS, faults)
+    sizes, processor = _sizes(seen), preprocessing.preprocessor_fields(preprocessor, place, _PROCESSORS, faults)
     vocab = 1 << 31 if decoder is None else decoder.vocab_size
     ids = {name: fields.index(f"{name}_token_id", default, vocab) for name, default in _TOKENS.items()}
-    recipe = preprocessing.recipe(processor, [_resize(processor)])
+    recipe = preprocessing.processor_steps(processor, [_resize(processor)])
     fields.done()
     assert decoder is not None
     _check(fields, seen, processor, decoder, sizes)
@@ -214,7 +214,7 @@ def _theta(seen: Fields) -> float:
 
 
 def _resize(processor: Fields) -> dict[str, Any]:
-    return {"step": "resize", "resample": preprocessing.resample(processor), "fit": "stretch"}
+    return {"step": "resize", "resample": preprocessing.resampling_filter(processor), "fit": "stretch"}
 
 
 def _check(fields: Fields, seen: Fields, processor: Fields, decoder: DecoderConfig, sizes: Mapping[str, Any]) -> None:

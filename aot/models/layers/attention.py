@@ -160,11 +160,11 @@ def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def by_head(x: jax.Array, y: jax.Array, axis: int, platform: str) -> jax.Array:
     """Products over x's last axis and an axis of y, for each row and head: [batch, kv_heads, …] in float32."""
     dimensions = (((3,), (axis,)), ((0, 1), (0, 1)))
-    precision = product.precision(x.dtype, platform)
+    precision = product.product_precision(x.dtype, platform)
     return lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-def rotate(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
+def rotate_heads(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
     """Rotary position embedding (arXiv:2104.09864) of x [batch, length, heads, dim], halves paired as in Llama."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cosines, sines = cosines[:, :, None], sines[:, :, None]

@@ -49,7 +49,7 @@ class Client(Protocol):
         """A stored program, compiled here and now."""
 
 
-def loaded(
+def load_executable(
     backend: "_jax.Client", data: bytes, devices: Sequence["_jax.Device"], program: ProgramRecord
 ) -> "_jax.LoadedExecutable":
     """Stored bytes of an executable, loaded on some devices of a backend. Raises MachineError for what it refuses."""
@@ -74,10 +74,10 @@ def run_loaded(
         raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
 
 
-def zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
+def host_zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
     """Host zeros for an argument. Raises MachineError where there is no memory for them."""
     try:
-        return np.zeros(record.shape, dtype(record.dtype))
+        return np.zeros(record.shape, numpy_dtype(record.dtype))
     except MemoryError as error:
         shape = list(record.shape)
         raise MachineError(f"{record.name}: no memory for {shape} of {record.dtype}; use a smaller bucket") from error
@@ -97,7 +97,7 @@ def _options_for(devices: Sequence["_jax.Device"]) -> "xla_client.CompileOptions
     return options
 
 
-def handler(aval: object, sharding: object) -> "_jax.ResultHandler":
+def result_handler(aval: object, sharding: object) -> "_jax.ResultHandler":
     """What makes a committed array of a raw result, and skips the checks of what we know to be so."""
     from jaxlib import _jax
 
@@ -111,7 +111,7 @@ def _checks(make: Any) -> bool:
     return "_skip_checks" in str(make.__doc__)
 
 
-def collect() -> None:
+def free_unused_arrays() -> None:
     """Has jaxlib let go of host arrays that no device uses any more; by itself it waits for its next occasion."""
     from jaxlib import _jax
 
@@ -119,6 +119,6 @@ def collect() -> None:
         _jax.collect_garbage()
 
 
-def dtype(name: str) -> "np.dtype[Any]":
+def numpy_dtype(name: str) -> "np.dtype[Any]":
     """The numpy dtype of a record's name, bfloat16 included."""
     return _DTYPES.get(name) or np.dtype(name)

@@ -44,7 +44,7 @@ class _Listener(MetaPathFinder):
         self.count += event == _COMPILE_EVENT
 
 
-def watch() -> None:
+def watch_compilations() -> None:
     """Begins to count, where that has not begun: jax tells of a compile only who has asked it to."""
     _listener()
 

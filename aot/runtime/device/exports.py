@@ -18,13 +18,13 @@ def read_export(data: bytes) -> export.Exported:
     return export.deserialize(bytearray(data))
 
 
-def abstract(mesh: Mesh) -> AbstractMesh:
+def abstract_mesh(mesh: Mesh) -> AbstractMesh:
     """A mesh that no device stands behind; of no axes for one device. XLA lays what no sharding is said of."""
     names = tuple(name for name, _ in mesh)
     return AbstractMesh(tuple(size for _, size in mesh), names, (AxisType.Auto,) * len(names))
 
 
-def jitted(
+def jit_export(
     exported: export.Exported, shardings: Sequence[Any], function: Any = None, results: Any = None
 ) -> tuple[Any, Any]:
     """A program, or a function that calls it, to be jitted; and its arguments, abstract, laid as the shardings say."""
@@ -39,5 +39,5 @@ def jitted(
 def lower_export(data: bytes, lay: Lay) -> jax.stages.Lowered:
     """A stored program, lowered anew."""
     exported = read_export(data)
-    made, arguments = jitted(exported, lay(exported))
+    made, arguments = jit_export(exported, lay(exported))
     return made.lower(*arguments)

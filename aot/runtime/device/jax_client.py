@@ -23,7 +23,7 @@ _ACCELERATORS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 """Platforms by jax's names."""
 
 
-class Client:
+class JaxClient:
     """One device of this process, by jax's own backend."""
 
     def __init__(self, device: Any) -> None:
@@ -38,13 +38,13 @@ class Client:
         return jax.device_put(array, self._device)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(client.zeros(record))
+        return self.put(client.host_zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        return _callable(client.loaded(self._device.client, data, [self._device], program), program)
+        return _callable(client.load_executable(self._device.client, data, [self._device], program), program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         here = jax.sharding.SingleDeviceSharding(self._device)
@@ -56,7 +56,7 @@ def compile_export(data: bytes, lay: exports.Lay) -> "_jax.LoadedExecutable":
     return exports.lower_export(data, lay).compile().runtime_executable()
 
 
-def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[jax.Device]:
+def find_devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[jax.Device]:
     """Devices of this process: those of the ids, else all; on CPU at least as many as are needed, if jax has not begun.
 
     Raises MachineError where they are fewer, or one has no such id, InputError in a child of a process that has some.

@@ -24,10 +24,10 @@ class UnknownError(Exception):
     """A jaxlib whose private names are not those that we know; says which."""
 
 
-def clients(ids: Sequence[int]) -> "Iterator[Client]":
+def virtual_clients(ids: Sequence[int]) -> "Iterator[JaxlibClient]":
     """A client for each of some virtual devices, of which there are as many as it takes. Raises UnknownError."""
     backend = _backend(max(ids) + 1 if any(ids) or len(ids) > 1 else None, os.getpid())
-    return (Client(backend, id) for id in ids)
+    return (JaxlibClient(backend, id) for id in ids)
 
 
 def count_virtual_devices() -> int:
@@ -35,7 +35,7 @@ def count_virtual_devices() -> int:
     return len(_backend(None, os.getpid()).devices())
 
 
-class Client:
+class JaxlibClient:
     """The CPU of this process, or one of its virtual devices. Raises UnknownError where jaxlib is not as we know it."""
 
     def __init__(self, backend: "_jax.Client | None" = None, id: int = 0) -> None:
@@ -51,7 +51,7 @@ class Client:
         return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(client.zeros(record))
+        return self.put(client.host_zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         try:
@@ -61,8 +61,8 @@ class Client:
             return array
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        loaded = client.loaded(self._client, data, self._devices, program)
-        handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
+        loaded = client.load_executable(self._client, data, self._devices, program)
+        handlers = [self._handler(tuple(result.shape), client.numpy_dtype(result.dtype)) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             made: list[Buffer] = client.run_loaded(loaded, arguments, program).consume_with_handlers(handlers)
@@ -98,7 +98,7 @@ class Client:
 
     def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "_jax.ResultHandler":
         """What makes an array of a raw result."""
-        return client.handler(_aval(shape, dtype), self._sharding)
+        return client.result_handler(_aval(shape, dtype), self._sharding)
 
 
 @cache

@@ -22,7 +22,7 @@ from aot.runtime.peers.processes import Group
 Array = Any
 
 
-class Client:
+class MeshClient:
     """The devices of a mesh, in its order; those of other processes too, where there are any."""
 
     def __init__(self, platform: str, mesh: Mesh, ids: Sequence[int] = (), group: Group | None = None) -> None:
@@ -30,7 +30,7 @@ class Client:
         shape, names = [size for _, size in mesh], [name for name, _ in mesh]
         needed = math.prod(shape)
         if group is None:
-            self._devices = jax_client.devices(platform, max([needed, *(id + 1 for id in ids)]), ids)[:needed]
+            self._devices = jax_client.find_devices(platform, max([needed, *(id + 1 for id in ids)]), ids)[:needed]
         else:
             self._devices = _joined(platform, needed, group)
         grid: Any = np.array(self._devices, object)
@@ -46,18 +46,18 @@ class Client:
         return xla_client.batched_device_put(aval, sharding, [array[part] for part in parts], devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        kind = client.dtype(record.dtype)
+        kind = client.numpy_dtype(record.dtype)
         aval, sharding, devices, _ = self._parts(record.shape, kind, record.sharding)
         part = np.zeros(sharding.shard_shape(record.shape), kind)
         return xla_client.batched_device_put(aval, sharding, [part] * len(devices), devices)
 
     def read(self, buffer: Buffer) -> Array:
-        with processes.watched(self._group):
+        with processes.watched_call(self._group):
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
         mesh_contract.check_partitions(data, program, len(self._devices))
-        loaded = client.loaded(self._devices[0].client, data, self._devices, program)
+        loaded = client.load_executable(self._devices[0].client, data, self._devices, program)
         header = (loaded.get_hlo_text() or "").partition("\n")[0]
         mesh_contract.check_executable(header, program, self._sharding)
         return self._callable(loaded, program)
@@ -72,7 +72,7 @@ class Client:
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             check(arguments)
-            with self._lock, _named(program), processes.watched(self._group):
+            with self._lock, _named(program), processes.watched_call(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
                 if self._one_at_a_time:
                     made[-1].block_until_ready()  # all become ready at once
@@ -82,8 +82,8 @@ class Client:
 
     def _handler(self, record: ArgumentRecord) -> "_jax.ResultHandler":
         """What makes one array of the parts that the devices give."""
-        aval = jax.core.ShapedArray(record.shape, client.dtype(record.dtype))
-        return client.handler(aval, self._sharding(record.sharding))
+        aval = jax.core.ShapedArray(record.shape, client.numpy_dtype(record.dtype))
+        return client.result_handler(aval, self._sharding(record.sharding))
 
     def _sharding_of(self, axes: Axes) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*axes))

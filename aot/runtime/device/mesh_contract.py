@@ -13,7 +13,7 @@ from aot.bundle.index.bounds import Axes
 from aot.bundle.index.records import ArgumentRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import BundleError
-from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.fitting import entries
 from aot.runtime.place import Place
 
@@ -31,7 +31,9 @@ Lay = Callable[[Axes], Any]
 def check_devices(bundle: Bundle, place: Place) -> None:
     """Raises BundleError where an executable for the place is for another number of devices than its mesh has."""
     for program in bundle.index.programs:
-        if (program.platform, program.mesh) == place and (executable := entries.fitting(program)) is not None:
+        if (program.platform, program.mesh) == place and (
+            executable := entries.fitting_executable(program)
+        ) is not None:
             data = bundle.read(executable.digest, executable.bytes)
             check_partitions(data, program, math.prod(size for _, size in place.mesh))
             break  # all others are looked at when they are loaded
@@ -67,7 +69,7 @@ def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
 
 def argument_check(program: ProgramRecord, lay: Lay) -> Callable[[Sequence[Buffer]], None]:
     """What raises BundleError for arguments that the program does not take."""
-    wanted = [(array.shape, dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
+    wanted = [(array.shape, numpy_dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
     donated = [place for place, array in enumerate(program.arguments) if array.donated]
 
     def check(arguments: Sequence[Buffer]) -> None:

@@ -21,7 +21,7 @@ def misfit_cause(executable: ExecutableRecord) -> str | None:
     return lacking(kind, options, executable.requires) or _versions(kind, executable.compiler)
 
 
-def remark(executable: ExecutableRecord) -> str:
+def remark_on(executable: ExecutableRecord) -> str:
     """What to know of one that runs: it may leave cores idle, or miss what the system hides."""
     ((_, options),) = executable.target.items()
     threads, cores = options.get("threads"), os.cpu_count() or 1
@@ -31,7 +31,7 @@ def remark(executable: ExecutableRecord) -> str:
 
 
 @cache
-def jaxlib() -> str:
+def jaxlib_version() -> str:
     """The version of the jaxlib that is installed."""
     import jaxlib
 
@@ -39,12 +39,12 @@ def jaxlib() -> str:
 
 
 def _cpu(kind: str, options: Mapping[str, Any], requires: Mapping[str, Any]) -> str | None:
-    here = isa.machine()
+    here = isa.this_machine()
     if requires["machine"] != here.machine:
         return f"built for {requires['machine']}, this machine is {here.machine}"
     if not here.features:
         return f"built for cpu {options['isa']}, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
-    if lacking := isa.missing(requires, here):
+    if lacking := isa.missing_features(requires, here):
         rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         return f"built for cpu {options['isa']}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
     return None
@@ -76,9 +76,11 @@ def _versions(kind: str, compiler: Mapping[str, str]) -> str | None:
     for name in _LOADERS:
         if name not in compiler:
             continue
-        here = jaxlib() if name == "jaxlib" else extras.version(name)
+        here = jaxlib_version() if name == "jaxlib" else extras.wheel_version(name)
         if here is None:
-            return f"built by {name} {compiler[name]}, which is not installed; pip install {extras.requirement(kind)}"
+            return (
+                f"built by {name} {compiler[name]}, which is not installed; pip install {extras.pip_requirement(kind)}"
+            )
         if here != compiler[name]:
             return f"built by {name} {compiler[name]}, this is {here}"
     return None

@@ -27,7 +27,7 @@ from aot import directories, strict_json
 from aot.errors import AotError, InputError
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 
-VARIABLE = "AOT_COORDINATOR_SECRET"
+SECRET_VARIABLE = "AOT_COORDINATOR_SECRET"
 """Environment variable with the secret."""
 
 _REFUSED = b"refused"
@@ -39,12 +39,12 @@ _TICK = 1.0
 
 
 @contextlib.contextmanager
-def secret(address: Any) -> Iterator[str]:
+def shared_secret(address: Any) -> Iterator[str]:
     """The secret for a coordinator that listens at an address; for those on this machine in a file, while this lasts.
 
     Raises InputError where there is no place for that file.
     """
-    if given := os.environ.get(VARIABLE):
+    if given := os.environ.get(SECRET_VARIABLE):
         yield given
         return
     made = secrets.token_hex(32)
@@ -55,7 +55,8 @@ def secret(address: Any) -> Iterator[str]:
         _write(path, made)
     except (AotError, OSError) as error:
         raise InputError(
-            f"coordinator: its secret cannot be written ({error}); set {VARIABLE}, to the same text for all processes"
+            f"coordinator: its secret cannot be written ({error}); set {SECRET_VARIABLE}, to the same text for all "
+            "processes"
         ) from error
     try:
         yield made
@@ -73,7 +74,9 @@ def knock(link: Link, greeting: Line, seconds: float) -> None:
     link.write(b" ".join([_proof(secret, b"process", nonce, own, body), own, body]))
     answer = link.read(SILENCE)
     if answer == _REFUSED:
-        raise InputError(f"coordinator: the secret of this process is another; give all of them the same {VARIABLE}")
+        raise InputError(
+            f"coordinator: the secret of this process is another; give all of them the same {SECRET_VARIABLE}"
+        )
     if not hmac.compare_digest(answer, _proof(secret, b"coordinator", own, nonce)):
         raise StrangerError("is none of aot's")
 
@@ -170,7 +173,7 @@ class _Guest:
 
 def _known(address: Any) -> bytes:
     """The secret for the coordinator at an address, as this process knows it."""
-    if given := os.environ.get(VARIABLE):
+    if given := os.environ.get(SECRET_VARIABLE):
         return _secret_bytes(given)
     try:
         path = _file(address)
@@ -178,7 +181,8 @@ def _known(address: Any) -> bytes:
         return _secret_bytes(path.read_text())
     except (AotError, OSError) as error:
         raise InputError(
-            f"coordinator: no secret for it is here ({error}); set {VARIABLE}, to the same text for all processes"
+            f"coordinator: no secret for it is here ({error}); set {SECRET_VARIABLE}, to the same text for all "
+            "processes"
         ) from error
 
 

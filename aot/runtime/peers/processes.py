@@ -233,6 +233,6 @@ def _differing(answer: Line) -> InputError:
     )
 
 
-def watched(group: Group | None) -> AbstractContextManager[None]:
+def watched_call(group: Group | None) -> AbstractContextManager[None]:
     """A call that takes all processes of a group, if there is one."""
     return _NOTHING if group is None else group.watched()

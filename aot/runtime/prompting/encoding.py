@@ -9,7 +9,7 @@ import numpy as np
 
 from aot import vision
 from aot.precompile import Combo
-from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.execute import Executor
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.prompting import rotary
@@ -43,7 +43,7 @@ class Encoding:
         wanted = entry.inputs["embeddings"]
         if not any(prepared.images for prepared in asked):
             return self.executor.blank(wanted)
-        made = np.zeros(wanted.shape, dtype(wanted.dtype))
+        made = np.zeros(wanted.shape, numpy_dtype(wanted.dtype))
         for row, prepared in enumerate(asked):
             if prepared.images:
                 places = np.flatnonzero(np.asarray(prepared.ids) == self._images.token)
@@ -54,7 +54,7 @@ class Encoding:
         made = np.zeros(entry.inputs["positions"].shape, np.int32)
         for row, prepared in enumerate(asked):
             grids = [self._images.grid(image.size) for image in prepared.images]
-            made[row, :, : len(prepared.ids)], _ = rotary.positions(prepared.ids, grids, self._images.token)
+            made[row, :, : len(prepared.ids)], _ = rotary.rotary_positions(prepared.ids, grids, self._images.token)
         return made
 
     def _encode(self, images: Iterable[Image]) -> None:
@@ -65,7 +65,7 @@ class Encoding:
                 by_size.setdefault(image.size, {})[id(image)] = image
         for size, fresh in by_size.items():
             waiting = list(fresh.values())
-            for combo in vision.batches(self.combos, size, len(waiting)):
+            for combo in vision.encode_batches(self.combos, size, len(waiting)):
                 entry = self.entries[combo, "encode"]
                 part, waiting = waiting[: combo.vision_batch_size], waiting[combo.vision_batch_size or 1 :]
                 self._call(entry, part)

@@ -23,7 +23,7 @@ _DETAIL = "detail"  # OpenAI's; here the shape follows from the picture
 Messages = Sequence[Mapping[str, Any]]
 
 
-def taken(messages: Messages, beside: Sequence[Any], place: str) -> tuple[list[Any], list[Any]]:
+def take_images(messages: Messages, beside: Sequence[Any], place: str) -> tuple[list[Any], list[Any]]:
     """The conversation with PLACE for every image, and the images in their order, those from `beside` filled in.
 
     Where no part is a place for these, they stand before the text of the last message of a user. Raises InputError,

@@ -28,7 +28,7 @@ FAULTS = (
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     """The environment with the names that `transformers` gives to templates."""
     made = _Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols], optimized=False)
     made.filters["tojson"] = _to_json
@@ -66,7 +66,7 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def filter(*args: Any, **kwargs: Any) -> object:
-        value, others = budget.listed(args[first]), (*args[first + 1 :], *kwargs.values())
+        value, others = budget.list_iterator(args[first]), (*args[first + 1 :], *kwargs.values())
         budget.spend_for(name, value, others)
         return _measured(function(*args[:first], value, *args[first + 1 :], **kwargs))
 
@@ -141,7 +141,7 @@ class _Bounded(sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: runtime.Context, function: Any, /, *args: Any, **kwargs: Any) -> object:
-        args = tuple(map(budget.listed, args))
+        args = tuple(map(budget.list_iterator, args))
         given = (*args, *kwargs.values())
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
