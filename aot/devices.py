@@ -9,7 +9,7 @@ from typing import Any
 
 from aot.errors import InputError
 
-Figure = int | float
+DeviceNumber = int | float
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Gpu:
     """Whether code uses what this compute capability has and no later one: sm_90a."""
     driver: str
     """The oldest driver that runs code of our compiler."""
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, DeviceNumber]
     """Fields of XLA's GpuDeviceInfoProto."""
 
 

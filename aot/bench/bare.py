@@ -14,7 +14,7 @@ from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 
-Slots = dict[str, Buffer]
+BufferSlots = dict[str, Buffer]
 
 
 class Timing(NamedTuple):
@@ -43,7 +43,7 @@ class Bare:
 
     def begin(
         self, entry: Entry, inputs: Mapping[str, "np.ndarray[Any, Any]"], before: Mapping[str, Buffer] | None = None
-    ) -> Slots:
+    ) -> BufferSlots:
         """All that an entry takes, but for weights: inputs, and the state of what ran before or else zeros."""
         given = ("state/", "source/")
         slots = {slot: self._client.zeros(a) for slot, a in entry.taken.items() if slot.startswith(given)}
@@ -51,7 +51,7 @@ class Bare:
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
         return slots | {f"input/{name}": self._client.put(array, axes[name]) for name, array in inputs.items()}
 
-    def run(self, entry: Entry, slots: Slots) -> list[Timing]:
+    def run(self, entry: Entry, slots: BufferSlots) -> list[Timing]:
         """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
 
         Timed are the calls, the wait for their results, and letting go of those that they replace.

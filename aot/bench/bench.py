@@ -13,6 +13,7 @@ from typing import Any
 
 from aot import buckets, children, errors, isa
 from aot.bench import figures, process
+from aot.bench.figures import RunDocument
 from aot.bench.process import Contestant
 from aot.bundle import store
 from aot.bundle.index.records import GenerationRecord, Index
@@ -71,9 +72,9 @@ def measure_bundle(
 
 def _found(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None]
-) -> dict[str, list[process.Document]]:
+) -> dict[str, list[RunDocument]]:
     """The documents of each by name; the first AotError of a process is raised here as well."""
-    found: dict[str, list[process.Document]] = {each.name: [] for each in contestants}
+    found: dict[str, list[RunDocument]] = {each.name: [] for each in contestants}
     for name, document in process.measure_in_turn(contestants, rounds, report):
         if "class" in document:
             raise getattr(errors, document["class"])(document["error"])
@@ -99,7 +100,7 @@ def bandwidth_contestant() -> Contestant:
     )
 
 
-def greatest_bandwidth(documents: Sequence[process.Document]) -> float | None:
+def greatest_bandwidth(documents: Sequence[RunDocument]) -> float | None:
     """Bytes a second, of what `bandwidth_contestant` printed; None where each run failed."""
     return max((document[BANDWIDTH] for document in documents if BANDWIDTH in document), default=None)
 

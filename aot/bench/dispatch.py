@@ -93,12 +93,12 @@ def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable
     return call
 
 
-def _unlike(decode: Entry, number: int) -> exercise.Arrays:
+def _unlike(decode: Entry, number: int) -> exercise.ExerciseArrays:
     """Inputs for which no other number gives the same values; but who has ended stays so."""
     made = {name: exercise.exercise_values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
     del made["stop"]
     return {name: np.abs(array) if name in sampling.SAMPLING_FIELDS else array for name, array in made.items()}
 
 
-def _ended(decode: Entry) -> exercise.Arrays:
+def _ended(decode: Entry) -> exercise.ExerciseArrays:
     return {**exercise.exercise_inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}

@@ -22,7 +22,7 @@ def measure_first_calls(bundle: Bundle, combo_key: str) -> list[dict[str, Any]]:
     step = exercise.exercise_inputs(decode)
     step["limit"] = np.full_like(step["limit"], 2)  # tokens in all, of which the prefill gave one
 
-    def begun() -> bare.Slots:
+    def begun() -> bare.BufferSlots:
         slots = loaded.begin(prefill, inputs)
         loaded.run(prefill, slots)
         return slots
@@ -33,7 +33,7 @@ def measure_first_calls(bundle: Bundle, combo_key: str) -> list[dict[str, Any]]:
     ]
 
 
-def _calls(loaded: Bare, entry: Entry, begin: Callable[[], bare.Slots]) -> list[dict[str, Any]]:
+def _calls(loaded: Bare, entry: Entry, begin: Callable[[], bare.BufferSlots]) -> list[dict[str, Any]]:
     programs = [program for program, _ in entry.calls]
     distinct = {program.digest: program for program in programs}
     times = {name: {"load": loaded.load(program)} for name, program in distinct.items()}

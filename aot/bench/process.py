@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from aot import system
 from aot.bench import group
+from aot.bench.figures import RunDocument
 
 LIMIT = 900.0
 """Seconds after which a contestant is ended."""
@@ -38,8 +39,6 @@ _HOLD = (
     "print(flush=True); "
     "time.sleep(3600)"
 )
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Contestant:
 
 def measure_in_turn(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None] = lambda number, name: None
-) -> Iterator[tuple[str, Document]]:
+) -> Iterator[tuple[str, RunDocument]]:
     """Runs all in turn, as often as there are rounds: the name of each and the document that it printed.
 
     `peak_memory` is added where a document lacks it: bytes of the largest resident set as the kernel counts it, mapped
@@ -80,7 +79,7 @@ def round_order(count: int, number: int) -> list[int]:
     return [((place + 1) // 2 * (1 if place % 2 else -1) + number) % count for place in range(count)]
 
 
-def run_contestant(contestant: Contestant) -> Document:
+def run_contestant(contestant: Contestant) -> RunDocument:
     """The document of one run."""
     _prepare(contestant)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -133,7 +132,7 @@ def _read(files: Iterable[Path]) -> None:
                 pass
 
 
-def _document(line: str) -> Document | None:
+def _document(line: str) -> RunDocument | None:
     try:
         found = json.loads(line)
     except ValueError:

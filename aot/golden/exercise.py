@@ -18,16 +18,16 @@ from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.generation import GenerationRequest
 from aot.runtime.place import Place
+from aot.runtime.values import HostArray
 from aot.sampling import SamplingParams
 
-Array = Any
-Arrays = dict[str, Array]
+ExerciseArrays = dict[str, Any]
 
 _UNKNOWN_LIMIT = 2
 """Integers stay below it where nothing is known about them: they may be indices of whatever is not empty."""
 
 
-def exercise_inputs(entry: Entry) -> Arrays:
+def exercise_inputs(entry: Entry) -> ExerciseArrays:
     """Inputs of an entry in its shapes, from their names and sizes; a language model's draw greedily and never end.
 
     Half of the rows are full, the others half full, and a fork continues the rows of its source in turn.
@@ -39,7 +39,7 @@ def exercise_inputs(entry: Entry) -> Arrays:
     return {name: special.get(name, exercise_values(name, argument, limit)) for name, argument in wanted.items()}
 
 
-def exercise_values(name: str, argument: ArgumentRecord, limit: int) -> Array:
+def exercise_values(name: str, argument: ArgumentRecord, limit: int) -> HostArray:
     """Integers below `limit` and floats in [-1, 1): SplitMix64 (Steele et al. 2014) of the position and the name."""
     bits = np.arange(1, int(np.prod(argument.shape, dtype=np.int64)) + 1, dtype=np.uint64)
     bits = bits * np.uint64(0x9E3779B97F4A7C15) + np.uint64(zlib.crc32(name.encode()))
@@ -48,7 +48,7 @@ def exercise_values(name: str, argument: ArgumentRecord, limit: int) -> Array:
     bits ^= bits >> np.uint64(31)
     made = numpy_dtype(argument.dtype)
     if made.kind == "b":
-        found: Array = bits & np.uint64(1)
+        found: HostArray = bits & np.uint64(1)
     elif made.kind in "iu":
         found = bits % np.uint64(min(limit, np.iinfo(made).max + 1))
     else:
@@ -56,7 +56,7 @@ def exercise_values(name: str, argument: ArgumentRecord, limit: int) -> Array:
     return found.reshape(argument.shape).astype(made)
 
 
-def row_lengths(rows: int, width: int) -> Array:
+def row_lengths(rows: int, width: int) -> HostArray:
     """Tokens of each row: half of them are full, the others half full."""
     return np.array([width if row % 2 == 0 else max(1, width // 2) for row in range(rows)], np.int32)
 
@@ -94,7 +94,7 @@ class Exercise:
         ranks = {"prefill": 0, "decode": 2}
         return sorted(chosen, key=lambda e: (places[_name(self._source(e) or e)], ranks.get(e.phase, 1)))
 
-    def run(self, entry: Entry) -> tuple[Arrays, Arrays]:
+    def run(self, entry: Entry) -> tuple[ExerciseArrays, ExerciseArrays]:
         """Outputs by name, state by slot. Decode continues the prefill of its combo, a fork one alike."""
         source = self._source(entry)
         begun = None if source is None else self._begun(source)
@@ -107,7 +107,7 @@ class Exercise:
             self._latest = State(entry, buffers, entry.combo.batch_size)
         return outputs, buffers
 
-    def logits(self, entry: Entry, given: list[list[int]]) -> Array:
+    def logits(self, entry: Entry, given: list[list[int]]) -> HostArray:
         """Logits [batch, vocab] of a decode entry's rows after its prompts and some more tokens of each."""
         source = self._source(entry)
         assert source is not None, entry.phase
@@ -155,7 +155,7 @@ class Exercise:
         )
 
 
-def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> Arrays:
+def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> ExerciseArrays:
     rows, width = entry.combo.batch_size, entry.combo.prefill_length or 1
     room = wanted["eos"].shape[0] if "eos" in wanted else 0
     made = GenerationRequest(SamplingParams(), (), record.pad_token_id, room).inputs([None] * rows)

@@ -10,7 +10,7 @@ from aot.bundle.index.records import BindingRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import BundleError, InputError
 from aot.golden import agreement, expected
-from aot.golden.exercise import Arrays, Exercise
+from aot.golden.exercise import Exercise, ExerciseArrays
 from aot.golden.expected import Expected
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
@@ -36,7 +36,7 @@ small decoder, of which the 2^-7th part is left, and 2^3 times that is allowed.
 
 EntryName = tuple[str, str]
 """What names an entry: its combo's key and its phase."""
-Made = Callable[[int, Entry, bytes], None]
+WhenRecorded = Callable[[int, Entry, bytes], None]
 """Called with an entry's position, the entry, and its golden outputs."""
 
 
@@ -63,7 +63,7 @@ def golden_factors(bundle: Bundle, place: Place | None = None) -> dict[int, dict
 def record_golden(
     bundle: Bundle,
     kept: Mapping[int, bytes] | None = None,
-    made: Made = lambda *_: None,
+    made: WhenRecorded = lambda *_: None,
     place: Place | None = None,
 ) -> bytes | None:
     """Runs every entry that this machine runs as built, and gives the attachment; None where it runs none.
@@ -111,7 +111,7 @@ def replay_golden(
     if unknown := [name for name in recorded if name not in known]:
         combo_key, phase = unknown[0]
         raise BundleError(f"bundle {bundle.path}: golden outputs: no entry {combo_key[:12]}… has the phase {phase!r}")
-    found: dict[EntryName, Arrays] = {}
+    found: dict[EntryName, ExerciseArrays] = {}
     made: dict[EntryName, Replayed] = {}
     for entry in exercised.in_turn(known[name] for name in recorded):
         made[entry.combo_key, entry.phase] = _replayed(exercised, entry, recorded, found)
@@ -153,7 +153,7 @@ def _replayed(
     exercised: Exercise,
     entry: Entry,
     recorded: Mapping[EntryName, Expected],
-    found: dict[EntryName, Arrays],
+    found: dict[EntryName, ExerciseArrays],
 ) -> Replayed:
     name = entry.combo_key, entry.phase
     if cause := exercised.obstacle(entry):

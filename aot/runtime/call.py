@@ -8,15 +8,15 @@ import numpy as np
 
 from aot import buckets
 from aot.bundle.index.records import PhaseRecord
+from aot.chain import Axes
 from aot.errors import InputError, NoEntryError
 from aot.precompile import IMAGE, Combo
 from aot.runtime import execute, values
 from aot.runtime.device.client import numpy_dtype
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
+from aot.runtime.values import HostArrays
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-Axes = tuple[str | None, ...]
 Slices = tuple[slice, ...]
 InputShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes of the inputs that a caller gives, by name."""
@@ -28,7 +28,7 @@ _REMEMBERED = 1 << 12  # shapes that a phase keeps in mind
 class Outputs(dict[str, "np.ndarray[Any, Any]"]):
     """Outputs by name, cut back to the caller's sizes, and the state that a later call may continue."""
 
-    def __init__(self, outputs: Arrays, state: State | None) -> None:
+    def __init__(self, outputs: HostArrays, state: State | None) -> None:
         super().__init__(outputs)
         self.state = state
 
@@ -64,7 +64,7 @@ class Candidates:
         self.first = next(iter(self._entries.values()))
         self._fits = lru_cache(_REMEMBERED)(self._fitting)  # a call must cost microseconds
 
-    def fit(self, arrays: Arrays, state: State | None, source: State | None) -> _Fit:
+    def fit(self, arrays: HostArrays, state: State | None, source: State | None) -> _Fit:
         """The entry for these inputs that continues the states. Raises InputError, NoEntryError."""
         shapes = tuple([(name, array.shape) for name, array in arrays.items()])
         held = None if state is None else state.rows
@@ -178,7 +178,7 @@ def run_phase(
     return Outputs(outputs, State(fit.entry, buffers, fit.rows) if buffers else None)
 
 
-def _absent(fit: _Fit, arrays: Arrays, defaults: Callable[[Entry], Inputs]) -> dict[str, Any]:
+def _absent(fit: _Fit, arrays: HostArrays, defaults: Callable[[Entry], Inputs]) -> dict[str, Any]:
     """The inputs that the caller leaves out. Raises InputError where one has no default."""
     rest = defaults(fit.entry)
     execute.check_names(fit.entry, arrays.keys(), fit.absent & rest.keys())

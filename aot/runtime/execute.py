@@ -19,8 +19,8 @@ from aot.runtime.executables import Executables, Policy
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
+from aot.runtime.values import HostArrays
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]
 """Host arrays, or what `Executor.put` made of them."""
 
@@ -105,7 +105,7 @@ class Executor:
         if (entry.combo_key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
-    def put(self, inputs: Arrays) -> Inputs:
+    def put(self, inputs: HostArrays) -> Inputs:
         """Inputs on the device, for calls that have them in common."""
         if self._place.mesh:
             return inputs  # which entries may want laid out differently
@@ -230,7 +230,7 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked_inputs(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
+def checked_inputs(entry: Entry, inputs: HostArrays) -> dict[str, "np.ndarray[Any, Any]"]:
     """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
     check_names(entry, inputs.keys())
     return {name: _fitting(inputs[name], argument, entry, name) for name, argument in entry.inputs.items()}

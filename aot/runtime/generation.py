@@ -19,7 +19,7 @@ from aot.sampling import SamplingParams
 if TYPE_CHECKING:
     from aot.runtime.prompting.encoding import Encoding
 
-Arrays = dict[str, "np.ndarray[Any, Any]"]
+RowArrays = dict[str, "np.ndarray[Any, Any]"]
 Batch = list[RunningSequence | None]
 """The rows of a call; those without a sequence are padding."""
 Pieces = list[tuple[RunningSequence, str]]
@@ -40,7 +40,7 @@ class GenerationRequest:
     props: Mapping[str, Any] | None = None
     """The `required_props` of the entries to use."""
 
-    def inputs(self, rows: Batch) -> Arrays:
+    def inputs(self, rows: Batch) -> RowArrays:
         """The request inputs of a batch; rows without a sequence are greedy and never end."""
         shape = len(rows)
         drawn = {
@@ -140,7 +140,7 @@ class GenerationRun:
 
     def _begin(
         self, group: "_Filled", batch: Batch, request: Inputs, held: list[ForkSource], later: list["_Filled"]
-    ) -> tuple[State, Arrays, list[ForkSource]]:
+    ) -> tuple[State, RowArrays, list[ForkSource]]:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
         combo, prepared = group.combo, group.prepared
         ready = {position for source in held if source.serves(combo, prepared) for position in source.rows}
@@ -167,7 +167,7 @@ class GenerationRun:
                 state, _ = self._prefill(part.combo, [group.prepared[position] for position in placed], inputs)
                 yield ForkSource(state, {position: row for row, position in enumerate(placed)})
 
-    def _prefill(self, combo: Combo, asked: list[Prepared], request: Inputs) -> tuple[State, Arrays]:
+    def _prefill(self, combo: Combo, asked: list[Prepared], request: Inputs) -> tuple[State, RowArrays]:
         entry = self._entries[combo, "prefill"]
         tokens = np.full((combo.batch_size, combo.prefill_length or 0), self._request.pad, np.int32)
         lengths = np.zeros(combo.batch_size, np.int32)
@@ -183,9 +183,9 @@ class GenerationRun:
 
         return Encoding(self._executor, self._entries, self._table.alike(self._request.props, images=True))
 
-    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[ForkSource]) -> tuple[State, Arrays]:
+    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[ForkSource]) -> tuple[State, RowArrays]:
         state: State | None = None
-        outputs: Arrays = {}
+        outputs: RowArrays = {}
         for source in sources:
             entry = self._entries[combo, f"fork/{source.state.entry.combo.batch_size}"]
             rows = np.array([-1 if s is None else source.rows.get(s.position, -1) for s in batch], np.int32)

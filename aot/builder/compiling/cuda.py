@@ -139,7 +139,7 @@ def _given(options: Options) -> Mapping[str, Value]:
     return xla_flags.parse_flags("cuda", options.get("xla_flags", ()))
 
 
-def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:
+def _fields(figures: Mapping[str, accelerators.DeviceNumber]) -> Iterator[str]:
     return (f"{name}: {value}" for name, value in figures.items())
 
 

@@ -10,7 +10,7 @@ from aot import vision
 from aot.chain import Array
 from aot.models.families import names
 from aot.models.families.config import SEEING, DecoderConfig, named_architecture
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 
 
 class EncoderConfig(Protocol):
@@ -20,11 +20,11 @@ class EncoderConfig(Protocol):
     def family(self) -> str: ...
     @property
     def images(self) -> vision.Images: ...
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter by its path, all below `vision/` and `projector/`; matrices are (out, in)."""
 
     @property
-    def kernel(self) -> Shape:
+    def kernel(self) -> ParameterShape:
         """The shape in which a checkpoint has `vision/patch_proj`: a convolution's, with all its axes."""
 
     def huggingface(self, path: str) -> str:
@@ -45,11 +45,11 @@ class ModelConfig:
     def family(self) -> str:
         return self.decoder.family if self.encoder is None else self.encoder.family
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter of a checkpoint by its path."""
         return names.parameter_shapes(self.decoder) | ({} if self.encoder is None else self.encoder.parameters())
 
-    def stored(self) -> dict[str, Shape]:
+    def stored(self) -> dict[str, ParameterShape]:
         """The shape of each tensor of a checkpoint by its name."""
         kernels = {} if self.encoder is None else {"vision/patch_proj": self.encoder.kernel}
         return {self.huggingface(path): kernels.get(path, shape) for path, shape in self.parameters().items()}

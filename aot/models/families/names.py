@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from aot.chain import Array
 from aot.models.families.config import DecoderConfig
 
-Shape = tuple[int, ...]
+ParameterShape = tuple[int, ...]
 
 _SHOWN = 8  # faults of one sort that are listed one by one
 
@@ -28,7 +28,7 @@ So a factor of a channel may move from their columns into what gives it, and the
 """
 
 
-def parameter_shapes(config: DecoderConfig) -> dict[str, Shape]:
+def parameter_shapes(config: DecoderConfig) -> dict[str, ParameterShape]:
     """The shape of each parameter of a checkpoint by its path: the embedding, the layers in order, the head.
 
     Matrices are (out, in). With tied embeddings there is no `head/output`: the head takes `embed/tokens`.
@@ -60,10 +60,10 @@ def scale_path(path: str) -> str:
     return f"{path.removesuffix('_proj')}_scale"
 
 
-def _attention(config: DecoderConfig) -> dict[str, Shape]:
+def _attention(config: DecoderConfig) -> dict[str, ParameterShape]:
     hidden, head = config.hidden_size, config.head_dim
     queries, keys = config.num_heads * head, config.num_kv_heads * head
-    shapes: dict[str, Shape] = {"norm": (hidden,)}
+    shapes: dict[str, ParameterShape] = {"norm": (hidden,)}
     shapes |= {"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
     shapes |= {"o_proj": (hidden, queries)}
     if config.attention_bias:
@@ -75,9 +75,9 @@ def _attention(config: DecoderConfig) -> dict[str, Shape]:
     return shapes
 
 
-def _mlp(config: DecoderConfig) -> dict[str, Shape]:
+def _mlp(config: DecoderConfig) -> dict[str, ParameterShape]:
     hidden, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, Shape] = {"norm": (hidden,)}
+    shapes: dict[str, ParameterShape] = {"norm": (hidden,)}
     shapes |= {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
     if config.mlp_bias:
         shapes |= {"gate_bias": (inner,), "up_bias": (inner,), "down_bias": (hidden,)}
@@ -95,7 +95,9 @@ def huggingface_name(path: str) -> str:
     return f"model.layers.{layer}.{_GROUPS[group]}.{inside}"
 
 
-def name_faults(wanted: Mapping[str, Shape], found: Mapping[str, Shape], place: str, noun: str) -> list[str]:
+def name_faults(
+    wanted: Mapping[str, ParameterShape], found: Mapping[str, ParameterShape], place: str, noun: str
+) -> list[str]:
     """A line for each `noun` that is missing, not used, or of another shape; a long list is cut, with a count."""
     missing = [name for name in wanted if name not in found]
     surplus = sorted(set(found) - set(wanted))
@@ -109,7 +111,9 @@ def name_faults(wanted: Mapping[str, Shape], found: Mapping[str, Shape], place: 
     ]
 
 
-def _misshapen(place: str, noun: str, name: str, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
+def _misshapen(
+    place: str, noun: str, name: str, found: Mapping[str, ParameterShape], wanted: Mapping[str, ParameterShape]
+) -> str:
     has, asked = list(found[name]), list(wanted[name])
     return f"{place}: {noun} {name!r} has shape {has}, the configuration asks for {asked}"
 

@@ -10,7 +10,7 @@ from aot.models.families import preprocessing
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.families.fields import Fields
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 from aot.vision import Images
 
 _FAMILY = "qwen2_vl"
@@ -73,10 +73,10 @@ class Qwen2VLConfig:
         return self.width // self.num_heads
 
     @property
-    def kernel(self) -> Shape:
+    def kernel(self) -> ParameterShape:
         return (self.width, self.channels, self.temporal_patch_size, self.patch_size, self.patch_size)
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter by its path: the patches', the layers' in order, the merger's."""
         width, merged = self.width, self.width * self.merge_size**2
         groups = {
@@ -104,9 +104,9 @@ class Qwen2VLConfig:
         return False
 
 
-def _normed(width: int, **projections: tuple[int, int]) -> dict[str, Shape]:
+def _normed(width: int, **projections: tuple[int, int]) -> dict[str, ParameterShape]:
     """A norm and the projections behind it, (out, in) each, all with biases."""
-    shapes: dict[str, Shape] = {"norm": (width,), "norm_bias": (width,)}
+    shapes: dict[str, ParameterShape] = {"norm": (width,), "norm_bias": (width,)}
     for name, shape in projections.items():
         shapes |= {f"{name}_proj": shape, f"{name}_bias": shape[:1]}
     return shapes

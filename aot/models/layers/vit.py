@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from aot.chain import Array
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 from aot.models.layers import attention
 from aot.models.layers.decoder import Declared, DecoderPart, add_float32
 
@@ -80,7 +80,7 @@ class Config(Protocol):
 
     @property
     def depth(self) -> int: ...
-    def parameters(self) -> dict[str, Shape]: ...
+    def parameters(self) -> dict[str, ParameterShape]: ...
 
 
 C = TypeVar("C", bound=Config)

@@ -19,8 +19,6 @@ from aot.runtime.device.client import Buffer, Executable
 from aot.runtime.peers import processes
 from aot.runtime.peers.processes import Group
 
-Array = Any
-
 
 class MeshClient:
     """The devices of a mesh, in its order; those of other processes too, where there are any."""
@@ -41,7 +39,7 @@ class MeshClient:
         # Looking these up takes longer than putting a small array; there are few axes and shapes in a bundle.
         self._sharding, self._parts = cache(self._sharding_of), cache(self._parts_of)
 
-    def put(self, array: Array, axes: Axes = ()) -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         aval, sharding, devices, parts = self._parts(array.shape, array.dtype, axes)
         return xla_client.batched_device_put(aval, sharding, [array[part] for part in parts], devices)
 
@@ -51,7 +49,7 @@ class MeshClient:
         part = np.zeros(sharding.shard_shape(record.shape), kind)
         return xla_client.batched_device_put(aval, sharding, [part] * len(devices), devices)
 
-    def read(self, buffer: Buffer) -> Array:
+    def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         with processes.watched_call(self._group):
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 

@@ -24,7 +24,7 @@ _LAYOUT = "entry_computation_layout={"
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _NAMES = {"bool": "pred", "bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
 
-Lay = Callable[[Axes], Any]
+LayAxes = Callable[[Axes], Any]
 """The sharding that axes stand for."""
 
 
@@ -52,7 +52,7 @@ def check_partitions(data: bytes, program: ProgramRecord, devices: int) -> None:
         )
 
 
-def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
+def check_executable(header: str, program: ProgramRecord, lay: LayAxes) -> None:
     """Raises BundleError where an executable, by the first line of its HLO, takes or gives other parts of arrays."""
     if (found := _signature(header)) is None:
         return  # a compiler that does not say so
@@ -67,7 +67,7 @@ def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
             )
 
 
-def argument_check(program: ProgramRecord, lay: Lay) -> Callable[[Sequence[Buffer]], None]:
+def argument_check(program: ProgramRecord, lay: LayAxes) -> Callable[[Sequence[Buffer]], None]:
     """What raises BundleError for arguments that the program does not take."""
     wanted = [(array.shape, numpy_dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
     donated = [place for place, array in enumerate(program.arguments) if array.donated]
@@ -95,7 +95,7 @@ def _same(found: Any, wanted: Any, rank: int) -> bool:
     return found is wanted or bool(found.is_equivalent_to(wanted, rank))
 
 
-def _part(array: ArgumentRecord, lay: Lay) -> tuple[str, tuple[int, ...]]:
+def _part(array: ArgumentRecord, lay: LayAxes) -> tuple[str, tuple[int, ...]]:
     name = _NAMES[array.dtype] if array.dtype in _NAMES else array.dtype.replace("int", "s").replace("us", "u")
     return name, tuple(lay(array.sharding).shard_shape(array.shape))
 

@@ -14,9 +14,8 @@ from aot.runtime.execute import Executor
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.prompting import rotary
 from aot.runtime.requests import Image, Prepared
+from aot.runtime.values import HostArray
 from aot.vision import Images, Size
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Encoding:
     """Combos with vision that the call may use."""
 
     @cached_property
-    def _made(self) -> dict[int, Array]:
+    def _made(self) -> dict[int, HostArray]:
         """The embeddings [tokens, hidden] of images, by identity."""
         return {}
 
@@ -50,7 +49,7 @@ class Encoding:
                 made[row, places] = np.concatenate([self._made[id(image)] for image in prepared.images])
         return made
 
-    def _positions(self, entry: Entry, asked: Sequence[Prepared]) -> Array:
+    def _positions(self, entry: Entry, asked: Sequence[Prepared]) -> HostArray:
         made = np.zeros(entry.inputs["positions"].shape, np.int32)
         for row, prepared in enumerate(asked):
             grids = [self._images.grid(image.size) for image in prepared.images]

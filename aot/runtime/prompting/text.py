@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aot import nesting
 from aot.errors import BundleError, InputError
 from aot.runtime.prompting import chat, guard, vocabulary
-from aot.runtime.prompting.stopping import Matched, Stops
+from aot.runtime.prompting.stopping import MatchedLengths, Stops
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -204,7 +204,7 @@ class Stream:
         self._held = candidate[final:]
         return candidate[:final]
 
-    def _until_stop(self, piece: str) -> tuple[str, Matched]:
+    def _until_stop(self, piece: str) -> tuple[str, MatchedLengths]:
         """What is held with a further piece, cut before the first stop string in it, and what all of that matches."""
         matched, begin = self._stops.read(self._matched, piece)
         self.stopped = begin is not None
