@@ -1,4 +1,4 @@
-"""SamplingParams: how a token is drawn from logits. Plain data; the arithmetic is in `aot.programs.sampling`."""
+"""SamplingParams: how a token is drawn from logits. Plain data; the arithmetic is in `aot.programs.drawing`."""
 
 import math
 from collections.abc import Mapping

@@ -85,11 +85,11 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
     """What is measured beside the time of a request."""
     from importlib import metadata
 
-    from aot.bench import bare, dispatch, first_calls, memory
+    from aot.bench import bare, dispatch, first_calls, process_memory
     from aot.runtime.device import compilations
 
     alone = {
-        "peak_memory": memory.peak_bytes(),
+        "peak_memory": process_memory.peak_bytes(),
         "compilations": compilations.count_compilations(),
     }  # before there is more than serving
     combo_key = start_greedy(model, given, 1).sequences[0].entry
@@ -98,7 +98,7 @@ def _more(model: "Model", given: dict[str, Any]) -> dict[str, Any]:
         "weight_bytes": bare.step_weight_bytes(model.bundle.index, combo_key),
         **alone,
         "entry": combo_key,
-        "memory": memory.of_second(str(model.bundle.path), given),
+        "memory": process_memory.of_second(str(model.bundle.path), given),
         "dispatch": dispatch.measure_dispatch(model, combo_key, lambda: start_greedy(model, given, 1)),
         "executables": first_calls.measure_first_calls(model.bundle, combo_key),
     }

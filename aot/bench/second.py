@@ -4,7 +4,7 @@ import json
 import sys
 
 import aot
-from aot.bench import child, memory
+from aot.bench import child, process_memory
 
 
 def main(path: str, options: str) -> None:
@@ -12,7 +12,7 @@ def main(path: str, options: str) -> None:
     given = json.loads(options)
     model = aot.load(path, verify=given["verify"])
     next(child.start_greedy(model, given, 1).steps)
-    print(json.dumps(memory.held_bytes()), flush=True)
+    print(json.dumps(process_memory.held_bytes()), flush=True)
     sys.stdin.read()
 
 

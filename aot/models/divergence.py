@@ -11,7 +11,7 @@ from aot.chain import Call, Program
 from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
 from aot.models.layers.decoder import FamilyDecoder
-from aot.programs.generation import GenerationOptions, Phases, Sizes
+from aot.programs.phases import GenerationOptions, Phases, Sizes
 
 _PLATFORM = "cpu"
 _AT_ONCE = 32  # tokens whose distributions are compared at once, in float64

@@ -17,7 +17,7 @@ from aot.models.layers.decoder import FamilyDecoder
 from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.generation import GenerationOptions, Phases, Sizes
+from aot.programs.phases import GenerationOptions, Phases, Sizes
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 

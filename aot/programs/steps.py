@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from aot.programs import sampling
-from aot.programs.decoder import Decoder
+from aot.programs import drawing
+from aot.programs.decoder_parts import Decoder
 
 StepArrays = dict[str, Any]
 Carry = tuple[jax.Array, StepArrays, StepArrays]
@@ -137,7 +137,7 @@ class First:
     def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> StepArrays:
         none = jnp.zeros_like(lengths)
         counts = jnp.zeros(logits.shape, jnp.int32)
-        token, logprob = sampling.sample_tokens(logits, prompted, counts, none, request, self.suppressed)
+        token, logprob = drawing.sample_tokens(logits, prompted, counts, none, request, self.suppressed)
         live = lengths > 0
         token = jnp.where(live, token, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
@@ -213,7 +213,7 @@ class Decode:
     ) -> tuple[StepArrays, StepArrays]:
         live = ~state["done"]
         logits, cache = self._forward(weights, state, live)
-        drawn, logprob = sampling.sample_tokens(
+        drawn, logprob = drawing.sample_tokens(
             logits, prompted, state["counts"], state["generated"], request, self.suppressed
         )
         token = jnp.where(live, drawn, request["pad"])

@@ -9,7 +9,7 @@ from aot.bundle.index.records import BlobRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.runtime.device import compilations, placing
-from aot.runtime.devices import Devices
+from aot.runtime.device_choice import Devices
 from aot.runtime.executables import Policy
 from aot.runtime.fitting import entries, expiry
 from aot.runtime.fitting.entries import Entry

@@ -17,7 +17,7 @@ import synthetic
 from commands import aot, heedful
 
 from aot import digest
-from aot.bench import bench, process
+from aot.bench import measuring, process
 from aot.bundle import store
 from aot.bundle.index.records import Index
 from aot.bundle.writer import Writer
@@ -57,7 +57,7 @@ def test_serving_compiles_nothing(only: dict[str, Any]) -> None:
 def test_the_tokens_are_those_of_a_greedy_run(only: dict[str, Any], tiny_bundle: Path) -> None:
     record = store.open(tiny_bundle).index.generation
     assert record is not None
-    ids = ",".join(map(str, bench.prompt_ids(20, record.vocab_size)))
+    ids = ",".join(map(str, measuring.prompt_ids(20, record.vocab_size)))
     done = aot("run", tiny_bundle, "--prompt-ids", ids, "--max-new-tokens", 16, "--json")
     (result,) = done.document["results"]
 
@@ -164,7 +164,7 @@ def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     with pytest.raises(AotError, match=r"no run of it succeeded: ValueError: why; try aot run"):
-        bench.measure_bundle(tmp_path / "bundle", bench.BenchOptions(1, 1, 1, "once"))
+        measuring.measure_bundle(tmp_path / "bundle", measuring.BenchOptions(1, 1, 1, "once"))
 
 
 def written(bundle: Path, index: Index) -> None:

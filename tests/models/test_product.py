@@ -25,7 +25,7 @@ from aot.models.language import LanguageModel
 from aot.models.layers.decoder import FamilyDecoder
 from aot.precompile import Combo
 from aot.programs import product
-from aot.programs.generation import GenerationOptions, Phases, Sizes
+from aot.programs.phases import GenerationOptions, Phases, Sizes
 from manifests import FAMILIES
 
 SHAPES = [(1, 32, 96), (1, 96, 32), (2, 32, 96), (5, 96, 32), (3, 64, 64)]

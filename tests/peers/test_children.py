@@ -11,7 +11,7 @@ from peer import free_port
 
 import aot
 from aot import children
-from aot.bench import bench, memory
+from aot.bench import measuring, process_memory
 from aot.bundle import store
 from aot.runtime.peers import meeting
 
@@ -51,11 +51,11 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
             super().__init__(["true"], **options)
 
     synthetic.write(trap / "b")
-    contestants = [bench.bundle_contestant(store.open(trap / "b"), {}), bench.bandwidth_contestant()]
+    contestants = [measuring.bundle_contestant(store.open(trap / "b"), {}), measuring.bandwidth_contestant()]
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", Process)
         with pytest.raises(ChildProcessError):
-            memory.of_second("b", {})
+            process_memory.of_second("b", {})
     commands = [(each.command, {**os.environ, **each.variables}) for each in contestants]
     for (python, *options), variables in (*commands, *seen):
         code = "import secrets, json, socket, numpy, aot.bench"

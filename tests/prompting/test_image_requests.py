@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from aot.errors import InputError, NoEntryError
-from aot.runtime import requests
+from aot.runtime import options, requests
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.prompting.recipe import Recipe
 from aot.runtime.prompting.text import TextTokenizer
@@ -366,7 +366,7 @@ def test_a_prompt_with_images_is_not_truncated():
     ],
 )
 def test_images_come_in_a_list_for_each_prompt(given, prompts, single, beside):
-    assert requests.Options.of({"images": given}).beside(prompts, single) == beside
+    assert options.RequestOptions.of({"images": given}).beside(prompts, single) == beside
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_images_come_in_a_list_for_each_prompt(given, prompts, single, beside):
 )
 def test_images_that_come_otherwise_are_named(given, prompts, single, words):
     with pytest.raises(InputError, match=f"^request: {words}"):
-        requests.Options.of({"images": given}).beside(prompts, single)
+        options.RequestOptions.of({"images": given}).beside(prompts, single)
 
 
 @pytest.mark.parametrize("beside", [[picture(20, 40), picture()], []])

@@ -48,13 +48,13 @@ def command(
     against the read bandwidth of memory, measured between them. What is shown is the median of all rounds, and the
     lowest and highest.
     """
-    from aot.bench import bench
+    from aot.bench import measuring
 
     if plot is not None:
         _check_plot(plot)
-    options = bench.BenchOptions(rounds, prompt_tokens, new_tokens, verify)
+    options = measuring.BenchOptions(rounds, prompt_tokens, new_tokens, verify)
     with progress.show_waiting("") as say:
-        found = bench.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
+        found = measuring.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
         plot.write_text(_drawn(bundle, found), encoding="utf-8")
     if as_json:

@@ -122,7 +122,7 @@ def fill_module(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> nn
 
 @dataclass(frozen=True)
 class FamilyDecoder:
-    """The parts that `aot.programs.decoder.Decoder` asks of a family, on one platform."""
+    """The parts that `aot.programs.decoder_parts.Decoder` asks of a family, on one platform."""
 
     config: DecoderConfig
     dtype: str

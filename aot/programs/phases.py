@@ -21,8 +21,8 @@ from typing import Any
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain, Program
-from aot.programs import sampling, steps
-from aot.programs.decoder import Decoder
+from aot.programs import drawing, steps
+from aot.programs.decoder_parts import Decoder
 
 BATCH: Axes = ("batch_size",)
 TOKENS: Axes = ("batch_size", "prefill_length")
@@ -234,9 +234,9 @@ class Phases:
     def _request(self, sizes: Sizes) -> dict[str, Array]:
         """Inputs that say how to draw and when to end: traced, so that no value ever recompiles."""
         rows = (sizes.batch,)
-        drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
+        drawn = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in drawing.OPTIONS.items()}
         ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
-        return {**drawing, **ending, "pad": Array((), "int32")}
+        return {**drawn, **ending, "pad": Array((), "int32")}
 
 
 @cache
