@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aot import digest
 from aot.errors import NoEntryError
 from aot.precompile import FIELDS, Combo
-from aot.rows import Left, Row, Rows, Way
+from aot.rows import Left, Row, Rows, RowsWay
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Rows, by their place in the request, that one call of a combo serves."""
 
     combo: Combo
@@ -101,7 +101,7 @@ class Table:
         budget: int,
         props: Mapping[str, Any] | None = None,
         images: Set[int] = frozenset(),
-    ) -> tuple[Group, ...]:
+    ) -> tuple[RowGroup, ...]:
         """The fewest groups of rows that combos hold, with the least padded work among those; rows of `tokens` prompt
         tokens and `budget` new ones each, in some of which there are `images`.
 
@@ -131,7 +131,7 @@ class Table:
         """The best way to serve what can be left of some rows, in at most so many groups for all of them."""
         reached: list[dict[Left, int]] = [{} for _ in range(sum(rows.whole) + 1)]  # by rows left: the groups before
         reached[-1][rows.whole] = 0
-        ways: dict[Left, list[Way]] = {}
+        ways: dict[Left, list[RowsWay]] = {}
         for there in reversed(reached[1:]):
             for left, before in there.items():
                 found = self._ways(rows, left, budget, spelling)
@@ -145,7 +145,7 @@ class Table:
                 best[left] = min(options, key=lambda option: option[:2])
         return best
 
-    def _ways(self, rows: Rows, left: Left, budget: int, spelling: bytes) -> Iterator[Way]:
+    def _ways(self, rows: Rows, left: Left, budget: int, spelling: bytes) -> Iterator[RowsWay]:
         """The combos for a group with the first row that is left, and how many rows of each kind they can take."""
         first = rows.first(left)
         need = first.tokens, first.tokens + budget, spelling
@@ -154,10 +154,10 @@ class Table:
             held = (*held, *self._widths(*need, True))
         for combo in dict.fromkeys(held):
             if not combo.vision_included:
-                yield Way(combo, 0, min(combo.batch_size, left[1]), left)
+                yield RowsWay(combo, 0, min(combo.batch_size, left[1]), left)
                 continue
             for seeing, blind in rows.mixtures(combo.batch_size, left):
-                yield Way(combo, seeing, blind, left)
+                yield RowsWay(combo, seeing, blind, left)
 
     def _room(self, tokens: int, total: int | None, spelling: bytes) -> int:
         return sum(_holds(combo, tokens, total) for combo in self._ranked.get(spelling, ()))
@@ -181,23 +181,23 @@ class _Option(NamedTuple):
 
     groups: int
     work: int
-    way: Way | None
+    way: RowsWay | None
 
 
 _Best = dict[Left, _Option]
 
 
-def _option(best: _Best, way: Way) -> _Option:
+def _option(best: _Best, way: RowsWay) -> _Option:
     rest = best[way.left]
     return _Option(rest.groups + 1, rest.work + _work(way.combo), way)
 
 
-def _groups(rows: Rows, best: _Best) -> Iterator[Group]:
+def _groups(rows: Rows, best: _Best) -> Iterator[RowGroup]:
     left = rows.whole
     while (way := best[left].way) is not None:
         begin = len(rows.seeing) - left[0], len(rows.blind) - left[1]
         taken = (*rows.seeing[begin[0] :][: way.seeing], *rows.blind[begin[1] :][: way.blind])
-        yield Group(way.combo, tuple(sorted(row.place for row in taken)))
+        yield RowGroup(way.combo, tuple(sorted(row.place for row in taken)))
         left = way.left
 
 

@@ -110,7 +110,7 @@ def single(
     made = program(name, _Slotted(function), arrays)
     slots = [OUTPUT.slot(key) for key in outputs]
     calls = (call(made, {slot: slot for slot in arrays}, {slot: slot for slot in slots}),)
-    return Chain(calls, {key: axes for key, (_, axes) in inputs.items()}, dict(outputs))
+    return Chain(calls, {given: axes for given, (_, axes) in inputs.items()}, dict(outputs))
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 
-def command(module: str, *arguments: str) -> tuple[str, ...]:
+def child_command(module: str, *arguments: str) -> tuple[str, ...]:
     """Runs a module of ours; without the working directory, in which files of strangers may lie, on its path."""
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def variables() -> dict[str, str]:
+def child_variables() -> dict[str, str]:
     """Environment variables for it, beside ours: a path on which it finds this very package, wherever we found it."""
     home = str(Path(__file__).resolve().parents[1])
     homes = [] if home in site.getsitepackages() else [home]

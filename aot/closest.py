@@ -11,16 +11,16 @@ _SHOWN = 40  # allowed names in a message; the rest is counted
 _ALIKE = 0.85  # of the end of an architecture's name, as `CausalML` for `CausalLM`
 
 
-def hint(name: object, allowed: Iterable[str], words: str = "allowed:") -> str:
+def closest_hint(name: object, allowed: Iterable[str], words: str = "allowed:") -> str:
     """`did you mean 'a100-40gb' or 'a100-80gb'? allowed: …`, for the end of a message."""
     names = list(dict.fromkeys(allowed))
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     listed = f"{words} {', '.join(names[:_SHOWN])}{more}"
-    meant = " or ".join(map(repr, close(str(name), names)))
+    meant = " or ".join(map(repr, closest_names(str(name), names)))
     return f"did you mean {meant}? {listed}" if meant else listed
 
 
-def close(name: str, allowed: Iterable[str]) -> list[str]:
+def closest_names(name: str, allowed: Iterable[str]) -> list[str]:
     """The names that begin with this one, else the one that is spelled most alike.
 
     It has the same numbers and the same first letter: int4 is no int8, and a gpu no tpu.
@@ -33,9 +33,9 @@ def close(name: str, allowed: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, alike, n=1)
 
 
-def key(name: str, keys: Iterable[str]) -> str:
-    """The one key that is, or begins with, a name. Raises InputError where there is none, or several."""
-    found = [each for each in keys if each.startswith(name)] if len(name) >= SHORTEST else []
+def find_combo_key(name: str, combo_keys: Iterable[str]) -> str:
+    """The one key of a combo that is, or begins with, a name. Raises InputError where there is none, or several."""
+    found = [each for each in combo_keys if each.startswith(name)] if len(name) >= SHORTEST else []
     if len(found) == 1:
         return found[0]
     if found:
@@ -43,7 +43,7 @@ def key(name: str, keys: Iterable[str]) -> str:
     raise InputError(f"no combo has the key {name!r}, nor one that begins so, with {SHORTEST} digits or more")
 
 
-def architecture(name: object, allowed: Iterable[str]) -> list[str]:
+def closest_architecture(name: object, allowed: Iterable[str]) -> list[str]:
     """The architecture that is misspelled, never another one: what stands before `For`, or all of it, is as it is.
 
     Names of architectures are alike although the models are not: Granite, Mixtral and Mistral.

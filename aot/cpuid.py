@@ -31,7 +31,7 @@ class _Leaf(ctypes.Structure):
     _fields_ = (("cpuid", ctypes.c_uint32 * 4), ("active", ctypes.c_uint32 * 4))
 
 
-def features() -> frozenset[str]:
+def cpuid_features() -> frozenset[str]:
     """The features by the names of /proc/cpuinfo; none where it cannot be asked."""
     try:
         ask = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf

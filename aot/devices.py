@@ -10,7 +10,7 @@ from typing import Any
 from aot.errors import InputError
 from aot.targets import CudaTarget, Target, TpuTarget
 
-Figure = int | float
+DeviceNumber = int | float
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Gpu:
     """Whether code uses what this compute capability has and no later one: sm_90a."""
     driver: str
     """The oldest driver that runs code of our compiler."""
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, DeviceNumber]
     """Fields of XLA's GpuDeviceInfoProto."""
 
 
 @dataclass(frozen=True)
-class Tpu:
+class TpuVersion:
     """One version of TPU. A chip is one device."""
 
     name: str
@@ -44,21 +44,21 @@ class Tpu:
     """Bytes of a chip."""
 
 
-def gpus() -> tuple[str, ...]:
+def gpu_names() -> tuple[str, ...]:
     """The devices that cuda targets may name."""
     return tuple(_table()["gpus"])
 
 
-def tpus() -> tuple[str, ...]:
+def tpu_versions() -> tuple[str, ...]:
     """The versions that topologies of tpu targets may name."""
     return tuple(_table()["tpus"])
 
 
-def gpu(name: str) -> Gpu:
+def find_gpu(name: str) -> Gpu:
     """The GPU of a name. Raises InputError for a name without one."""
     table = _table()
     if name not in table["gpus"]:
-        raise InputError(f"unknown device {name!r}; {_choice(name, gpus())}")
+        raise InputError(f"unknown device {name!r}; {_choice(name, gpu_names())}")
     found = table["gpus"][name]
     architecture = table["architectures"][found["architecture"]]
     return Gpu(
@@ -71,38 +71,38 @@ def gpu(name: str) -> Gpu:
     )
 
 
-def tpu(name: str) -> Tpu:
+def find_tpu(name: str) -> TpuVersion:
     """The TPU of a version. Raises InputError for an unknown one."""
-    if name not in tpus():
-        raise InputError(f"unknown version {name!r}; {_choice(name, tpus())}")
-    return Tpu(name, **_table()["tpus"][name])
+    if name not in tpu_versions():
+        raise InputError(f"unknown version {name!r}; {_choice(name, tpu_versions())}")
+    return TpuVersion(name, **_table()["tpus"][name])
 
 
-def topology(text: str) -> tuple[Tpu, tuple[int, ...]]:
+def parse_topology(text: str) -> tuple[TpuVersion, tuple[int, ...]]:
     """The TPU and the shape of `v5e:2x2`. Raises InputError for another text."""
     version, _, sizes = text.partition(":")
     parts = sizes.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"must be a version and a shape as 'v5e:2x2', got {text!r}")
-    found = tpu(version)
+    found = find_tpu(version)
     if len(parts) != found.dimensions:
         raise InputError(f"a topology of {version} has {found.dimensions} dimensions, got {text!r}")
     return found, tuple(map(int, parts))
 
 
-def memory(target: Target) -> int | None:
+def device_memory(target: Target) -> int | None:
     """Bytes of memory that one device of a target has; None for a CPU, of which a target does not say."""
     if isinstance(target, CudaTarget):
-        return int(gpu(target.device).figures["device_memory_size"])
-    return topology(target.topology)[0].memory if isinstance(target, TpuTarget) else None
+        return int(find_gpu(target.device).figures["device_memory_size"])
+    return parse_topology(target.topology)[0].memory if isinstance(target, TpuTarget) else None
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str:
     from aot import closest  # which serving does not need
 
-    return closest.hint(name, allowed, "allowed are")
+    return closest.closest_hint(name, allowed, "allowed are")
 
 
 @functools.cache
-def _table() -> Any:
+def _table() -> dict[str, Any]:
     return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ def canonical_text(value: Any) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         if wrong := [name for name in value if not isinstance(name, str)]:
             raise TypeError(f"names must be strings, got {wrong[0]!r}")

@@ -28,7 +28,7 @@ def dimension_fault(name: str, value: Any) -> str | None:
     return None
 
 
-def doubling(least: int, greatest: int) -> tuple[int, ...]:
+def doubling_sizes(least: int, greatest: int) -> tuple[int, ...]:
     """Least, twice that, and so on, and the greatest."""
     for name, value in (("min", least), ("max", greatest)):
         if (allowed := _allowed("prefill_length", value)) is not None:
@@ -43,7 +43,7 @@ def unknown_key(name: object, known: Sequence[str]) -> str:
     """The words for a key that nobody knows, with the closest known one."""
     from aot import closest  # which serving does not need
 
-    return f"unknown key {name!r}; {closest.hint(name, known)}"
+    return f"unknown key {name!r}; {closest.closest_hint(name, known)}"
 
 
 def _allowed(name: str, item: Any) -> str | None:
@@ -60,7 +60,7 @@ def _allowed(name: str, item: Any) -> str | None:
     return None if isinstance(item, Mapping) else "a mapping of names to JSON values"
 
 
-def stored_dimension(name: str, value: Any) -> Any:
+def stored_dimension(name: str, value: object) -> object:
     """A copy that the caller's hands cannot change; what is absent becomes the default."""
     if value is None:
         return _DEFAULTS.get(name)

@@ -20,18 +20,18 @@ _MODULES = {
 """What each extra brings to be imported; that of no name is what is always needed."""
 
 
-def wheels(platform: str) -> tuple[str, ...]:
+def compiler_wheels(platform: str) -> tuple[str, ...]:
     """The distributions whose code decides what an executable for a platform is; jaxlib goes without saying."""
     return _EXTRAS[platform][1] if platform in _EXTRAS else ()
 
 
-def versions(platform: str) -> dict[str, str]:
+def wheel_versions(platform: str) -> dict[str, str]:
     """The distributions for a platform that are installed, with their versions."""
-    return {name: found for name in wheels(platform) if (found := version(name)) is not None}
+    return {name: found for name in compiler_wheels(platform) if (found := wheel_version(name)) is not None}
 
 
 @functools.cache
-def version(wheel: str) -> str | None:
+def wheel_version(wheel: str) -> str | None:
     """The version of an installed distribution, read off its metadata."""
     try:
         return metadata.version(wheel)
@@ -39,20 +39,20 @@ def version(wheel: str) -> str | None:
         return None
 
 
-def missing(platform: str) -> str | None:
+def missing_extra(platform: str) -> str | None:
     """What lacks for building for a platform and how it is installed; None where nothing lacks."""
-    lacking = [name for name in wheels(platform) if version(name) is None]
+    lacking = [name for name in compiler_wheels(platform) if wheel_version(name) is None]
     if not lacking:
         return None
-    return f"{', '.join(lacking)} not installed; pip install {requirement(platform)}"
+    return f"{', '.join(lacking)} not installed; pip install {pip_requirement(platform)}"
 
 
-def requirement(platform: str) -> str:
+def pip_requirement(platform: str) -> str:
     """What to give pip for a platform."""
     return _named(_EXTRAS[platform][0])
 
 
-def explain(error: ImportError) -> str:
+def explain_import(error: ImportError) -> str:
     """What an import that failed says to a user: what to install, or that something installed does not work."""
     module = error.name or ""
     if not isinstance(error, ModuleNotFoundError):

@@ -38,24 +38,24 @@ class Machine:
     features: frozenset[str]
 
 
-def names() -> tuple[str, ...]:
+def isa_names() -> tuple[str, ...]:
     """The ISAs that a manifest may name."""
     return tuple(_baselines())
 
 
-def baseline(name: str) -> Baseline:
+def find_baseline(name: str) -> Baseline:
     """The baseline of an ISA. Raises InputError for a name without one."""
     found = _baselines().get(name)
     if found is None:
-        raise InputError(f"targets: unknown isa {name!r}, allowed are {', '.join(names())}; declare one of these")
+        raise InputError(f"targets: unknown isa {name!r}, allowed are {', '.join(isa_names())}; declare one of these")
     return found
 
 
 @functools.cache
-def machine() -> Machine:
+def this_machine() -> Machine:
     """What this process runs on, read once."""
     try:
-        found = flags(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+        found = cpu_flags(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
     except OSError:  # hidden in some containers and services
         found = frozenset()
     return Machine(platform.machine(), found or _asked())
@@ -64,7 +64,7 @@ def machine() -> Machine:
 def _asked() -> frozenset[str]:
     from aot import cpuid
 
-    return cpuid.features()
+    return cpuid.cpuid_features()
 
 
 def cpuinfo_is_hidden() -> bool:
@@ -72,7 +72,7 @@ def cpuinfo_is_hidden() -> bool:
     return not _CPUINFO.exists()
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The name of the processor, by which kernels are picked beside its features."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -81,14 +81,14 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def flags(cpuinfo: str) -> frozenset[str]:
+def cpu_flags(cpuinfo: str) -> frozenset[str]:
     """The flags that every processor of a /proc/cpuinfo has: a program may run on any of them."""
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
     each = [frozenset(value.split()) for name, _, value in lines if name.strip() in ("flags", "Features")]
     return frozenset.intersection(*each) if each else frozenset()
 
 
-def missing(requires: Mapping[str, Any], machine: Machine) -> tuple[str, ...]:
+def missing_features(requires: Mapping[str, Any], machine: Machine) -> tuple[str, ...]:
     """What `machine` lacks of {"machine": "x86_64", "features": […]}: the architecture alone, or features, sorted."""
     if requires["machine"] != machine.machine:
         return (str(requires["machine"]),)

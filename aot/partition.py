@@ -15,9 +15,9 @@ from aot.slots import INPUT, OUTPUT, STATE, VALUE, prefixes
 
 Mesh = Mapping[str, int]
 """The size of each named axis of the devices, in the order in which they are laid out."""
-Entry = str | tuple[str, ...] | None
+AxisEntry = str | tuple[str, ...] | None
 """The mesh axes that one array axis is split over; None where every device has all of it."""
-Axes = tuple[Entry, ...]
+Axes = tuple[AxisEntry, ...]
 
 _SLOTS = prefixes(STATE, INPUT, VALUE, OUTPUT)
 """How paths begin that are not those of weights."""
@@ -40,9 +40,9 @@ class Rules:
     """`partition` of a manifest, but for the mesh."""
 
     written: tuple[tuple[str, Axes], ...] = ()
-    table: Mapping[str, Entry] = field(default_factory=dict)
+    table: Mapping[str, AxisEntry] = field(default_factory=dict)
     """Mesh axes by the name of a dimension."""
-    decode: Mapping[str, Entry] = field(default_factory=dict)
+    decode: Mapping[str, AxisEntry] = field(default_factory=dict)
     """What `table` says otherwise for the phase decode and for state."""
     replicate: bool = False
     """Whether an axis that the mesh does not divide stays whole; else it is a fault."""
@@ -71,19 +71,19 @@ class Layout:
         return any(self.axes)
 
 
-def parts(mesh: Mesh, *entries: Entry) -> int:
+def split_count(mesh: Mesh, *entries: AxisEntry) -> int:
     """Into how many parts entries split an array."""
-    return math.prod(mesh[name] for entry in entries for name in names(entry))
+    return math.prod(mesh[name] for entry in entries for name in axis_names(entry))
 
 
-def names(entry: Entry) -> tuple[str, ...]:
+def axis_names(entry: AxisEntry) -> tuple[str, ...]:
     """The mesh axes of an entry."""
     return (entry,) if isinstance(entry, str) else entry or ()
 
 
-def share(shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> tuple[int, ...]:
+def device_share(shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> tuple[int, ...]:
     """The shape of what one device has of an array."""
-    return tuple(extent // parts(mesh, entry) for extent, entry in zip(shape, axes, strict=True))
+    return tuple(extent // split_count(mesh, entry) for extent, entry in zip(shape, axes, strict=True))
 
 
 class Layouts:
@@ -117,8 +117,8 @@ class Layouts:
             mesh = spelled_mesh(self.mesh)
             yield f"has neither rules nor axes, and the mesh {mesh} more than one device; give either"
             return
-        yield from dict.fromkeys(map(general, self.faults))
-        if lost := dict.fromkeys(map(general, sorted(self.unmatched))):
+        yield from dict.fromkeys(map(general_path, self.faults))
+        if lost := dict.fromkeys(map(general_path, sorted(self.unmatched))):
             yield f"no rule matches {', '.join(lost)}; add one, or axes"
         for pattern, _ in self.rules.written:
             if not self.matches[pattern]:
@@ -150,7 +150,7 @@ class Layouts:
                 f"rule {pattern!r} has {len(axes)} entries, {path!r} has {len(shape)} axes {list(shape)}; shorten it"
             )
             axes = ()
-        used = [name for entry in axes for name in names(entry)]
+        used = [name for entry in axes for name in axis_names(entry)]
         if twice := sorted({name for name in used if used.count(name) > 1}):
             self._fault(f"rule {pattern!r} splits two axes of one array over the mesh axis {twice[0]!r}; leave one")
             axes = ()
@@ -168,16 +168,18 @@ class Layouts:
         self, path: str, shape: tuple[int, ...], axes: Axes, counts: tuple[int, ...]
     ) -> tuple[Axes, tuple[str, ...]]:
         """The axes without those that the mesh does not divide, and why each is left out."""
-        kept: list[Entry] = []
+        kept: list[AxisEntry] = []
         whole = []
         for axis, (entry, count) in enumerate(zip(axes, counts, strict=True)):
-            if unknown := [name for name in names(entry) if name not in self.mesh]:
+            if unknown := [name for name in axis_names(entry) if name not in self.mesh]:
                 self._fault(f"mesh {spelled_mesh(self.mesh)} has no axis {unknown[0]!r}, over which {path!r} is split")
                 entry = None
-            into = parts(self.mesh, entry)
+            into = split_count(self.mesh, entry)
             if count % into:
                 heads = "" if count == shape[axis] else f" parts of {shape[axis] // count}"
-                why = f"axis {axis} of {path!r} has {count}{heads}, {'·'.join(names(entry))} of the mesh has {into}"
+                why = (
+                    f"axis {axis} of {path!r} has {count}{heads}, {'·'.join(axis_names(entry))} of the mesh has {into}"
+                )
                 whole.append(why)
                 if not self.rules.replicate:
                     self._fault(f"{why}, which does not divide it; change either, or say indivisible: replicate")
@@ -189,7 +191,7 @@ class Layouts:
         self.faults[text] = None
 
 
-def general(text: str) -> str:
+def general_path(text: str) -> str:
     """Paths in a text with `*` for the number of a layer: what holds for one layer mostly holds for all."""
     return re.sub(r"(?<=/)\d+(?=/)", "*", text)
 
@@ -199,12 +201,12 @@ def spelled_mesh(mesh: Mesh) -> str:
     return " × ".join(f"{name} {extent}" for name, extent in mesh.items()) or "of one device"
 
 
-def _once(entries: Iterable[Entry]) -> Axes:
+def _once(entries: Iterable[AxisEntry]) -> Axes:
     """Entries in which each mesh axis occurs once, where it came first: no array can be split over it twice."""
     used: set[str] = set()
-    made: list[Entry] = []
+    made: list[AxisEntry] = []
     for entry in entries:
-        fresh = tuple(name for name in names(entry) if name not in used)
+        fresh = tuple(name for name in axis_names(entry) if name not in used)
         used.update(fresh)
         made.append((fresh if len(fresh) > 1 else fresh[0]) if fresh else None)
     return tuple(made)

@@ -149,7 +149,7 @@ class PreCompileConfig:
         """A config whose prefill lengths double from the least to the greatest, both included."""
         if "prefill_length" in others:
             raise InputError("precompile.prefill_length: is made from the two ends; give those, or use the constructor")
-        lengths = dimensions.doubling(min_prefill_length, max_prefill_length)
+        lengths = dimensions.doubling_sizes(min_prefill_length, max_prefill_length)
         return cls.from_dict({**others, "batch_size": batch_size, "prefill_length": lengths})
 
     def extract(self) -> dict[str, Any]:

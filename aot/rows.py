@@ -13,7 +13,7 @@ Left = tuple[int, int]
 """The number of rows left with images and without, the last ones of each order."""
 
 
-class Way(NamedTuple):
+class RowsWay(NamedTuple):
     """The rows of each kind that a group of a combo takes, of those that are left before."""
 
     combo: Combo

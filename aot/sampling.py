@@ -1,4 +1,4 @@
-"""SamplingParams: how a token is drawn from logits. Plain data; the arithmetic is in `aot.programs.sampling`."""
+"""SamplingParams: how a token is drawn from logits. Plain data; the arithmetic is in `aot.programs.drawing`."""
 
 import math
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class SamplingParams:
             check_option(name, value)
 
 
-FIELDS = tuple(field.name for field in fields(SamplingParams))
+SAMPLING_FIELDS = tuple(field.name for field in fields(SamplingParams))
 
 _MOST = 3.4028234663852886e38  # of float32
 _PENALTY = (-1e6, 1e6, "from -1e6 to 1e6")
@@ -82,16 +82,16 @@ RESTRICTIONS: Mapping[str, type] = {"stop": str, "suppress": int, "begin_suppres
 """The type of the items of each restriction."""
 
 
-def recorded(params: SamplingParams, restrictions: Restrictions) -> dict[str, Any]:
+def record_sampling(params: SamplingParams, restrictions: Restrictions) -> dict[str, Any]:
     """Both as a bundle records them: restrictions only where there are any."""
     return {**vars(params), **{name: value for name, value in vars(restrictions).items() if value}}
 
 
 def params_of(record: Mapping[str, Any]) -> SamplingParams:
-    """The options in what `recorded` gave."""
+    """The options in what `record_sampling` gave."""
     return SamplingParams(**{name: value for name, value in record.items() if name not in RESTRICTIONS})
 
 
 def restrictions_of(record: Mapping[str, Any]) -> Restrictions:
-    """The restrictions in what `recorded` gave."""
+    """The restrictions in what `record_sampling` gave."""
     return Restrictions(**{name: tuple(record[name]) for name in RESTRICTIONS if name in record})

@@ -4,10 +4,10 @@ import collections
 import json
 import math
 import reprlib
-from typing import Any
+from typing import Any, NoReturn
 
 
-def parse_strictly(data: bytes) -> Any:
+def parse_strictly(data: bytes) -> object:
     """The value of some JSON. Raises ValueError for duplicate names, NaN, infinities and what is not JSON in UTF-8."""
     try:
         text = data.decode("utf-8")
@@ -51,5 +51,5 @@ def _finite(number: str) -> float:
     return value
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")

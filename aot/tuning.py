@@ -13,7 +13,7 @@ from typing import Any
 from aot import strict_json
 from aot.errors import InputError
 
-FORMAT = 1
+TUNING_FORMAT = 1
 ADVICE = "run `aot tune` with the manifest on a machine that has the device"
 
 _FIELDS = {"format": int, "device": str, "choices": list}
@@ -43,7 +43,7 @@ class Tuning:
     def to_bytes(self) -> bytes:
         """The one spelling of it: JSON, a line for each line of an operation."""
         rows = [{"hlo": c.hlo.split("\n"), "version": c.version, "result": c.result} for c in self.choices]
-        plain = {"format": FORMAT, "device": self.device, "choices": rows}
+        plain = {"format": TUNING_FORMAT, "device": self.device, "choices": rows}
         return json.dumps(plain, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -87,8 +87,8 @@ def parse_tuning(data: bytes, device: str, where: str) -> Tuning:
 
 def _tuning(plain: Any) -> Tuning:
     fields = strict_json.expect(plain, "it", _FIELDS)
-    if fields["format"] != FORMAT:
-        raise ValueError(f"format must be {FORMAT}, got {fields['format']}")
+    if fields["format"] != TUNING_FORMAT:
+        raise ValueError(f"format must be {TUNING_FORMAT}, got {fields['format']}")
     rows = [strict_json.expect(row, f"choices[{i}]", _CHOICE) for i, row in enumerate(fields["choices"])]
     for i, row in enumerate(rows):
         if not row["hlo"] or not all(type(line) is str for line in row["hlo"]):

@@ -2,7 +2,7 @@
 
 An image becomes *embeddings*, one for each square of `unit` pixels and `extra` ones beside them. In a row of tokens
 each embedding takes the place of one image token. A bundle encodes images of the shapes that it was built for, so an
-image is first brought to one of these: which one, `choose` says, and planner and runtime both ask it.
+image is first brought to one of these: which one, `choose_size` says, and planner and runtime both ask it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from aot.precompile import Combo
 if TYPE_CHECKING:
     from fractions import Fraction
 
-Value = str | int | float | bool | None | tuple[int | float, ...]
+StepValue = str | int | float | bool | None | tuple[int | float, ...]
 """A value of a step from a picture to pixels."""
 
 FITS = ("stretch", "cover")
@@ -49,7 +49,7 @@ class Images:
     channels: int
     rotary: str
     """One of ROTARY."""
-    recipe: tuple[Mapping[str, Value], ...]
+    recipe: tuple[Mapping[str, StepValue], ...]
     """Steps from a picture to pixels [channels, height, width], in order; `aot.runtime.prompting.recipe` knows them."""
 
     def grid(self, size: Size) -> tuple[int, int]:
@@ -72,21 +72,21 @@ class Images:
         return next(str(step["fit"]) for step in self.recipe if step["step"] == "resize")
 
 
-def shape(combo: Combo) -> Size | None:
+def image_shape(combo: Combo) -> Size | None:
     """The image shape of a combo; None where vision is off."""
     if combo.vision_height is None or combo.vision_width is None:
         return None
     return Size(combo.vision_height, combo.vision_width)
 
 
-def batches(combos: Iterable[Combo], size: Size, images: int) -> tuple[Combo, ...]:
+def encode_batches(combos: Iterable[Combo], size: Size, images: int) -> tuple[Combo, ...]:
     """The combos whose `encode` takes so many images of a size: the fewest calls, of these the least padded.
 
     Every call but the last is full. Combos of one shape differ in other dimensions alone, so the first stands for all.
     """
     by_room: dict[int, Combo] = {}
     for combo in combos:
-        if shape(combo) == size:
+        if image_shape(combo) == size:
             by_room.setdefault(combo.vision_batch_size or 1, combo)
     best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]  # by images: calls, room in all, room of each call
     for count in range(1, images + 1):
@@ -95,7 +95,7 @@ def batches(combos: Iterable[Combo], size: Size, images: int) -> tuple[Combo, ..
     return tuple(by_room[room] for room in sorted(best[images][2], reverse=True))
 
 
-def choose(sizes: Iterable[Size], picture: Size, fit: str) -> Size:
+def choose_size(sizes: Iterable[Size], picture: Size, fit: str) -> Size:
     """The shape for a picture: least aspect distortion, then fewest lost pixels, then the smaller, then sorted.
 
     Distortion is the ratio of the aspect ratios, which `cover` leaves at 1. Lost are pixels of the picture beyond

@@ -11,7 +11,7 @@ Change = Callable[[bytes], bytes]
 """What makes other bytes of those of a submessage."""
 
 
-class Field(NamedTuple):
+class WireField(NamedTuple):
     """One field of a message: its number, its wire type, its value and its bytes as they stood, tag included."""
 
     number: int
@@ -40,12 +40,12 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def delimited(number: int, payload: bytes) -> Field:
+def delimited(number: int, payload: bytes) -> WireField:
     """A field that holds a string or a message."""
-    return Field(number, BYTES, payload, varint(number << 3 | BYTES) + varint(len(payload)) + payload)
+    return WireField(number, BYTES, payload, varint(number << 3 | BYTES) + varint(len(payload)) + payload)
 
 
-def fields(message: bytes) -> list[Field]:
+def fields(message: bytes) -> list[WireField]:
     """The fields of a message, in its order. Raises ValueError for bytes that are none."""
     found, at = [], 0
     while at < len(message):
@@ -63,12 +63,12 @@ def fields(message: bytes) -> list[Field]:
             raise ValueError(f"wire type {wire} at byte {start}")
         if number == 0 or end > len(message):
             raise ValueError(f"field {number} at byte {start} ends at {end} of {len(message)}")
-        found.append(Field(number, wire, message[at:end], message[start:end]))
+        found.append(WireField(number, wire, message[at:end], message[start:end]))
         at = end
     return found
 
 
-def join(parts: Iterable[Field]) -> bytes:
+def join_fields(parts: Iterable[WireField]) -> bytes:
     """The message of some fields."""
     return b"".join(part.raw for part in parts)
 
@@ -103,4 +103,4 @@ def changed_within(message: bytes, place: tuple[int, ...], change: Change) -> by
         return change(message)
     number, *rest = place
     changed = delimited(number, changed_within(only(message, number), tuple(rest), change))
-    return join(changed if field.number == number else field for field in fields(message))
+    return join_fields(changed if field.number == number else field for field in fields(message))

@@ -11,14 +11,14 @@ from pathlib import Path
 from aot import closest
 from aot.errors import InputError
 
-Value = bool | int
+FlagValue = bool | int
 
 _BOOLEANS = {"true": True, "false": False}
 
 
-def options(platform: str, flags: Iterable[str]) -> dict[str, Value]:
+def parse_flags(platform: str, flags: Iterable[str]) -> dict[str, FlagValue]:
     """The values of flags such as `--xla_gpu_enable_triton_gemm=false`, by name; raises InputError for a wrong one."""
-    found: dict[str, Value] = {}
+    found: dict[str, FlagValue] = {}
     for flag in flags:
         name, _, text = flag.removeprefix("--").partition("=")
         if not flag.startswith("--") or not text:
@@ -29,9 +29,9 @@ def options(platform: str, flags: Iterable[str]) -> dict[str, Value]:
     return found
 
 
-def _value(name: str, text: str, allowed: dict[str, list[str]], platform: str) -> Value:
+def _value(name: str, text: str, allowed: dict[str, list[str]], platform: str) -> FlagValue:
     if name not in allowed:
-        raise InputError(f"unknown flag {name!r} for {platform}; {closest.hint(name, allowed, 'allowed are')}")
+        raise InputError(f"unknown flag {name!r} for {platform}; {closest.closest_hint(name, allowed, 'allowed are')}")
     kind, _ = allowed[name]
     if kind == "boolean" and text in _BOOLEANS:
         return _BOOLEANS[text]

@@ -52,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def in_time() -> Iterator[None]:
     """A day on which what the installed jax exports is readable, in every process: tests are to pass on later ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(expiry.VARIABLE, TODAY)
+        patch.setenv(expiry.TODAY_VARIABLE, TODAY)
         yield
 
 

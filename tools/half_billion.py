@@ -49,10 +49,10 @@ def write_checkpoint(directory: Path, dtype: str = "bfloat16", layers: int = CON
 def _weights(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Random weights in bfloat16 by their Hugging Face names; norms lie about one, as trained ones do."""
     rng = np.random.default_rng(0)
-    for path, shape in names.parameters(DecoderConfig.from_huggingface(config)).items():
+    for path, shape in names.parameter_shapes(DecoderConfig.from_huggingface(config)).items():
         weight = rng.standard_normal(shape, np.float32)
         weight = 1 + weight * 0.1 if path.endswith("norm") else weight * 0.02
-        yield names.huggingface(path), weight.astype(ml_dtypes.bfloat16)
+        yield names.huggingface_name(path), weight.astype(ml_dtypes.bfloat16)
 
 
 def _write_tokenizer(directory: Path) -> None:

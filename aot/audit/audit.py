@@ -124,7 +124,7 @@ def _whole_key(bundle: Bundle, part: Part) -> Part:
     """The part, whose key may have been named by its first digits."""
     keys = [combo.key for combo in bundle.index.combos]
     try:
-        return part if part.key is None else replace(part, key=closest.key(part.key, keys))
+        return part if part.key is None else replace(part, key=closest.find_combo_key(part.key, keys))
     except InputError as error:
         raise InputError(f"bundle {bundle.path}: {error}; it has {', '.join(keys[:4])}") from None
 

@@ -35,7 +35,7 @@ def printed(program: bytes) -> Printed:
     try:
         from jax import export
     except ImportError as error:
-        return Printed((), extras.explain(error))
+        return Printed((), extras.explain_import(error))
     try:
         return Printed(tuple(export.deserialize(bytearray(program)).mlir_module().splitlines()))
     except Exception as error:  # of flatbuffers, struct, MLIR or jax, by what is wrong

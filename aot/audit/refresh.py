@@ -134,7 +134,7 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
         first = wrong[0]
         raise DifferenceError(
             f"refresh: {len(wrong)} of {len(replayed)} entries give other results than were recorded, first "
-            f"{first.phase} of {first.key[:12]}…: {first.cause}; nothing was written; report it"
+            f"{first.phase} of {first.combo_key[:12]}…: {first.cause}; nothing was written; report it"
         )
     return [entry.difference for entry in replayed if entry.difference is not None]
 

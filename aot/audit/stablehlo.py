@@ -49,8 +49,8 @@ class Printer:
     def _asked(self, program: bytes) -> Printed:
         if self._process is None:
             self._process = subprocess.Popen(
-                children.command("aot.audit.printing", str(os.getpid())),
-                env={**os.environ, **children.variables()},
+                children.child_command("aot.audit.printing", str(os.getpid())),
+                env={**os.environ, **children.child_variables()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

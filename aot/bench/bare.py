@@ -9,13 +9,13 @@ import numpy as np
 from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.runtime.device import opening, placing
-from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.executables import Executables
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.slots import INPUT, SOURCE, STATE, WEIGHT, prefixes, slot_of
 
-Slots = dict[str, Buffer]
+BufferSlots = dict[str, Buffer]
 
 
 class Timing(NamedTuple):
@@ -29,10 +29,12 @@ class Bare:
     """A bundle's weights and executables, loaded apart from any model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        place = entries.place(bundle.index)
-        self._client = opening.open(place, compiling=False)
+        place = entries.find_place(bundle.index)
+        self._client = opening.open_client(place, compiling=False)
         self._executables = Executables(bundle, self._client, "strict")
-        self._weights = placing.weights(bundle, placing.maps(bundle), self._client, entries.layout(bundle.index, place))
+        self._weights = placing.place_weights(
+            bundle, placing.map_weights(bundle), self._client, entries.weight_layout(bundle.index, place)
+        )
 
     def load(self, program: ProgramRecord) -> float:
         """Seconds that it takes to make a program ready, read and checked; next to nothing where it is already."""
@@ -42,7 +44,7 @@ class Bare:
 
     def begin(
         self, entry: Entry, inputs: Mapping[str, "np.ndarray[Any, Any]"], before: Mapping[str, Buffer] | None = None
-    ) -> Slots:
+    ) -> BufferSlots:
         """All that an entry takes, but for weights: inputs, and the state of what ran before or else zeros."""
         given = prefixes(STATE, SOURCE)
         slots = {slot: self._client.zeros(a) for slot, a in entry.taken.items() if slot.startswith(given)}
@@ -50,7 +52,7 @@ class Bare:
         axes = {name: argument.sharding for name, argument in entry.inputs.items()}
         return slots | INPUT.slots({name: self._client.put(array, axes[name]) for name, array in inputs.items()})
 
-    def run(self, entry: Entry, slots: Slots) -> list[Timing]:
+    def run(self, entry: Entry, slots: BufferSlots) -> list[Timing]:
         """Calls the entry's executables in order, each when the one before is done; what they give goes to the slots.
 
         Timed are the calls, the wait for their results, and letting go of those that they replace.
@@ -69,13 +71,15 @@ class Bare:
         return timings
 
 
-def entry(index: Index, key: str, phase: str) -> Entry:
-    """The entry of a key and a phase, which there is, where `aot.load` runs it."""
-    return next(e for e in entries.entries_of(index, entries.place(index)) if (e.key, e.phase) == (key, phase))
+def find_entry(index: Index, combo_key: str, phase: str) -> Entry:
+    """The entry of a combo's key and a phase, which there is, where `aot.load` runs it."""
+    return next(
+        e for e in entries.entries_of(index, entries.find_place(index)) if (e.combo_key, e.phase) == (combo_key, phase)
+    )
 
 
-def weight_bytes(index: Index, key: str) -> int:
+def step_weight_bytes(index: Index, combo_key: str) -> int:
     """Bytes of the weights that a decode step of a combo takes."""
-    taken = [slot for slot in entry(index, key, "decode").taken if WEIGHT.holds(slot)]
+    taken = [slot for slot in find_entry(index, combo_key, "decode").taken if WEIGHT.holds(slot)]
     arrays = [index.weights.arrays[slot_of(slot).path] for slot in taken]
-    return sum(int(np.prod(array.shape, dtype=np.int64)) * dtype(array.dtype).itemsize for array in arrays)
+    return sum(int(np.prod(array.shape, dtype=np.int64)) * numpy_dtype(array.dtype).itemsize for array in arrays)

@@ -44,7 +44,7 @@ def _document(path: str, argument: str) -> dict[str, Any]:
     trial = trial_of(argument)
     model = load(path, verify=trial.verify)
     marks["open"] = time.monotonic() - begin
-    run = start(model, trial, min(FIRST, trial.new_tokens))
+    run = start_greedy(model, trial, min(FIRST, trial.new_tokens))
     next(run.steps)
     marks["first_token"] = time.monotonic() - begin
     for _ in run.steps:
@@ -54,19 +54,19 @@ def _document(path: str, argument: str) -> dict[str, Any]:
     return {**marks, "sixteen": sixteen, **_steady(model, trial), "tokens": answer, **_more(model, trial)}
 
 
-def start(model: "Model", trial: "Trial", tokens: int) -> "Run":
+def start_greedy(model: "Model", trial: "Trial", tokens: int) -> "Run":
     """An answer of so many tokens, whatever they are: greedy, and with nothing that ends it."""
-    from aot.runtime.requests import Options
+    from aot.runtime.options import RequestOptions
 
     chosen = {"eos_token_id": [], "temperature": 0.0, "seed": 0, "n": 1, "props": trial.props}
-    return model.start(list(trial.prompt), Options.of({**chosen, "max_new_tokens": tokens}))
+    return model.start(list(trial.prompt), RequestOptions.of({**chosen, "max_new_tokens": tokens}))
 
 
 def _steady(model: "Model", trial: "Trial") -> dict[str, list[float]]:
     prefill, decode = list[float](), list[float]()
     for number in range(_PREFILLS):
         before = time.perf_counter()
-        run = start(model, trial, trial.new_tokens if number * trial.new_tokens < _DECODED else 1)
+        run = start_greedy(model, trial, trial.new_tokens if number * trial.new_tokens < _DECODED else 1)
         next(run.steps)
         prefill.append(time.perf_counter() - before)
         decode += _chunks(run)
@@ -89,22 +89,22 @@ def _more(model: "Model", trial: "Trial") -> dict[str, Any]:
     from dataclasses import asdict
     from importlib import metadata
 
-    from aot.bench import bare, dispatch, first_calls, memory
+    from aot.bench import bare, dispatch, first_calls, process_memory
     from aot.runtime.device import compilations
 
     alone = {
-        "peak_memory": memory.peak(),
+        "peak_memory": process_memory.peak_bytes(),
         "compilations": compilations.count_compilations(),
     }  # before there is more than serving
-    key = start(model, trial, 1).sequences[0].entry
+    combo_key = start_greedy(model, trial, 1).sequences[0].entry
     return {
         "versions": {name: metadata.version(name) for name in ("jax-aot", "jaxlib", "numpy")},
-        "weight_bytes": bare.weight_bytes(model.bundle.index, key),
+        "weight_bytes": bare.step_weight_bytes(model.bundle.index, combo_key),
         **alone,
-        "entry": key,
-        "memory": asdict(memory.of_second(str(model.bundle.path), trial)),
-        "dispatch": dispatch.measure_dispatch(model, key, lambda: start(model, trial, 1)),
-        "executables": first_calls.measure_first_calls(model.bundle, key),
+        "entry": combo_key,
+        "memory": asdict(process_memory.of_second(str(model.bundle.path), trial)),
+        "dispatch": dispatch.measure_dispatch(model, combo_key, lambda: start_greedy(model, trial, 1)),
+        "executables": first_calls.measure_first_calls(model.bundle, combo_key),
     }
 
 

@@ -25,12 +25,12 @@ _FIRST = 5  # calls of a turn that are left out: they find the caches as another
 _LARGEST = 1 << 31
 
 
-def measure_dispatch(model: Model, key: str, request: Callable[[], object]) -> dict[str, float]:
+def measure_dispatch(model: Model, combo_key: str, request: Callable[[], object]) -> dict[str, float]:
     """Medians in seconds, taken in turns: `bare`, the executable alone; above it, `step`, a chunk of generate, `call`,
     one of `Model.call`, and `new`, one with values that no call before had; and `request`, what is given to begin a
     request: it is checked and its entry chosen.
     """
-    pair = [bare.entry(model.bundle.index, key, phase) for phase in ("prefill", "decode")]
+    pair = [bare.find_entry(model.bundle.index, combo_key, phase) for phase in ("prefill", "decode")]
     ways = {
         "bare": _bare(model, *pair),
         "step": _timed(_step(model, *pair)),
@@ -56,8 +56,8 @@ def _timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
-    loaded, prompts = Bare(model.bundle), exercise.inputs(prefill)
-    slots = loaded.begin(prefill, prompts)
+    loaded, inputs = Bare(model.bundle), exercise.exercise_inputs(prefill)
+    slots = loaded.begin(prefill, inputs)
     loaded.run(prefill, slots)
     slots = loaded.begin(decode, _ended(decode), slots)
     return lambda: sum(timing.seconds for timing in loaded.run(decode, slots))
@@ -65,8 +65,8 @@ def _bare(model: Model, prefill: Entry, decode: Entry) -> Callable[[], float]:
 
 def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
     """A step as `generation` takes it: what the request says is put once, who has ended at each step."""
-    executor, inputs = Executor(model.bundle, "strict", entries.place(model.bundle.index)), _ended(decode)
-    held = executor.run(prefill, exercise.inputs(prefill))[1]
+    executor, inputs = Executor(model.bundle, "strict", entries.find_place(model.bundle.index)), _ended(decode)
+    held = executor.run(prefill, exercise.exercise_inputs(prefill))[1]
     stop = inputs.pop("stop")
     request = executor.put(inputs)
 
@@ -81,7 +81,7 @@ def _step(model: Model, prefill: Entry, decode: Entry) -> Callable[[], object]:
 def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable[[], float]:
     numbers = itertools.count()
     inputs = _ended(decode)
-    given = model.call("prefill", **exercise.inputs(prefill))
+    given = model.call("prefill", **exercise.exercise_inputs(prefill))
 
     def call() -> float:
         nonlocal given
@@ -93,12 +93,12 @@ def _call(model: Model, prefill: Entry, decode: Entry, *, new: bool) -> Callable
     return call
 
 
-def _unlike(decode: Entry, number: int) -> exercise.Arrays:
+def _unlike(decode: Entry, number: int) -> exercise.ExerciseArrays:
     """Inputs for which no other number gives the same values; but who has ended stays so."""
-    made = {name: exercise.values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
+    made = {name: exercise.exercise_values(f"{number} {name}", a, _LARGEST) for name, a in decode.inputs.items()}
     del made["stop"]
-    return {name: np.abs(array) if name in sampling.FIELDS else array for name, array in made.items()}
+    return {name: np.abs(array) if name in sampling.SAMPLING_FIELDS else array for name, array in made.items()}
 
 
-def _ended(decode: Entry) -> exercise.Arrays:
-    return {**exercise.inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}
+def _ended(decode: Entry) -> exercise.ExerciseArrays:
+    return {**exercise.exercise_inputs(decode), "stop": np.ones(decode.combo.batch_size, bool)}

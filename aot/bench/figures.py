@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Document = Mapping[str, Any]
+RunDocument = Mapping[str, Any]
+"""What one process of a contestant measured."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Figure:
     unit: str
 
 
-def figures_of(documents: Sequence[Document]) -> dict[str, Figure]:
+def figures_of(documents: Sequence[RunDocument]) -> dict[str, Figure]:
     """Figures by name of documents without errors; what none of them has is left out.
 
     Beside what `process` says, a document may have `bandwidth`, the machine's in bytes a second.
@@ -27,12 +28,12 @@ def figures_of(documents: Sequence[Document]) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _figure(documents: Sequence[Document], value: Callable[[Document], float | None], unit: str) -> Figure | None:
+def _figure(documents: Sequence[RunDocument], value: Callable[[RunDocument], float | None], unit: str) -> Figure | None:
     found = [given for document in documents if (given := _given(document, value)) is not None]
     return Figure(statistics.median(found), min(found), max(found), unit) if found else None
 
 
-def _given(document: Document, value: Callable[[Document], float | None]) -> float | None:
+def _given(document: RunDocument, value: Callable[[RunDocument], float | None]) -> float | None:
     """None where a document lacks what it takes: peers give less than a bundle does, and one token has no decode."""
     try:
         return value(document)
@@ -40,18 +41,18 @@ def _given(document: Document, value: Callable[[Document], float | None]) -> flo
         return None
 
 
-def _streamed(document: Document) -> float:
+def _streamed(document: RunDocument) -> float:
     """Bytes of weights a second in decode."""
     return document["weight_bytes"] / statistics.median(document["decode"])
 
 
-def _ratio(document: Document) -> float:
+def _ratio(document: RunDocument) -> float:
     """First calls over second ones, each executable of prefill and decode once."""
     found = document["executables"]
     return sum(each["first"] for each in found) / sum(each["second"] for each in found)
 
 
-_VALUES: dict[str, tuple[Callable[[Document], float | None], str]] = {
+_VALUES: dict[str, tuple[Callable[[RunDocument], float | None], str]] = {
     "import": (lambda d: d["import"], "s"),
     "open": (lambda d: d["open"], "s"),
     "first_token": (lambda d: d["first_token"], "s"),

@@ -13,7 +13,7 @@ _LAUNCH = str(Path(__file__).with_name("launch.py"))
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+def running_group(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """A command under way, at the head of a process group of its own; `options` are those of Popen.
 
     When the block is left, in whatever way, nothing of the group lives on. Where this process is killed, the kernel of
@@ -24,14 +24,14 @@ def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Pope
     try:
         yield process
     finally:
-        end(process)
+        end_group(process)
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def end_group(process: "subprocess.Popen[bytes]") -> None:
     """Kills a process that was started here, with all of its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

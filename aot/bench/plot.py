@@ -42,7 +42,7 @@ class _Scale:
         return [step * number for number in range(int(self.end / step * 1.0001) + 1)]
 
 
-def draw(rows: Sequence[tuple[str, Figures]], bandwidth: float | None, title: str, *lines: str) -> str:
+def draw_plot(rows: Sequence[tuple[str, Figures]], bandwidth: float | None, title: str, *lines: str) -> str:
     """The document, a row for each name in both panels; `bandwidth` is the machine's in bytes a second.
 
     Two `lines` of small text go below the title.

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from aot import system
 from aot.bench import group
+from aot.bench.figures import RunDocument
 
 LIMIT = 900.0
 """Seconds after which a contestant is ended."""
@@ -38,8 +39,6 @@ _HOLD = (
     "print(flush=True); "
     "time.sleep(3600)"
 )
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Contestant:
 
 def measure_in_turn(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None] = lambda number, name: None
-) -> Iterator[tuple[str, Document]]:
+) -> Iterator[tuple[str, RunDocument]]:
     """Runs all in turn, as often as there are rounds: the name of each and the document that it printed.
 
     `peak_memory` is added where a document lacks it: bytes of the largest resident set as the kernel counts it, mapped
@@ -66,12 +65,12 @@ def measure_in_turn(
     is {"error": the last line on stderr}. `report` is called with the round and the name before each run.
     """
     for number in range(rounds):
-        for place in order(len(contestants), number):
+        for place in round_order(len(contestants), number):
             report(number, contestants[place].name)
             yield contestants[place].name, run_contestant(contestants[place])
 
 
-def order(count: int, number: int) -> list[int]:
+def round_order(count: int, number: int) -> list[int]:
     """The order of `count` contestants in a round, a row of a Williams square (Williams 1949).
 
     In as many rounds as there are contestants each has each place once, and, where they are even in number, each of
@@ -80,7 +79,7 @@ def order(count: int, number: int) -> list[int]:
     return [((place + 1) // 2 * (1 if place % 2 else -1) + number) % count for place in range(count)]
 
 
-def run_contestant(contestant: Contestant) -> Document:
+def run_contestant(contestant: Contestant) -> RunDocument:
     """The document of one run."""
     _prepare(contestant)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -94,8 +93,8 @@ def _finish(contestant: Contestant, out: IO[bytes], err: IO[bytes]) -> tuple[int
     """Runs the command to its end, which comes no later than the limit: its exit code and what it used."""
     variables = {**os.environ, **contestant.variables}
     streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-    with group.started(contestant.command, env=variables, **streams) as process:
-        timer = threading.Timer(LIMIT, group.end, [process])
+    with group.running_group(contestant.command, env=variables, **streams) as process:
+        timer = threading.Timer(LIMIT, group.end_group, [process])
         timer.daemon = True
         timer.start()
         try:
@@ -118,7 +117,7 @@ def _prepare(contestant: Contestant) -> None:
         if amount > 0:
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             holder = held.enter_context(
-                group.started([sys.executable, "-I", "-S", "-c", _HOLD, str(amount)], **streams)
+                group.running_group([sys.executable, "-I", "-S", "-c", _HOLD, str(amount)], **streams)
             )
             assert holder.stdout is not None
             holder.stdout.readline()
@@ -133,7 +132,7 @@ def _read(files: Iterable[Path]) -> None:
                 pass
 
 
-def _document(line: str) -> Document | None:
+def _document(line: str) -> RunDocument | None:
     try:
         found = json.loads(line)
     except ValueError:

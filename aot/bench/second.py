@@ -5,7 +5,7 @@ import sys
 import msgspec
 
 import aot
-from aot.bench import child, memory
+from aot.bench import child, process_memory
 from aot.bench.trial import trial_of
 
 
@@ -13,8 +13,8 @@ def main(path: str, argument: str) -> None:
     """Arguments are those of `bench.child`."""
     trial = trial_of(argument)
     model = aot.load(path, verify=trial.verify)
-    next(child.start(model, trial, 1).steps)
-    print(msgspec.json.encode(memory.held()).decode(), flush=True)
+    next(child.start_greedy(model, trial, 1).steps)
+    print(msgspec.json.encode(process_memory.held_bytes()).decode(), flush=True)
     sys.stdin.read()
 
 

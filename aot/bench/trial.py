@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from aot.runtime.verification import Verify
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -13,7 +15,7 @@ class Trial:
 
     prompt: tuple[int, ...]
     new_tokens: int
-    verify: str
+    verify: Verify
     """When weights are checked, as for `aot.load`."""
     props: Mapping[str, Any] | None
     """Of the entries to use."""

@@ -66,7 +66,8 @@ class Manifest:
     def layers(self) -> tuple[Descriptor, ...]:
         """The layers in its order. Raises BundleError."""
         try:
-            return tuple(_layer(row, i, self.config) for i, row in enumerate(strict_json.parse_strictly(self.rows)))
+            rows: Any = strict_json.parse_strictly(self.rows)
+            return tuple(_layer(row, i, self.config) for i, row in enumerate(rows))
         except ValueError as error:
             raise _fault(self.where, error) from error
 

@@ -77,7 +77,7 @@ def sign(
     return digest.digest_of(signature)
 
 
-def by_key(public_key: Path) -> store.Admit:
+def by_public_key(public_key: Path) -> store.Admit:
     """Admits bundles that are signed with the private key of a public one. Raises InputError for one of no use."""
     with _library():
         from model_signing import verifying
@@ -154,7 +154,7 @@ def _library() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise AotError(f"signatures: {extras.explain(error)}") from error
+        raise AotError(f"signatures: {extras.explain_import(error)}") from error
 
 
 @contextlib.contextmanager

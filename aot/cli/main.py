@@ -64,7 +64,7 @@ class _Lazy(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
-            context.fail(f"unknown command {name!r}; {closest.hint(name, _COMMANDS, 'there are')}")
+            context.fail(f"unknown command {name!r}; {closest.closest_hint(name, _COMMANDS, 'there are')}")
         command: click.Command = importlib.import_module(f"aot.cli.commands.{name}").command
         return command
 
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         from aot import extras  # which takes a while to import
 
-        return _fail(extras.explain(error), 1, given)
+        return _fail(extras.explain_import(error), 1, given)
 
 
 class _Ended(BaseException):

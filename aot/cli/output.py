@@ -28,7 +28,7 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
 
 
-def jobs(command: F) -> F:
+def jobs_option(command: F) -> F:
     """The option `--jobs`, as the argument `jobs`."""
     number = click.IntRange(min=1)
     return click.option("--jobs", type=number, default=1, show_default=True, help="Programs to compile at a time.")(
@@ -36,7 +36,7 @@ def jobs(command: F) -> F:
     )
 
 
-def replace(command: F) -> F:
+def replace_options(command: F) -> F:
     """The options `--replace` and `--force`, as arguments of these names."""
     command = click.option("--force", is_flag=True, help="Replace whatever is at the new bundle's path.")(command)
     text = "Replace a bundle at the new bundle's path, by one rename; nothing else."
@@ -59,7 +59,7 @@ def jax_released(command: F) -> F:
     )(command)
 
 
-def examples(*lines: str) -> str:
+def examples_epilog(*lines: str) -> str:
     """The end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b keeps click from wrapping them
 
@@ -70,7 +70,7 @@ def print_document(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(_finite(value), ensure_ascii=not utf_8, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -91,13 +91,13 @@ def empty_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     return made
 
 
-def combos(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+def combos_table(first: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     """A row for each combo: its key, and the dimensions that any of them has."""
     rows = list(rows)
     shown = [name for name in precompile.FIELDS if any(dimensions.get(name) for _, dimensions in rows)]
     made = empty_table(first, *shown, right=tuple(shown))
-    for key, dimensions in rows:
-        made.add_row(key, *(str(dimensions[name] or "") for name in shown))
+    for combo_key, dimensions in rows:
+        made.add_row(combo_key, *(str(dimensions[name] or "") for name in shown))
     return made
 
 
@@ -106,7 +106,7 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
 
-def loss(found: "Loss") -> str:
+def loss_line(found: "Loss") -> str:
     """What quantization costs, in a line."""
     return (
         f"{found.quantization} against {found.dtype}: perplexity {found.change:+.2%}, {found.nats:.2g} nats a token, "
@@ -114,7 +114,7 @@ def loss(found: "Loss") -> str:
     )
 
 
-def size(count: int) -> str:
+def spelled_size(count: int) -> str:
     """Bytes for people."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
@@ -124,7 +124,7 @@ def size(count: int) -> str:
     return f"{value:.2f} GiB"
 
 
-def target(record: Mapping[str, Any]) -> str:
+def spelled_target(record: Mapping[str, Any]) -> str:
     """A target in words: `cpu avx2, 32 threads`."""
     ((kind, options),) = record.items()
     return f"{kind} {', '.join(_option(name, value) for name, value in options.items())}".strip()

@@ -28,7 +28,7 @@ def is_watched() -> bool:
 
 
 @contextlib.contextmanager
-def waiting(text: str) -> Iterator[Callable[[str], None]]:
+def show_waiting(text: str) -> Iterator[Callable[[str], None]]:
     """Says what goes on in work whose parts are not counted; what it gives changes the words."""
     if is_watched():
         with Console(stderr=True, **output.PLAIN).status(Text(text)) as status:

@@ -15,12 +15,12 @@ def text_given(given: str) -> str:
     """A text, or that of stdin where it is `-`. Raises InputError where there is none."""
     if given != _STDIN:
         return given
-    if not (found := piped()):
+    if not (found := piped_text()):
         raise InputError("stdin: has no text; pipe some into it, or give it as TEXT")
     return found
 
 
-def piped() -> str:
+def piped_text() -> str:
     """The text on stdin, without the line break at its end; empty where nothing was piped there."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
@@ -32,7 +32,7 @@ def piped() -> str:
         return ""
 
 
-def conversation(path: Path) -> list[dict[str, Any]]:
+def read_conversation(path: Path) -> list[dict[str, Any]]:
     """The messages in a file of JSON, or on stdin: a list of them, or an object that has it as `messages`."""
     try:
         data = sys.stdin.buffer.read() if str(path) == _STDIN else path.read_bytes()
@@ -48,7 +48,7 @@ def conversation(path: Path) -> list[dict[str, Any]]:
     return messages
 
 
-def ids(given: str) -> list[int]:
+def parse_ids(given: str) -> list[int]:
     """Token ids with commas between."""
     try:
         return [int(token) for token in given.split(",")]
@@ -56,7 +56,7 @@ def ids(given: str) -> list[int]:
         raise InputError(f"--prompt-ids: must be integers with commas between, got {given!r}") from None
 
 
-def template(given: tuple[str, ...]) -> dict[str, Any]:
+def parse_template_arguments(given: tuple[str, ...]) -> dict[str, Any]:
     """The values of --template-arg by name."""
     made: dict[str, Any] = {}
     for argument in given:

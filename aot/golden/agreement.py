@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from aot.golden import expected
-from aot.golden.exercise import Array, Arrays, Exercise
+from aot.golden.exercise import Exercise, ExerciseArrays
 from aot.golden.expected import Expected, Output
 from aot.runtime.fitting.entries import Entry
+from aot.runtime.values import HostArray
 from aot.sampling import restrictions_of
 from aot.slots import STATE
 
-DRAWN = frozenset({"token", "tokens", "logprob", "logprobs"})
+WHOLE_OUTPUTS = frozenset({"token", "tokens", "logprob", "logprobs"})
 """Outputs of a language model's phases that are kept whole, so that rows can be followed."""
 
 
-def first(recorded: Expected | None, found: Arrays | None) -> tuple[Array, Array] | None:
+def first_tokens(recorded: Expected | None, found: ExerciseArrays | None) -> tuple[HostArray, HostArray] | None:
     """The first tokens that a prefill gave, here and where it was recorded; None without either."""
     wanted = None if recorded is None else recorded.outputs.get("token")
     if wanted is None or found is None or (wanted.shape, wanted.positions) != (found["token"].shape, None):
@@ -34,9 +35,9 @@ def compare_outputs(
     exercised: Exercise,
     entry: Entry,
     wanted: Expected,
-    outputs: Arrays,
-    state: Arrays,
-    first: tuple[Array, Array] | None,
+    outputs: ExerciseArrays,
+    state: ExerciseArrays,
+    first: tuple[HostArray, HostArray] | None,
 ) -> tuple[float | None, str]:
     """The largest relative difference of floats, None without any, and what does not agree, empty where all does.
 
@@ -62,24 +63,26 @@ def compare_outputs(
     return max((d for d in differences if d is not None), default=None), next(filter(None, causes), "")
 
 
-def _shapes(wanted: Expected, outputs: Arrays, language: bool) -> str:
+def _shapes(wanted: Expected, outputs: ExerciseArrays, language: bool) -> str:
     recorded = {name: (output.dtype, output.shape) for name, output in wanted.outputs.items()}
     found = {name: (str(array.dtype), array.shape) for name, array in outputs.items()}
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
             return f"output {name}: {_spelled(found.get(name))} here, {_spelled(recorded.get(name))} recorded"
-        if language and name in DRAWN and wanted.outputs[name].positions is not None:
+        if language and name in WHOLE_OUTPUTS and wanted.outputs[name].positions is not None:
             return f"output {name}: only a sample was recorded"
     return ""
 
 
-def _nan(outputs: Arrays) -> str:
+def _nan(outputs: ExerciseArrays) -> str:
     """The first place at which an output is NaN, be it one that was recorded or not."""
-    said = (expected.unsound(name, array, finite=False) for name, array in outputs.items())
+    said = (expected.unsound_output(name, array, finite=False) for name, array in outputs.items())
     return next((f"{cause} here" for cause in said if cause), "")
 
 
-def _followed(found: Array, recorded: Array, first: tuple[Array, Array] | None) -> tuple[Array, Array]:
+def _followed(
+    found: HostArray, recorded: HostArray, first: tuple[HostArray, HostArray] | None
+) -> tuple[HostArray, HostArray]:
     """Which tokens [batch, steps] follow the same ones as those recorded, and at which of these a row parts."""
     differs = found != recorded.astype(found.dtype)
     before = np.zeros((len(found), 1), bool) if first is None else (first[0] != first[1])[:, None]
@@ -91,10 +94,10 @@ def _tied(
     exercised: Exercise,
     entry: Entry,
     tolerance: float,
-    recorded: Array,
-    parted: Array,
-    state: Arrays,
-    first: tuple[Array, Array] | None,
+    recorded: HostArray,
+    parted: HostArray,
+    state: ExerciseArrays,
+    first: tuple[HostArray, HostArray] | None,
 ) -> str:
     """What is wrong with the tokens at which rows part: the recorded one is not as good as the best one here."""
     places = [(int(row), int(step)) for row, step in np.argwhere(parted)]
@@ -118,7 +121,7 @@ def _tied(
     return ""
 
 
-def _drawable(logits: Array, entry: Entry) -> Array:
+def _drawable(logits: HostArray, entry: Entry) -> HostArray:
     """Logits without those of tokens that the entry's programs never draw."""
     assert entry.index.generation is not None, entry.phase
     restrictions = restrictions_of(entry.index.generation.sampling)
@@ -129,7 +132,7 @@ def _drawable(logits: Array, entry: Entry) -> Array:
 
 
 def _output(
-    name: str, output: Output, array: Array, comparable: Array | None, tolerance: float
+    name: str, output: Output, array: HostArray, comparable: HostArray | None, tolerance: float
 ) -> tuple[float | None, str]:
     found, wanted, used = array.reshape(-1), output.values, _used(array.shape, comparable)
     places = np.arange(found.size) if output.positions is None else np.array(output.positions, np.int64)
@@ -148,7 +151,7 @@ def _output(
     return float(finite.max(initial=0.0)), _said(name, places, wrong, found, wanted)
 
 
-def _used(shape: tuple[int, ...], comparable: Array | None) -> Array:
+def _used(shape: tuple[int, ...], comparable: HostArray | None) -> HostArray:
     """Which values of an array may be compared, flat: those of rows, and of steps where it has them, that are."""
     if comparable is None or shape[:1] != comparable.shape[:1]:
         return np.ones(int(np.prod(shape)), bool)
@@ -156,7 +159,7 @@ def _used(shape: tuple[int, ...], comparable: Array | None) -> Array:
     return np.broadcast_to(steps.reshape(*steps.shape, *(1,) * (len(shape) - steps.ndim)), shape).reshape(-1)
 
 
-def _said(name: str, places: Array, wrong: Array, found: Array, wanted: Array) -> str:
+def _said(name: str, places: HostArray, wrong: HostArray, found: HostArray, wanted: HostArray) -> str:
     if not wrong.any():
         return ""
     at = int(np.argmax(wrong))

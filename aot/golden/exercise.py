@@ -12,23 +12,23 @@ from aot.bundle.index.records import ArgumentRecord, GenerationRecord
 from aot.bundle.store import Bundle
 from aot.precompile import Combo
 from aot.runtime import execute
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 from aot.runtime.execute import Executor, State
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
-from aot.runtime.generation import Request
+from aot.runtime.generation import GenerationRequest
 from aot.runtime.place import Place
+from aot.runtime.values import HostArray
 from aot.sampling import SamplingParams
 from aot.slots import STATE
 
-Array = Any
-Arrays = dict[str, Array]
+ExerciseArrays = dict[str, Any]
 
 _UNKNOWN_LIMIT = 2
 """Integers stay below it where nothing is known about them: they may be indices of whatever is not empty."""
 
 
-def inputs(entry: Entry) -> Arrays:
+def exercise_inputs(entry: Entry) -> ExerciseArrays:
     """Inputs of an entry in its shapes, from their names and sizes; a language model's draw greedily and never end.
 
     Half of the rows are full, the others half full, and a fork continues the rows of its source in turn.
@@ -37,19 +37,19 @@ def inputs(entry: Entry) -> Arrays:
     record = entry.index.generation
     limit = _UNKNOWN_LIMIT if record is None else record.vocab_size
     special = {} if record is None else _special(entry, record, wanted)
-    return {name: special.get(name, values(name, argument, limit)) for name, argument in wanted.items()}
+    return {name: special.get(name, exercise_values(name, argument, limit)) for name, argument in wanted.items()}
 
 
-def values(name: str, argument: ArgumentRecord, limit: int) -> Array:
+def exercise_values(name: str, argument: ArgumentRecord, limit: int) -> HostArray:
     """Integers below `limit` and floats in [-1, 1): SplitMix64 (Steele et al. 2014) of the position and the name."""
     bits = np.arange(1, int(np.prod(argument.shape, dtype=np.int64)) + 1, dtype=np.uint64)
     bits = bits * np.uint64(0x9E3779B97F4A7C15) + np.uint64(zlib.crc32(name.encode()))
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
-    made = dtype(argument.dtype)
+    made = numpy_dtype(argument.dtype)
     if made.kind == "b":
-        found: Array = bits & np.uint64(1)
+        found: HostArray = bits & np.uint64(1)
     elif made.kind in "iu":
         found = bits % np.uint64(min(limit, np.iinfo(made).max + 1))
     else:
@@ -57,7 +57,7 @@ def values(name: str, argument: ArgumentRecord, limit: int) -> Array:
     return found.reshape(argument.shape).astype(made)
 
 
-def lengths(rows: int, width: int) -> Array:
+def row_lengths(rows: int, width: int) -> HostArray:
     """Tokens of each row: half of them are full, the others half full."""
     return np.array([width if row % 2 == 0 else max(1, width // 2) for row in range(rows)], np.int32)
 
@@ -69,7 +69,7 @@ class Exercise:
     """
 
     def __init__(self, bundle: Bundle, place: Place | None = None) -> None:
-        self._bundle, self._place = bundle, place or entries.place(bundle.index)
+        self._bundle, self._place = bundle, place or entries.find_place(bundle.index)
         self.entries = entries.entries_of(bundle.index, self._place)
         self._prefills = {e.combo: e for e in self.entries if e.phase == "prefill"}
         self._latest: State | None = None  # of the prefill that ran last, unless it was used up
@@ -95,27 +95,27 @@ class Exercise:
         ranks = {"prefill": 0, "decode": 2}
         return sorted(chosen, key=lambda e: (places[_name(self._source(e) or e)], ranks.get(e.phase, 1)))
 
-    def run(self, entry: Entry) -> tuple[Arrays, Arrays]:
+    def run(self, entry: Entry) -> tuple[ExerciseArrays, ExerciseArrays]:
         """Outputs by name, state by slot. Decode continues the prefill of its combo, a fork one alike."""
         source = self._source(entry)
         begun = None if source is None else self._begun(source)
         continued = begun if entry.phase == "decode" else None
         if source is None or continued is not None:
             self._latest = None
-        made = execute.checked_inputs(entry, inputs(entry))
+        made = execute.checked_inputs(entry, exercise_inputs(entry))
         outputs, buffers = self._executor.run(entry, made, continued, self._read(entry, begun))
         if entry.phase == "prefill":
             self._latest = State(entry, buffers, entry.combo.batch_size)
         return outputs, buffers
 
-    def logits(self, entry: Entry, given: list[list[int]]) -> Array:
+    def logits(self, entry: Entry, given: list[list[int]]) -> HostArray:
         """Logits [batch, vocab] of a decode entry's rows after its prompts and some more tokens of each."""
         source = self._source(entry)
         assert source is not None, entry.phase
         width, state = source.combo.prefill_length or 1, self._begun(source)
         self._latest = None
         for start in range(0, max(map(len, given)), width):
-            made = inputs(source)
+            made = exercise_inputs(source)
             for row, ids in enumerate(given):
                 part = ids[start : start + width]
                 made["tokens"][row, : len(part)], made["lengths"][row] = part, len(part)
@@ -155,12 +155,12 @@ class Exercise:
         return State(entry, STATE.slots(zeros), entry.combo.batch_size)
 
 
-def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> Arrays:
+def _special(entry: Entry, record: GenerationRecord, wanted: Mapping[str, ArgumentRecord]) -> ExerciseArrays:
     rows, width = entry.combo.batch_size, entry.combo.prefill_length or 1
     room = wanted["eos"].shape[0] if "eos" in wanted else 0
-    made = Request(SamplingParams(), (), record.pad_token_id, room).inputs([None] * rows)
+    made = GenerationRequest(SamplingParams(), (), record.pad_token_id, room).inputs([None] * rows)
     made["stop"] = np.zeros(rows, bool)
-    made["lengths"] = lengths(rows, width)
+    made["lengths"] = row_lengths(rows, width)
     if (source := _fork_rows(entry)) is not None:
         made["rows"] = np.arange(rows, dtype=np.int32) % np.int32(source)
     return made
@@ -174,7 +174,7 @@ def _fork_rows(entry: Entry) -> int | None:
 def _factors(entry: Entry) -> dict[str, Any]:
     calls = []
     for program, binding in entry.calls:
-        executable = entries.fitting(program)
+        executable = entries.fitting_executable(program)
         assert executable is not None, program.name
         slots = {"takes": binding.takes, "gives": binding.gives}
         calls.append({"program": program.digest, "executable": executable.digest, **slots})
@@ -183,11 +183,11 @@ def _factors(entry: Entry) -> dict[str, Any]:
 
 
 def _name(entry: Entry) -> tuple[str, str]:
-    return entry.key, entry.phase
+    return entry.combo_key, entry.phase
 
 
-def _verdict(entry: Entry) -> entries.Verdict:
-    return entries.verdict(entry)
+def _verdict(entry: Entry) -> entries.EntryVerdict:
+    return entries.judge_entry(entry)
 
 
 def _alike(a: Combo, b: Combo) -> bool:

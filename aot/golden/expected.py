@@ -9,11 +9,11 @@ import numpy as np
 
 from aot import strict_json
 from aot.errors import BundleError
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 
 # Versions of the document and of the inputs that `aot.golden.exercise` makes:
 # 1: the first.
-VERSION = 1
+GOLDEN_VERSION = 1
 
 _WHOLE = 256
 """Values up to which an array is kept whole; of a larger one the sample."""
@@ -47,14 +47,14 @@ def write_output(array: Any, whole: bool) -> dict[str, Any]:
     made = {"dtype": str(array.dtype), "shape": list(array.shape)}
     flat = array.reshape(-1)
     if not whole and flat.size > _WHOLE:
-        made["positions"] = positions(flat.size)
+        made["positions"] = kept_positions(flat.size)
         flat = flat[made["positions"]]
     return {**made, "values": [_plain(value) for value in flat.tolist()]}
 
 
-def unsound(name: str, array: Any, finite: bool = True) -> str:
+def unsound_output(name: str, array: Any, finite: bool = True) -> str:
     """What is said of an output that has NaN anywhere, or infinities where it is to be `finite`; else nothing."""
-    if dtype(str(array.dtype)).kind in "biu":
+    if numpy_dtype(str(array.dtype)).kind in "biu":
         return ""
     wrong = (~np.isfinite(array) if finite else np.isnan(array)).reshape(-1)
     if not wrong.any():
@@ -63,19 +63,19 @@ def unsound(name: str, array: Any, finite: bool = True) -> str:
     return f"output {name}: {array.reshape(-1)[at]!s} at {at} ({int(wrong.sum())} such)"
 
 
-def positions(size: int) -> list[int]:
+def kept_positions(size: int) -> list[int]:
     """The first, the last, and places in between that fall on no common multiple (the golden ratio's multiples)."""
     scattered = {int(math.modf(i * 0.6180339887498949)[0] * size) for i in range(1, _SAMPLE - 1)}
     return sorted(scattered | {0, size - 1})
 
 
 def read_golden(data: bytes, where: str) -> tuple[dict[tuple[str, str], Expected], list[tuple[str, str, str]]]:
-    """What was recorded by (key, phase), and (key, phase, cause) of what was not. Raises BundleError."""
+    """What was recorded by (combo key, phase), and (combo key, phase, cause) of what was not. Raises BundleError."""
     try:
         fields = {"version": int, "entries": list, "not_recorded": list}
         document = strict_json.expect(strict_json.parse_strictly(data), "it", fields)
-        if document["version"] != VERSION:
-            raise ValueError(f"version must be {VERSION}, got {document['version']}")
+        if document["version"] != GOLDEN_VERSION:
+            raise ValueError(f"version must be {GOLDEN_VERSION}, got {document['version']}")
         recorded: dict[tuple[str, str], Expected] = {}
         for i, item in enumerate(document["entries"]):
             place = f"entries[{i}]"
@@ -112,8 +112,8 @@ def _output(item: Any, place: str) -> Output:
     return Output(kind, tuple(shape), None if places is None else tuple(places), _array(values, kind, place))
 
 
-def _array(values: list[Any], kind: str, place: str) -> Any:
-    allowed = {"b": (bool,), "i": (int,), "u": (int,)}.get(dtype(kind).kind, (float, str))
+def _array(values: list[Any], kind: str, place: str) -> "np.ndarray[Any, Any]":
+    allowed = {"b": (bool,), "i": (int,), "u": (int,)}.get(numpy_dtype(kind).kind, (float, str))
     for value in values:
         if type(value) not in allowed or (type(value) is str and value not in _ODD):
             raise ValueError(f"{place}: has the value {value!r:.40}, which is no {kind}")
@@ -125,7 +125,7 @@ def _array(values: list[Any], kind: str, place: str) -> Any:
     return np.array(values, object)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if type(value) is float and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value

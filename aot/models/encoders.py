@@ -6,7 +6,7 @@ from aot.models.families.qwen2_vl import Qwen2VLConfig
 from aot.programs.encode import Encoder
 
 
-def part(config: EncoderConfig, dtype: str, platform: str) -> Encoder:
+def make_encoder(config: EncoderConfig, dtype: str, platform: str) -> Encoder:
     """The functions of an encoder, in a dtype and as a platform computes them best."""
     if isinstance(config, LlavaConfig):
         from aot.models.layers.clip import Clip
@@ -15,4 +15,4 @@ def part(config: EncoderConfig, dtype: str, platform: str) -> Encoder:
     from aot.models.layers import qwen2_vision
 
     assert isinstance(config, Qwen2VLConfig), config
-    return qwen2_vision.Encoder(config, dtype, platform)
+    return qwen2_vision.Qwen2VisionEncoder(config, dtype, platform)

@@ -13,11 +13,11 @@ from aot.models import encoders
 from aot.models.checkpoints import quantize
 from aot.models.families import axes
 from aot.models.families.family import ModelConfig
-from aot.models.layers.decoder import Decoder
+from aot.models.layers.decoder import FamilyDecoder
 from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.generation import Options, Phases, Sizes
+from aot.programs.phases import GenerationOptions, Phases, Sizes
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 
@@ -28,7 +28,7 @@ class LanguageModel:
 
     config: ModelConfig
     dtype: str
-    options: Options
+    options: GenerationOptions
     combos: tuple[Combo, ...]
     """All combos of the plan: forks lead from one to another."""
     tensors: Tensors
@@ -43,7 +43,7 @@ class LanguageModel:
 
     def chains(self, combo: Combo, platform: str, mesh: Mapping[str, int]) -> dict[str, Chain]:
         config = self.config
-        decoder = Decoder(config.decoder, self.dtype, platform, self.quantization, bool(mesh))
+        decoder = FamilyDecoder(config.decoder, self.dtype, platform, self.quantization, bool(mesh))
         seen = config.encoder.images if config.encoder is not None and combo.vision_included else None
         phases = Phases(decoder, self.options, None if seen is None else seen.token)
         sizes = _sizes(combo)
@@ -56,13 +56,13 @@ class LanguageModel:
         return self._encode(combo, platform) | generation
 
     def _encode(self, combo: Combo, platform: str) -> dict[str, Chain]:
-        if (size := vision.shape(combo)) is None:
+        if (size := vision.image_shape(combo)) is None:
             return {}
         assert self.config.encoder is not None, combo
         assert combo.vision_batch_size is not None, combo
         encoder, images = self.config.encoder, combo.vision_batch_size
-        part = encoders.part(encoder, self.dtype, platform)
-        return {"encode": encode.phase(part, images, encoder.images.channels, size)}
+        part = encoders.make_encoder(encoder, self.dtype, platform)
+        return {"encode": encode.encode_phase(part, images, encoder.images.channels, size)}
 
     def dimensions(self, combo: Combo) -> Dimensions:
         return axes.axes_of(self.config.decoder)

@@ -1,6 +1,7 @@
 """What the builder asks of a model, and how to bring one of your own.
 
-In the manifest, `factory` names a callable in a module beside it; it gets the `arguments` and returns a `Model`:
+In the manifest, `factory` names a callable in a module beside it; it gets the `arguments` and returns a
+`BuildableModel`:
 
     model: {factory: "scale:make", arguments: {width: 16}}
     precompile: {batch_size: [1, 4]}
@@ -50,7 +51,7 @@ from aot.precompile import Combo
 
 
 @runtime_checkable
-class Model(Protocol):
+class BuildableModel(Protocol):
     """A model as the builder sees it."""
 
     def abstract_weights(self) -> Mapping[str, Array]:

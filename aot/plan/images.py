@@ -43,7 +43,7 @@ def images_of(plan: Plan) -> Images | None:
 
 def sizes(plan: Plan) -> tuple[Size, ...]:
     """The image shapes of a plan, in its order."""
-    return tuple(dict.fromkeys(size for combo in plan.combos if (size := vision.shape(combo))))
+    return tuple(dict.fromkeys(size for combo in plan.combos if (size := vision.image_shape(combo))))
 
 
 def around(images: Images, size: Size) -> int:
@@ -82,7 +82,7 @@ def fitted(combos: Sequence[Combo], how: str, images: Images) -> Fitted:
 
 
 def _pair(combo: Combo) -> Pair | None:
-    size = vision.shape(combo)
+    size = vision.image_shape(combo)
     return None if size is None or combo.prefill_length is None else Pair(size, combo.prefill_length)
 
 
@@ -94,7 +94,7 @@ def _lost(combos: Sequence[Combo], kept: Sequence[Combo], images: Images) -> Fau
     """Image shapes and prefill lengths of which no combo is left."""
     pairs = [pair for pair in map(_pair, combos) if pair]
     longest = max(pair.length for pair in pairs)
-    sizes, lengths = {vision.shape(combo) for combo in kept}, {combo.prefill_length for combo in kept}
+    sizes, lengths = {vision.image_shape(combo) for combo in kept}, {combo.prefill_length for combo in kept}
     for size in dict.fromkeys(pair.size for pair in pairs if pair.size not in sizes):
         yield "vision_height", _misfit(images, Pair(size, longest), "every prefill_length, at most ")
     smallest = min((pair.size for pair in pairs), key=lambda size: _needed(images, size))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from aot.partition import Entry, Mesh, Rules, spelled_mesh
+from aot.partition import AxisEntry, Mesh, Rules, spelled_mesh
 from aot.plan.plan import Plan
 from aot.targets import CpuTarget, CudaTarget, Target, TpuTarget
 
@@ -65,7 +65,7 @@ def _places(topology: str) -> int:
     return math.prod(map(int, topology.partition(":")[2].split("x")))
 
 
-def _entry(entry: Any) -> Entry:
+def _entry(entry: Any) -> AxisEntry:
     """An entry of a rule as the manifest has it; a list of one axis is that axis."""
     if isinstance(entry, (list, tuple)):
         return tuple(entry) if len(entry) > 1 else next(iter(entry), None)

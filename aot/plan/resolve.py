@@ -143,7 +143,7 @@ def _sequences(manifest: Manifest, expanded: tuple[Combo, ...], faults: Faults) 
     table: dict[str, int] = {}
     for name in sorted(given):
         try:
-            key = closest.key(name, keys)
+            key = closest.find_combo_key(name, keys)
             if table.setdefault(key, given[name]) != given[name]:
                 raise InputError(f"the key {key!r} is given twice, as {name!r} too; give it once")
         except InputError as error:

@@ -62,7 +62,7 @@ def source_of(manifest: Manifest, faults: Faults) -> Source:
 def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults: Faults) -> Source:
     from aot.models.checkpoints import checkpoint
 
-    kind = checkpoint.kind(directory)
+    kind = checkpoint.checkpoint_kind(directory)
     key = "config" if kind == "orbax" else "checkpoint"
     with faults.collecting(manifest.place("model", key)):
         return _described(manifest, plan, directory, kind, faults)
@@ -77,7 +77,7 @@ def _described(manifest: Manifest, plan: ModelPlan, directory: Path, kind: str, 
     model = family.read_model_config(config, preprocessor, place)
     if model.encoder is None:
         preprocessor = None
-    description = registry.describe(model, config, place)
+    description = registry.describe_model(model, config, place)
     dtype = plan.dtype or description.dtype
     with faults.collecting(manifest.place("model", "checkpoint")):
         dtype = dtype or _stored_dtype(directory, kind, plan.subtree, model)
@@ -151,9 +151,9 @@ def _stored_dtype(directory: Path, kind: str, subtree: str, model: "ModelConfig"
     from aot.models.checkpoints import checkpoint, orbax
 
     if kind == "huggingface":
-        found = checkpoint.stored_dtype(directory)
+        found = checkpoint.checkpoint_dtype(directory)
     else:
-        found = orbax.stored_dtype(directory, subtree, model.parameters())
+        found = orbax.orbax_dtype(directory, subtree, model.parameters())
     return found or "float32"
 
 

@@ -9,7 +9,7 @@ from aot.targets import CudaTarget
 
 def uninstalled(plan: Plan) -> tuple[str, ...]:
     """A line for each target whose compiler is not installed."""
-    lacking = ((place, t.platform, extras.missing(t.platform)) for place, t in enumerate(plan.targets))
+    lacking = ((place, t.platform, extras.missing_extra(t.platform)) for place, t in enumerate(plan.targets))
     return tuple(f"targets[{place}]: {platform}: {text}" for place, platform, text in lacking if text)
 
 

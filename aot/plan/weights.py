@@ -28,7 +28,7 @@ def has_weights(plan: Plan) -> bool:
 
     directory = plan.model.checkpoint
     assert directory is not None, plan.model
-    return checkpoint.kind(directory) == "orbax" or bool(checkpoint.files(directory))
+    return checkpoint.checkpoint_kind(directory) == "orbax" or bool(checkpoint.weight_files(directory))
 
 
 def family(plan: Plan) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain
 from aot.slots import INPUT, OUTPUT, VALUE, WEIGHT
 from aot.vision import Size
+
+if TYPE_CHECKING:
+    import jax
 
 PIXELS: Axes = ("vision_batch_size", "vision_channels", "vision_height", "vision_width")
 _LAYERS = "vision/layers"
@@ -37,11 +40,11 @@ class Encoder(Protocol):
     def block(self) -> Callable[..., Any]:
         """`block(weights, x, …)`: one layer, by its weights' paths below `vision/layers/<n>/`: x after it."""
 
-    def project(self, weights: Mapping[str, Any], x: Any) -> Any:
+    def project(self, weights: Mapping[str, Any], x: "jax.Array") -> "jax.Array":
         """X to embeddings [images, tokens, hidden] in the model's dtype."""
 
 
-def phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
+def encode_phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
     """The chain that encodes so many images of a size at once."""
     values = dict(encoder.values(images, size))
     blocks = (_block(encoder, values, layer) for layer in range(encoder.depth))
@@ -52,7 +55,7 @@ def phase(encoder: Encoder, images: int, channels: int, size: Size) -> Chain:
 
 def _patch(encoder: Encoder, pixels: Array, values: Mapping[str, Array]) -> Call:
     weights = {path: encoder.weights()[path] for path in encoder.patch_weights}
-    program = chain.program("patch", Patch(encoder), {"pixels": pixels, **weights})
+    program = chain.program("patch", PatchStep(encoder), {"pixels": pixels, **weights})
     takes = {"pixels": INPUT.slot("pixels"), **{path: WEIGHT.slot(path) for path in weights}}
     return chain.call(program, takes, {name: _value(name) for name in values})
 
@@ -77,7 +80,7 @@ def _value(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Patch:
+class PatchStep:
     """Pixels to what the blocks take."""
 
     encoder: Encoder

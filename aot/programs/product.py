@@ -39,26 +39,26 @@ class Matrix:
     scale: jax.Array | None = None
 
 
-def linear(x: jax.Array, matrix: Matrix, bias: jax.Array | None, platform: str) -> jax.Array:
+def apply_linear(x: jax.Array, matrix: Matrix, bias: jax.Array | None, platform: str) -> jax.Array:
     """X [..., in] through a matrix and bias [out]: [..., out] in float32."""
-    y = project(x.reshape(-1, x.shape[-1]), matrix, platform)
+    y = project_rows(x.reshape(-1, x.shape[-1]), matrix, platform)
     if bias is not None:
         y = y + bias.astype(jnp.float32)[None]
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def project(x: jax.Array, matrix: Matrix, platform: str) -> jax.Array:
+def project_rows(x: jax.Array, matrix: Matrix, platform: str) -> jax.Array:
     """X [rows, in] times the transpose of a matrix: [rows, out] in float32."""
     if matrix.scale is None:
         return _floats(x, matrix.values, platform)
     if platform == "cuda":  # its int8 products want larger operands than a row, so the weight alone is narrow there
         return _dot(x, matrix.values.astype(x.dtype), platform) * matrix.scale[None]
-    halves, scale = quantized(x)
+    halves, scale = quantize_activations(x)
     high, low = _integers(halves, matrix.values, platform).astype(jnp.float32)
     return (high * np.float32(_HALF) + low) * scale * matrix.scale[None]
 
 
-def quantized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def quantize_activations(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """X [rows, in] as 16-bit integers in two halves of int8, [2, rows, in], and the scale of each row, [rows, 1].
 
     The scale is the row's largest magnitude / 16319; an integer is 128 times its high half, plus its low one.
@@ -71,7 +71,7 @@ def quantized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.stack([high, rounded - high * np.int32(_HALF)]).astype(jnp.int8), scale
 
 
-def precision(dtype: jnp.dtype, platform: str) -> lax.Precision:
+def product_precision(dtype: jnp.dtype, platform: str) -> lax.Precision:
     """Full float32 where the model is float32: accelerators would otherwise round the factors to shorter types."""
     return lax.Precision.HIGHEST if dtype == jnp.float32 and platform != "cpu" else lax.Precision.DEFAULT
 
@@ -115,5 +115,5 @@ def _widened(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _dot(x: jax.Array, weight: jax.Array, platform: str) -> jax.Array:
     return lax.dot_general(
-        x, weight, _BOTH_LAST, precision=precision(x.dtype, platform), preferred_element_type=jnp.float32
+        x, weight, _BOTH_LAST, precision=product_precision(x.dtype, platform), preferred_element_type=jnp.float32
     )

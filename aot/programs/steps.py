@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from aot.programs import sampling
-from aot.programs.decoder import Decoder
+from aot.programs import drawing
+from aot.programs.decoder_parts import Decoder
 from aot.slots import INPUT, OUTPUT, STATE, WEIGHT
 
-Arrays = dict[str, Any]
+StepArrays = dict[str, Any]
+Carry = tuple[jax.Array, StepArrays, StepArrays]
+"""Steps taken, the state, and the outputs so far."""
 
-DRAWN = ("counts", "generated", "token", "done")
+DRAWN_STATE = ("counts", "generated", "token", "done")
 """State that drawing the first token sets anew."""
 
 
@@ -28,17 +30,17 @@ class Embed:
 
     decoder: Decoder
 
-    def __call__(self, tokens: jax.Array, **weights: jax.Array) -> Arrays:
+    def __call__(self, tokens: jax.Array, **weights: jax.Array) -> StepArrays:
         return {"x": self.decoder.embed(weights, tokens)}
 
 
 @dataclass(frozen=True)
-class Place:
+class PlaceStep:
     """X with the embeddings [batch, length, hidden] of images in the place of their tokens."""
 
     image: int
 
-    def __call__(self, x: jax.Array, embeddings: jax.Array, tokens: jax.Array) -> Arrays:
+    def __call__(self, x: jax.Array, embeddings: jax.Array, tokens: jax.Array) -> StepArrays:
         return {"x": jnp.where((tokens == np.int32(self.image))[..., None], embeddings, x)}
 
 
@@ -49,12 +51,12 @@ class Positions:
     sections: int
     width: int
 
-    def __call__(self, start: jax.Array, offset: jax.Array) -> Arrays:
+    def __call__(self, start: jax.Array, offset: jax.Array) -> StepArrays:
         places = (start + offset)[:, None] + jnp.arange(self.width, dtype=jnp.int32)[None]
         return {"positions": jnp.repeat(places[:, None], self.sections, axis=1)}
 
 
-def offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: jax.Array) -> Arrays:
+def position_offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: jax.Array) -> StepArrays:
     """How far the position after the greatest of those [batch, sections, length] given is from the row's length."""
     given = jnp.arange(positions.shape[2], dtype=jnp.int32)[None] < lengths[:, None]
     last = jnp.max(jnp.where(given[:, None], positions, np.int32(-1)), axis=(1, 2))
@@ -62,7 +64,7 @@ def offset(positions: jax.Array, start: jax.Array, lengths: jax.Array, offset: j
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockStep:
     """One layer over x [batch, length, hidden] of rows that hold `start` tokens and get `lengths` more."""
 
     decoder: Decoder
@@ -75,7 +77,7 @@ class Block:
         lengths: jax.Array,
         positions: jax.Array | None = None,
         **arrays: jax.Array,
-    ) -> Arrays:
+    ) -> StepArrays:
         cache = _under(arrays, "cache/")
         weights = {path: array for path, array in arrays.items() if not path.startswith("cache/")}
         span = self.decoder.span(self.window, start, lengths, x.shape[1], positions)
@@ -93,7 +95,7 @@ class Head:
     decoder: Decoder
     every: bool
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, before: jax.Array, **weights: jax.Array) -> Arrays:
+    def __call__(self, x: jax.Array, lengths: jax.Array, before: jax.Array, **weights: jax.Array) -> StepArrays:
         last, given = jnp.maximum(lengths - 1, 0)[:, None, None], lengths[:, None] > 0
         if not self.every:
             logits = self.decoder.head(weights, jnp.take_along_axis(x, last, axis=1)[:, 0])
@@ -103,7 +105,7 @@ class Head:
         return {"logits": jnp.where(given, logits, before), "all": every}
 
 
-def prompt(
+def book_prompt(
     tokens: jax.Array,
     lengths: jax.Array,
     start: jax.Array,
@@ -111,7 +113,7 @@ def prompt(
     counts: jax.Array,
     generated: jax.Array,
     token: jax.Array,
-) -> Arrays:
+) -> StepArrays:
     """Books tokens [batch, length] as prompt.
 
     What was generated before and is in the cache is prompt from now on. The last token generated is not in the
@@ -133,10 +135,10 @@ class First:
     suppressed: tuple[int, ...] = ()
     """Tokens that are not drawn first."""
 
-    def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> Arrays:
+    def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> StepArrays:
         none = jnp.zeros_like(lengths)
         counts = jnp.zeros(logits.shape, jnp.int32)
-        token, logprob = sampling.sample(logits, prompted, counts, none, request, self.suppressed)
+        token, logprob = drawing.sample_tokens(logits, prompted, counts, none, request, self.suppressed)
         live = lengths > 0
         token = jnp.where(live, token, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
@@ -150,7 +152,7 @@ class First:
         return {**drawn, **outputs, **({"shown": logits} if self.shown else {})}
 
 
-def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
+def take_rows(source: jax.Array, into: jax.Array, rows: jax.Array) -> StepArrays:
     """Into with row i replaced by row `rows[i]` of source, or left where that is -1."""
     taken = source.at[jnp.maximum(rows, 0)].get(mode="clip")
     chosen = (rows >= 0).reshape(-1, *(1,) * (into.ndim - 1))
@@ -171,17 +173,17 @@ class Decode:
     suppressed: tuple[int, ...] = ()
     """Tokens that are not drawn."""
 
-    def __call__(self, **arrays: jax.Array) -> Arrays:
+    def __call__(self, **arrays: jax.Array) -> StepArrays:
         weights, state, request = (kind.paths(arrays) for kind in (WEIGHT, STATE, INPUT))
         prompted = state.pop("prompted")
         state["done"] |= request["stop"] | self._full(state["lengths"])
         outputs = self._outputs(state["token"].shape[0], prompted.shape[1], request["pad"])
 
-        def more(carry: Any) -> jax.Array:
+        def more(carry: Carry) -> jax.Array:
             step, state, _ = carry
             return (step < self.chunk) & ~jnp.all(state["done"])
 
-        def advance(carry: Any) -> Any:
+        def advance(carry: Carry) -> Carry:
             step, state, outputs = carry
             state, shown = self._step(weights, state, prompted, request)
             return step + np.int32(1), state, self._record(outputs, step, shown)
@@ -193,13 +195,13 @@ class Decode:
     def _full(self, lengths: jax.Array) -> jax.Array:
         return lengths >= np.int32(self.capacity)
 
-    def _outputs(self, batch: int, vocab: int, pad: jax.Array) -> Arrays:
+    def _outputs(self, batch: int, vocab: int, pad: jax.Array) -> StepArrays:
         shape = (batch, self.chunk)
         made = {"tokens": jnp.full(shape, pad, jnp.int32), "logprobs": jnp.zeros(shape, jnp.float32)}
         wide = {"all": (*shape, vocab), "last": (batch, vocab)}
         return made | ({"logits": jnp.zeros(wide[self.logits], jnp.float32)} if self.logits in wide else {})
 
-    def _record(self, outputs: Arrays, step: jax.Array, shown: Arrays) -> Arrays:
+    def _record(self, outputs: StepArrays, step: jax.Array, shown: StepArrays) -> StepArrays:
         made = {name: outputs[name].at[:, step].set(shown[name]) for name in ("tokens", "logprobs")}
         if self.logits == "all":
             made["logits"] = outputs["logits"].at[:, step].set(shown["logits"])
@@ -207,10 +209,12 @@ class Decode:
             made["logits"] = jnp.where(shown["live"][:, None], shown["logits"], outputs["logits"])
         return made
 
-    def _step(self, weights: Arrays, state: Arrays, prompted: jax.Array, request: Arrays) -> tuple[Arrays, Arrays]:
+    def _step(
+        self, weights: StepArrays, state: StepArrays, prompted: jax.Array, request: StepArrays
+    ) -> tuple[StepArrays, StepArrays]:
         live = ~state["done"]
         logits, cache = self._forward(weights, state, live)
-        drawn, logprob = sampling.sample(
+        drawn, logprob = drawing.sample_tokens(
             logits, prompted, state["counts"], state["generated"], request, self.suppressed
         )
         token = jnp.where(live, drawn, request["pad"])
@@ -228,7 +232,7 @@ class Decode:
         logprob = jnp.where(live, logprob, np.float32(0))
         return following, {"tokens": token, "logprobs": logprob, "logits": logits, "live": live}
 
-    def _forward(self, weights: Arrays, state: Arrays, live: jax.Array) -> tuple[jax.Array, Arrays]:
+    def _forward(self, weights: StepArrays, state: StepArrays, live: jax.Array) -> tuple[jax.Array, StepArrays]:
         token = state["token"]
         if self.decoder.platform == "cpu":
             # Without this XLA converts narrow weights once, ahead of the loop, and streams the wide copies instead.
@@ -250,5 +254,5 @@ def _ends(token: jax.Array, request: Mapping[str, Any]) -> jax.Array:
     return jnp.any(token[:, None] == request["eos"][None], axis=1)
 
 
-def _under(arrays: Mapping[str, Any], prefix: str) -> Arrays:
+def _under(arrays: Mapping[str, Any], prefix: str) -> StepArrays:
     return {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}

@@ -8,18 +8,18 @@ import numpy as np
 
 from aot import buckets
 from aot.bundle.index.records import PhaseRecord
+from aot.chain import Axes
 from aot.errors import InputError, NoEntryError
 from aot.precompile import IMAGE, Combo
 from aot.runtime import execute, values
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
+from aot.runtime.values import HostArrays
 from aot.slots import STATE
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-Axes = tuple[str | None, ...]
-Place = tuple[slice, ...]
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Slices = tuple[slice, ...]
+InputShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes of the inputs that a caller gives, by name."""
 
 _ROWS, _TOKENS = "batch_size", "prefill_length"
@@ -29,7 +29,7 @@ _REMEMBERED = 1 << 12  # shapes that a phase keeps in mind
 class Outputs(dict[str, "np.ndarray[Any, Any]"]):
     """Outputs by name, cut back to the caller's sizes, and the state that a later call may continue."""
 
-    def __init__(self, outputs: Arrays, state: State | None) -> None:
+    def __init__(self, outputs: HostArrays, state: State | None) -> None:
         super().__init__(outputs)
         self.state = state
 
@@ -40,7 +40,7 @@ class _Given(NamedTuple):
     name: str
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
-    place: Place | None
+    place: Slices | None
     """The place of the caller's array in that shape; None where it needs no padding."""
 
 
@@ -52,7 +52,7 @@ class _Fit(NamedTuple):
     given: tuple[_Given, ...]
     absent: frozenset[str]
     """Inputs that the caller leaves out."""
-    cuts: tuple[tuple[str, Place], ...]
+    cuts: tuple[tuple[str, Slices], ...]
     """Outputs with padding, and where in them is none."""
 
 
@@ -65,13 +65,13 @@ class Candidates:
         self.first = next(iter(self._entries.values()))
         self._fits = lru_cache(_REMEMBERED)(self._fitting)  # a call must cost microseconds
 
-    def fit(self, arrays: Arrays, state: State | None, source: State | None) -> _Fit:
+    def fit(self, arrays: HostArrays, state: State | None, source: State | None) -> _Fit:
         """The entry for these inputs that continues the states. Raises InputError, NoEntryError."""
         shapes = tuple([(name, array.shape) for name, array in arrays.items()])
         held = None if state is None else state.rows
         return self._fits(shapes, state and state.entry.combo, source and source.entry.combo, held)
 
-    def _fitting(self, shapes: Shapes, state: Combo | None, source: Combo | None, held: int | None) -> _Fit:
+    def _fitting(self, shapes: InputShapes, state: Combo | None, source: Combo | None, held: int | None) -> _Fit:
         name = self.first.phase
         phase = self.first.index.phases[name]
         sizes = _sizes(phase, shapes, name)
@@ -84,10 +84,10 @@ class Candidates:
         entry = self._choose(rows, sizes.get(_TOKENS), like)
         absent = entry.inputs.keys() - given_names
         execute.check_names(entry, given_names, absent)
-        given = tuple(_given(entry, key, shape, phase.inputs[key]) for key, shape in shapes)
-        cuts = ((key, _cut(entry, sizes, axes)) for key, axes in phase.outputs.items())
+        given = tuple(_given(entry, given_name, shape, phase.inputs[given_name]) for given_name, shape in shapes)
+        cuts = ((output, _cut(entry, sizes, axes)) for output, axes in phase.outputs.items())
         return _Fit(
-            entry, rows, given, frozenset(absent), tuple((key, place) for key, place in cuts if place is not None)
+            entry, rows, given, frozenset(absent), tuple((output, place) for output, place in cuts if place is not None)
         )
 
     def _choose(self, rows: int, tokens: int | None, like: "_Like") -> Entry:
@@ -104,8 +104,8 @@ class Candidates:
         """The entries that are like a call in all but rows and tokens; of those that hold its images the narrowest."""
         alike = [combo for combo in self._entries if like.continues(combo)]
         if not alike:
-            key = next(combo.key for combo in (like.state, like.source) if combo is not None)
-            raise NoEntryError(f"request: no entry of this phase continues a state of entry {key[:12]}…")
+            combo_key = next(combo.key for combo in (like.state, like.source) if combo is not None)
+            raise NoEntryError(f"request: no entry of this phase continues a state of entry {combo_key[:12]}…")
         taking = [combo for combo in alike if not like.partial or like.partial <= self._entries[combo].inputs.keys()]
         if not taking:
             raise NoEntryError(f"request: no such entry takes the input {min(like.partial)!r}")
@@ -145,7 +145,7 @@ class _Like(NamedTuple):
         )
 
 
-def call(
+def run_phase(
     executor: Executor,
     candidates: Candidates,
     inputs: Mapping[str, Any],
@@ -161,13 +161,15 @@ def call(
     for place, held in (("state", state), ("source", source)):
         if held is not None:
             _check_state(held, candidates.first, place)
-    arrays = {name: values.array(value, phase, name) for name, value in inputs.items()}
+    arrays = {name: values.as_array(value, phase, name) for name, value in inputs.items()}
     fit = candidates.fit(arrays, state, source)
     _check_source(fit.entry, source)
     taken = _absent(fit, arrays, defaults) if fit.absent else {}
     for given in fit.given:
         array = arrays[given.name] if given.place is None else _padded(arrays[given.name], given)
-        taken[given.name] = array if array.dtype == given.dtype else execute.cast(array, given.dtype, phase, given.name)
+        taken[given.name] = (
+            array if array.dtype == given.dtype else execute.cast_input(array, given.dtype, phase, given.name)
+        )
     if fit.entry.index.generation is not None:
         before = None if state is None or "lengths" not in arrays else executor.held(state)
         values.check_values(fit.entry, arrays, taken, before, None if source is None else source.rows)
@@ -177,7 +179,7 @@ def call(
     return Outputs(outputs, State(fit.entry, buffers, fit.rows) if buffers else None)
 
 
-def _absent(fit: _Fit, arrays: Arrays, defaults: Callable[[Entry], Inputs]) -> dict[str, Any]:
+def _absent(fit: _Fit, arrays: HostArrays, defaults: Callable[[Entry], Inputs]) -> dict[str, Any]:
     """The inputs that the caller leaves out. Raises InputError where one has no default."""
     rest = defaults(fit.entry)
     execute.check_names(fit.entry, arrays.keys(), fit.absent & rest.keys())
@@ -206,21 +208,23 @@ def _check_source(entry: Entry, source: State | None) -> None:
             )
 
 
-def _sizes(phase: PhaseRecord, shapes: Shapes, name: str) -> dict[str, int]:
+def _sizes(phase: PhaseRecord, shapes: InputShapes, name: str) -> dict[str, int]:
     """The size of each precompile dimension, as the inputs have it."""
     sizes: dict[str, int] = {}
-    for key, shape in shapes:
-        axes = phase.inputs.get(key)
+    for given_name, shape in shapes:
+        axes = phase.inputs.get(given_name)
         if axes is None:
-            raise InputError(f"phase {name}: unknown input {key!r}; it takes {', '.join(sorted(phase.inputs))}")
+            raise InputError(f"phase {name}: unknown input {given_name!r}; it takes {', '.join(sorted(phase.inputs))}")
         if len(shape) != len(axes):
-            raise InputError(f"phase {name}: input {key} has {len(shape)} axes, it takes {len(axes)}: {list(axes)}")
+            raise InputError(
+                f"phase {name}: input {given_name} has {len(shape)} axes, it takes {len(axes)}: {list(axes)}"
+            )
         if 0 in shape:
-            raise InputError(f"phase {name}: input {key} is empty, its shape is {shape}")
+            raise InputError(f"phase {name}: input {given_name} is empty, its shape is {shape}")
         for dimension, size in zip(axes, shape, strict=True):
             if dimension is not None and sizes.setdefault(dimension, size) != size:
                 raise InputError(
-                    f"phase {name}: input {key} has {size} for {dimension}, another has {sizes[dimension]}"
+                    f"phase {name}: input {given_name} has {size} for {dimension}, another has {sizes[dimension]}"
                 )
     return sizes
 
@@ -236,7 +240,7 @@ def _given(entry: Entry, name: str, shape: tuple[int, ...], axes: Axes) -> _Give
     sides = zip(shape, wanted, axes, strict=False)
     if len(shape) != len(wanted) or any(size > side or (size < side and axis is None) for size, side, axis in sides):
         raise InputError(f"phase {entry.phase}: input {name} has shape {shape}, this entry takes {wanted}")
-    return _Given(name, dtype(argument.dtype), wanted, None if shape == wanted else tuple(map(slice, shape)))
+    return _Given(name, numpy_dtype(argument.dtype), wanted, None if shape == wanted else tuple(map(slice, shape)))
 
 
 def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, Any]":
@@ -246,7 +250,7 @@ def _padded(array: "np.ndarray[Any, Any]", given: _Given) -> "np.ndarray[Any, An
     return whole
 
 
-def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Place | None:
+def _cut(entry: Entry, sizes: Mapping[str, int], axes: Axes) -> Slices | None:
     """The place of the caller's part in an output; None where all of it is."""
     ends = [None if axis is None or sizes.get(axis) == getattr(entry.combo, axis) else sizes.get(axis) for axis in axes]
     return tuple(map(slice, ends)) if any(ends) else None

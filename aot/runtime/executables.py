@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Literal
 
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.store import Bundle
@@ -14,11 +15,14 @@ from aot.runtime.fitting import entries, expiry
 
 log = logging.getLogger("aot")
 
+Policy = Literal["strict", "compile"]
+"""What becomes of a program without an executable for this machine: an error, or a compile."""
+
 
 class Executables:
     """Ready to be called, by program. May be used from several threads; each program is loaded once."""
 
-    def __init__(self, bundle: Bundle, client: Client, policy: str) -> None:
+    def __init__(self, bundle: Bundle, client: Client, policy: Policy) -> None:
         self._bundle, self._client, self._policy = bundle, client, policy
         self._made: dict[str, Future[Executable]] = {}
         self._lock = threading.Lock()
@@ -73,7 +77,7 @@ class Executables:
                 # The interpreter waits for this thread when it ends, as the loader must not lose its client meanwhile.
                 if self._closed or not threading.main_thread().is_alive():
                     return False
-                if entries.fitting(program) is not None:
+                if entries.fitting_executable(program) is not None:
                     whole &= self._load_one(program)
         except AotError as error:  # the record of a program, or of a chain
             log.info("nothing more is loaded ahead: %s", error)
@@ -97,10 +101,10 @@ class Executables:
             future.set_exception(error)
 
     def _ready(self, program: ProgramRecord) -> Executable:
-        record = entries.fitting(program)
+        record = entries.fitting_executable(program)
         if record is not None:
             return self._client.load(self._bundle.read(record.digest, record.bytes), program)
-        cause = entries.misfit(program)
+        cause = entries.misfit_of_program(program)
         expiry.check_expiry(self._bundle, f"program {program.name}: {cause}")
         if self._policy != "compile":
             raise MachineError(

@@ -14,14 +14,14 @@ from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
 from aot.runtime.device import opening, placing
-from aot.runtime.device.client import Buffer, Client, dtype
-from aot.runtime.executables import Executables
+from aot.runtime.device.client import Buffer, Client, numpy_dtype
+from aot.runtime.executables import Executables, Policy
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.place import Place
+from aot.runtime.values import HostArrays
 from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, WEIGHT, prefixes, slot_of
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Inputs = Mapping[str, Any]
 """Host arrays, or what `Executor.put` made of them."""
 
@@ -55,17 +55,17 @@ class Executor:
     def __init__(
         self,
         bundle: Bundle,
-        policy: str,
+        policy: Policy,
         place: Place = entries.ONE_DEVICE,
         *,
         client: Client | None = None,
         views: tuple[memoryview, ...] | None = None,
     ) -> None:
-        views = views or placing.maps(bundle)  # whose pages come while the client starts
+        views = views or placing.map_weights(bundle)  # whose pages come while the client starts
         self._place = place
         self.client = client or opening.open_for(bundle, place, compiling=False)
         self.executables = Executables(bundle, self.client, policy)
-        self._weights = placing.weights(bundle, views, self.client, entries.layout(bundle.index, place))
+        self._weights = placing.place_weights(bundle, views, self.client, entries.weight_layout(bundle.index, place))
         self._put_once = _once(self.client)
         self.blank = lru_cache(self.client.zeros)
         """Zeros for an argument that is not donated, made once."""
@@ -83,7 +83,7 @@ class Executor:
         except RuntimeError as error:  # jaxlib's own are of this kind
             cause = str(error).partition("\n")[0]
             raise MachineError(
-                f"entry {entry.key[:12]}… {entry.phase}: XLA fails here: {cause}; {_advice()}"
+                f"entry {entry.combo_key[:12]}… {entry.phase}: XLA fails here: {cause}; {_advice()}"
             ) from error
 
     def _run(
@@ -104,10 +104,10 @@ class Executor:
 
     def prepare(self, entry: Entry) -> None:
         """Has the executables of an entry loaded in the order of its calls, while other things are done."""
-        if (entry.key, entry.phase) not in self._prepared:
+        if (entry.combo_key, entry.phase) not in self._prepared:
             self.executables.ahead([call.program for call in self._of(entry).calls])
 
-    def put(self, inputs: Arrays) -> Inputs:
+    def put(self, inputs: HostArrays) -> Inputs:
         """Inputs on the device, for calls that have them in common."""
         if self._place.mesh:
             return inputs  # which entries may want laid out differently
@@ -116,11 +116,11 @@ class Executor:
     def _gather(self, entry: Entry) -> Entry:
         """The entry that gathers the weights which an entry takes."""
         index = entry.index
-        found = next(r for r in index.entries if (r.phase, index.combos[r.combo].key) == (GATHER, entry.key))
+        found = next(r for r in index.entries if (r.phase, index.combos[r.combo].key) == (GATHER, entry.combo_key))
         return replace(entry, phase=GATHER, chains=found.chains)
 
     def _of(self, entry: Entry) -> "_Prepared":
-        name = entry.key, entry.phase
+        name = entry.combo_key, entry.phase
         if name not in self._prepared:
             self._prepared[name] = _Prepared.of(entry, self._weights)
         return self._prepared[name]
@@ -231,7 +231,7 @@ def _call(program: ProgramRecord, binding: BindingRecord, weights: Mapping[str, 
     return _Call(program, template, takes, binding.gives)
 
 
-def checked_inputs(entry: Entry, inputs: Arrays) -> dict[str, "np.ndarray[Any, Any]"]:
+def checked_inputs(entry: Entry, inputs: HostArrays) -> dict[str, "np.ndarray[Any, Any]"]:
     """Inputs in the entry's dtypes. Raises InputError for a missing, surplus or wrongly shaped one."""
     check_names(entry, inputs.keys())
     return {name: _fitting(inputs[name], argument, entry, name) for name, argument in entry.inputs.items()}
@@ -247,7 +247,7 @@ def check_names(entry: Entry, given: Set[str], held: Set[str] = frozenset()) -> 
 
 
 def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "np.ndarray[Any, Any]":
-    array = cast(np.asarray(value), dtype(argument.dtype), entry.phase, name)
+    array = cast_input(np.asarray(value), numpy_dtype(argument.dtype), entry.phase, name)
     if array.shape != argument.shape:
         raise InputError(
             f"phase {entry.phase}: input {name} has shape {array.shape}, this entry takes {argument.shape}"
@@ -255,7 +255,7 @@ def _fitting(value: Any, argument: ArgumentRecord, entry: Entry, name: str) -> "
     return array
 
 
-def cast(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
+def cast_input(array: "np.ndarray[Any, Any]", wanted: "np.dtype[Any]", phase: str, name: str) -> "np.ndarray[Any, Any]":
     """An input in a dtype that holds it: integers stay the same, floats may be rounded. Else raises InputError."""
     if array.dtype == wanted:
         return array

@@ -13,23 +13,23 @@ from aot.precompile import Combo
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.requests import Prepared
-from aot.runtime.sequence import Sequence
+from aot.runtime.sequence import RunningSequence
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from aot.runtime.prompting.encoding import Encoding
 
-Arrays = dict[str, "np.ndarray[Any, Any]"]
-Batch = list[Sequence | None]
+RowArrays = dict[str, "np.ndarray[Any, Any]"]
+Batch = list[RunningSequence | None]
 """The rows of a call; those without a sequence are padding."""
-Pieces = list[tuple[Sequence, str]]
+Pieces = list[tuple[RunningSequence, str]]
 """Text that has become final, with the sequence it belongs to."""
 
 _NEVER = -1  # an id that no token has
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What all sequences of a call share."""
 
     params: SamplingParams
@@ -40,7 +40,7 @@ class Request:
     props: Mapping[str, Any] | None = None
     """The `required_props` of the entries to use."""
 
-    def inputs(self, rows: Batch) -> Arrays:
+    def inputs(self, rows: Batch) -> RowArrays:
         """The request inputs of a batch; rows without a sequence are greedy and never end."""
         shape = len(rows)
         drawn = {
@@ -66,18 +66,19 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source:
+class ForkSource:
     """A state left by a prefill, and which of its rows holds which prompt."""
 
     state: State
     rows: Mapping[int, int]
+    """The row of each, by its position in the call."""
 
-    def serves(self, combo: Combo, prompts: Iterable[int]) -> bool:
+    def serves(self, combo: Combo, positions: Iterable[int]) -> bool:
         """Whether rows of `combo` can continue some of these prompts from it."""
-        return _alike(self.state.entry.combo, combo) and not self.rows.keys().isdisjoint(prompts)
+        return _alike(self.state.entry.combo, combo) and not self.rows.keys().isdisjoint(positions)
 
 
-class Generation:
+class GenerationRun:
     """The sequences of one call on the entries of one bundle.
 
     A prompt is prefilled once for all sequences of it, as long as these go to entries of one cache length: a state
@@ -85,34 +86,38 @@ class Generation:
     """
 
     def __init__(
-        self, executor: Executor, entries: Mapping[tuple[Combo, str], Entry], table: buckets.Table, request: Request
+        self,
+        executor: Executor,
+        entries: Mapping[tuple[Combo, str], Entry],
+        table: buckets.Table,
+        request: GenerationRequest,
     ) -> None:
         self._executor, self._entries, self._table, self._request = executor, entries, table, request
 
-    def run(self, sequences: list[Sequence]) -> Iterator[Pieces]:
+    def run(self, sequences: list[RunningSequence]) -> Iterator[Pieces]:
         """Runs all to their ends; gives text as it comes, first after each prefill, then after each chunk.
 
         Raises NoEntryError for a sequence that fits no entry alone, at once: nothing has run then.
         """
         lengths = [len(sequence.ids) for sequence in sequences]
-        images = {row for row, sequence in enumerate(sequences) if sequence.asked.images}
+        images = {row for row, sequence in enumerate(sequences) if sequence.prepared.images}
         groups = self._table.partition(lengths, sequences[0].limit, self._request.props, images)
         filled = [_Filled(group.combo, [sequences[row] for row in group.rows]) for group in groups]
         for group in filled:
             for sequence in group.rows:
-                sequence.entry = self._entries[group.combo, "decode"].key
+                sequence.entry = self._entries[group.combo, "decode"].combo_key
         return self._run(filled)
 
     def _run(self, groups: list["_Filled"]) -> Iterator[Pieces]:
-        held: list[Source] = []
+        held: list[ForkSource] = []
         for place, group in enumerate(groups):
             later = groups[place + 1 :]
             sources = yield from self._group(group, held, later)
-            held = [s for s in sources if any(s.serves(other.combo, other.prompts) for other in later)]
+            held = [s for s in sources if any(s.serves(other.combo, other.prepared) for other in later)]
 
     def _group(
-        self, group: "_Filled", held: list[Source], later: list["_Filled"]
-    ) -> Generator[Pieces, None, list[Source]]:
+        self, group: "_Filled", held: list[ForkSource], later: list["_Filled"]
+    ) -> Generator[Pieces, None, list[ForkSource]]:
         """Runs the sequences of a group; returns all sources there are then."""
         combo, rows = group.combo, group.rows
         batch: Batch = [*rows, *[None] * (combo.batch_size - len(rows))]
@@ -134,43 +139,43 @@ class Generation:
         return sources
 
     def _begin(
-        self, group: "_Filled", batch: Batch, request: Inputs, held: list[Source], later: list["_Filled"]
-    ) -> tuple[State, Arrays, list[Source]]:
+        self, group: "_Filled", batch: Batch, request: Inputs, held: list[ForkSource], later: list["_Filled"]
+    ) -> tuple[State, RowArrays, list[ForkSource]]:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
-        combo, prompts = group.combo, group.prompts
-        ready = {prompt for source in held if source.serves(combo, prompts) for prompt in source.rows}
-        after = [other for other in later if _alike(other.combo, combo) and other.prompts.keys() & prompts.keys()]
-        if len(prompts) == len(group.rows) and not after and not prompts.keys() & ready:
-            state, outputs = self._prefill(combo, list(prompts.values()), request)
+        combo, prepared = group.combo, group.prepared
+        ready = {position for source in held if source.serves(combo, prepared) for position in source.rows}
+        after = [other for other in later if _alike(other.combo, combo) and other.prepared.keys() & prepared.keys()]
+        if len(prepared) == len(group.rows) and not after and not prepared.keys() & ready:
+            state, outputs = self._prefill(combo, list(prepared.values()), request)
             return state, outputs, held
-        fresh = [prompt for prompt in prompts if prompt not in ready]
+        fresh = [position for position in prepared if position not in ready]
         sources = [*held, *self._sources(group, fresh, after)]
-        return (*self._fork(combo, batch, request, [s for s in sources if s.serves(combo, prompts)]), sources)
+        return (*self._fork(combo, batch, request, [s for s in sources if s.serves(combo, prepared)]), sources)
 
-    def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[Source]:
+    def _sources(self, group: "_Filled", fresh: list[int], after: list["_Filled"]) -> Iterator[ForkSource]:
         """Prefills prompts into states of as few rows as the narrowest group that continues them, for forks widen."""
         for room in range(1, group.combo.batch_size + 1):
-            shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prompts) == room]
+            shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prepared) == room]
             if not shared:
                 continue
             alike = [c for c in self._table.combos if _alike(c, group.combo) and c.batch_size <= room]
-            lengths = [len(group.prompts[prompt].ids) for prompt in shared]
-            images = {row for row, prompt in enumerate(shared) if group.prompts[prompt].images}
+            lengths = [len(group.prepared[position].ids) for position in shared]
+            images = {row for row, position in enumerate(shared) if group.prepared[position].images}
             for part in buckets.Table(alike).partition(lengths, 0, group.combo.required_props, images):
                 placed = [shared[row] for row in part.rows]
                 inputs = self._request.inputs([None] * part.combo.batch_size)
-                state, _ = self._prefill(part.combo, [group.prompts[prompt] for prompt in placed], inputs)
-                yield Source(state, {prompt: row for row, prompt in enumerate(placed)})
+                state, _ = self._prefill(part.combo, [group.prepared[position] for position in placed], inputs)
+                yield ForkSource(state, {position: row for row, position in enumerate(placed)})
 
-    def _prefill(self, combo: Combo, prompts: list[Prepared], request: Inputs) -> tuple[State, Arrays]:
+    def _prefill(self, combo: Combo, asked: list[Prepared], request: Inputs) -> tuple[State, RowArrays]:
         entry = self._entries[combo, "prefill"]
         tokens = np.full((combo.batch_size, combo.prefill_length or 0), self._request.pad, np.int32)
         lengths = np.zeros(combo.batch_size, np.int32)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt.ids)], lengths[row] = prompt.ids, len(prompt.ids)
-        seen = self._encoding.inputs(entry, prompts) if combo.vision_included else {}
+        for row, prepared in enumerate(asked):
+            tokens[row, : len(prepared.ids)], lengths[row] = prepared.ids, len(prepared.ids)
+        seen = self._encoding.inputs(entry, asked) if combo.vision_included else {}
         outputs, buffers = self._executor.run(entry, {"tokens": tokens, "lengths": lengths, **seen, **request})
-        return State(entry, buffers, len(prompts)), outputs
+        return State(entry, buffers, len(asked)), outputs
 
     @cached_property
     def _encoding(self) -> "Encoding":
@@ -178,12 +183,12 @@ class Generation:
 
         return Encoding(self._executor, self._entries, self._table.alike(self._request.props, images=True))
 
-    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[Source]) -> tuple[State, Arrays]:
+    def _fork(self, combo: Combo, batch: Batch, request: Inputs, sources: list[ForkSource]) -> tuple[State, RowArrays]:
         state: State | None = None
-        outputs: Arrays = {}
+        outputs: RowArrays = {}
         for source in sources:
             entry = self._entries[combo, f"fork/{source.state.entry.combo.batch_size}"]
-            rows = np.array([-1 if s is None else source.rows.get(s.prompt, -1) for s in batch], np.int32)
+            rows = np.array([-1 if s is None else source.rows.get(s.position, -1) for s in batch], np.int32)
             outputs, buffers = self._executor.run(entry, {"rows": rows, **request}, state, source.state)
             state = State(entry, buffers, len(batch))
         assert state is not None, combo
@@ -195,12 +200,12 @@ class _Filled:
     """Sequences that one call of a combo serves."""
 
     combo: Combo
-    rows: list[Sequence]
+    rows: list[RunningSequence]
 
     @cached_property
-    def prompts(self) -> dict[int, Prepared]:
+    def prepared(self) -> dict[int, Prepared]:
         """Their prompts by position in the call."""
-        return {sequence.prompt: sequence.asked for sequence in self.rows}
+        return {sequence.position: sequence.prepared for sequence in self.rows}
 
 
 def _taken(batch: Batch, tokens: Any, logprobs: Any, steps: int) -> Pieces:

@@ -2,31 +2,30 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from aot.bundle import held, store
 from aot.bundle.index.records import BlobRecord
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
-from aot.runtime import verification
 from aot.runtime.device import compilations, placing
-from aot.runtime.devices import Devices
+from aot.runtime.device_choice import Devices
+from aot.runtime.executables import Policy
 from aot.runtime.fitting import entries, expiry
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.model import Model
 from aot.runtime.peers.distributed import Distributed
-from aot.runtime.verification import Verification
-
-POLICIES = ("strict", "compile")
+from aot.runtime.verification import Verification, Verify
 
 
 def load(
     path: str | Path,
     *,
-    policy: str = "strict",
-    verify: str = "once",
+    policy: Policy = "strict",
+    verify: Verify = "once",
     key: str | Path | None = None,
     devices: int | Sequence[int] | None = None,
-    replicas: int | str | None = None,
+    replicas: int | Literal["all"] | None = None,
     distributed: Distributed | None = None,
 ) -> Model:
     """Opens a bundle and maps its weights.
@@ -46,10 +45,10 @@ def load(
     A loaded bundle serves to its end whatever becomes of its directory: what may still be read is held open.
     Raises InputError, BundleError, MachineError, PeerError.
     """
-    for name, value, allowed in (("policy", policy, POLICIES), ("verify", verify, verification.POLICIES)):
+    for name, value, allowed in (("policy", policy, get_args(Policy)), ("verify", verify, get_args(Verify))):
         if value not in allowed:
             raise InputError(f"load: {name} must be one of {', '.join(allowed)}, got {value!r}")
-    compilations.watch()
+    compilations.watch_compilations()
     bundle = store.open(Path(path), None if key is None else _signed_with(Path(key)))
     expiry.warn_of_expiry(bundle)
     asked = Devices(devices, replicas, distributed)
@@ -57,9 +56,9 @@ def load(
     found = entries.entries_of(bundle.index, place)
     _check_machine(bundle, found, policy)
     served = bundle.holding(_sizes(bundle.index.tokenizer.values()), held.room())
-    views = placing.maps(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
+    views = placing.map_weights(bundle)  # whose pages come meanwhile, and which stay whatever becomes of the files
     checked = Verification(served, views, verify)
-    compiling = policy == "compile" and not all(map(entries.fitting, entries.programs(found)))
+    compiling = policy == "compile" and not all(map(entries.fitting_executable, entries.programs_of(found)))
     started = served.holding(_needed_at_first(bundle, found, policy), held.room())
     executors, group = asked.executors(started, policy, place, compiling, views)
     return Model(served, found, executors, checked, group)
@@ -69,7 +68,7 @@ def _sizes(blobs: Iterable[BlobRecord]) -> Iterable[tuple[str, int]]:
     return ((blob.digest, blob.bytes) for blob in blobs)
 
 
-def _needed_at_first(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Iterable[tuple[str, int]]:
+def _needed_at_first(bundle: Bundle, found: tuple[Entry, ...], policy: Policy) -> Iterable[tuple[str, int]]:
     """What is read until all is loaded that runs here: executables, and programs where these may be compiled.
 
     Which ones run here takes looking at each program, so that is asked only where there are many files.
@@ -77,17 +76,17 @@ def _needed_at_first(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> I
     sizes = bundle.manifest.sizes("executable", *(["program"] if policy == "compile" else []))
     if len(sizes) <= held.room():
         return sizes.items()
-    chosen = ((program, entries.fitting(program)) for program in entries.programs(found))
+    chosen = ((program, entries.fitting_executable(program)) for program in entries.programs_of(found))
     needed = {program.digest if executable is None else executable.digest for program, executable in chosen}
     return [(name, size) for name, size in sizes.items() if name in needed]
 
 
-def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> None:
+def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: Policy) -> None:
     """Refuses a bundle of which this machine can run nothing, before its weights are read."""
     usable = ("ready",) if policy == "strict" else ("ready", "compiles")
     first = None
     for entry in found:
-        verdict = entries.verdict(entry)
+        verdict = entries.judge_entry(entry)
         if verdict.verdict in usable:
             return
         first = first or verdict
@@ -102,4 +101,4 @@ def _check_machine(bundle: Bundle, found: tuple[Entry, ...], policy: str) -> Non
 def _signed_with(public_key: Path) -> store.Admit:
     from aot.bundle import sign
 
-    return sign.by_key(public_key)
+    return sign.by_public_key(public_key)

@@ -6,9 +6,10 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from aot import buckets, digest, vision
 from aot.bundle.index.records import GenerationRecord
@@ -19,18 +20,20 @@ from aot.runtime.device import client
 from aot.runtime.execute import Executor, Inputs, State
 from aot.runtime.fitting import entries
 from aot.runtime.fitting.entries import Entry
-from aot.runtime.generation import Generation, Pieces, Request
+from aot.runtime.generation import GenerationRequest, GenerationRun, Pieces
+from aot.runtime.options import GenerateOptions, RequestOptions, Several
 from aot.runtime.prompting.prompts import Reader
-from aot.runtime.requests import Options, Prepared, Prompt
-from aot.runtime.sequence import Result
-from aot.runtime.sequence import Sequence as Row
+from aot.runtime.requests import Prepared, Prompt
+from aot.runtime.sequence import Result, RunningSequence
 from aot.runtime.verification import Verification
 from aot.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from aot.runtime.peers.processes import Group
     from aot.runtime.prompting.recipe import Recipe
-    from aot.runtime.prompting.text import Text
+    from aot.runtime.prompting.text import TextTokenizer
+
+P = TypeVar("P", bound=Prompt)  # a list[str] is no list[Prompt]
 
 
 class Model:
@@ -62,7 +65,7 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise InputError(
             f"bundle {self._bundle.path}: a loaded model cannot be copied or pickled; load its path where it is needed"
         )
@@ -78,27 +81,44 @@ class Model:
             self._group.close()
         self._executors = ()
         self._verification.close()
-        client.collect()
+        client.free_unused_arrays()
 
     @property
     def bundle(self) -> Bundle:
         """The opened bundle: its path, index and digest."""
         return self._bundle
 
-    def generate(self, prompts: Prompt | list[Prompt], **options: Any) -> Any:
+    @overload
+    def generate(
+        self, prompts: Prompt, *, n: Literal[1] | None = None, **options: Unpack[GenerateOptions]
+    ) -> Result: ...
+    @overload
+    def generate(self, prompts: Prompt, *, n: Several, **options: Unpack[GenerateOptions]) -> list[Result]: ...
+    @overload
+    def generate(self, prompts: Prompt, *, n: int, **options: Unpack[GenerateOptions]) -> Result | list[Result]: ...
+    @overload
+    def generate(
+        self, prompts: list[Prompt] | tuple[Prompt, ...], *, n: int | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Result]: ...
+    @overload
+    def generate(
+        self, prompts: list[P], *, n: int | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Result]: ...
+    def generate(self, prompts: Any, **options: Any) -> Result | list[Result]:
         """A Result for a single prompt, a list of Results for a list, in its order.
 
-        With several sequences for a prompt they stand side by side, in a list even for a single prompt. Options are
-        those of `aot.runtime.requests.Options` and of `SamplingParams`. Raises InputError, NoEntryError.
+        With several sequences for a prompt they stand side by side, in a list even for a single prompt. A bundle may
+        give several where the call does not say `n`, which a type checker cannot know. Options are those of
+        `aot.runtime.options.RequestOptions` and of `SamplingParams`. Raises InputError, NoEntryError.
         """
-        run = self.start(prompts, Options.of(options))
+        run = self.start(prompts, RequestOptions.of(options))
         for _ in run:
             pass
         return run.results[0] if run.single and len(run.results) == 1 else run.results
 
-    def stream(self, prompt: Prompt, **options: Any) -> "Run":
+    def stream(self, prompt: Prompt, *, n: Literal[1] | None = None, **options: Unpack[GenerateOptions]) -> "Run":
         """An iterator over the pieces of the text of one sequence, as they become final; `results` holds at its end."""
-        run = self.start(prompt, Options.of(options), streamed=True)
+        run = self.start(prompt, RequestOptions.of({"n": n, **options}), streamed=True)
         if len(run.sequences) != 1:
             raise InputError(f"request: stream takes one prompt and one sequence, got {len(run.sequences)}")
         if self._text() is None:
@@ -106,7 +126,7 @@ class Model:
         return run
 
     def call(
-        self, phase: str, *, state: State | None = None, source: State | None = None, **inputs: Any
+        self, phase: str, *, state: State | None = None, source: State | None = None, **inputs: npt.ArrayLike
     ) -> call.Outputs:
         """Runs one phase: pads inputs along their bucketed axes, cuts the outputs back.
 
@@ -120,64 +140,68 @@ class Model:
         self._refuse()
         candidates, executors = self._phases[phase], self._running
         with self._preparing():
-            inputs = dict(padding.righted(inputs, phase, self._bundle.index.phases[phase].inputs))
-            parts = replicas.rows(candidates.first, inputs, len(executors)) if state is source is None else [inputs]
+            given = dict(padding.pads_behind(inputs, phase, self._bundle.index.phases[phase].inputs))
+            parts = replicas.split_rows(candidates.first, given, len(executors)) if state is source is None else [given]
         calls = [
-            partial(call.call, executor, candidates, part, state, source, self._defaults)
+            partial(call.run_phase, executor, candidates, part, state, source, self._defaults)
             for executor, part in zip(executors, parts, strict=False)
         ]
         if self._group is None:
-            outputs = replicas.together(calls)
+            outputs = replicas.call_together(calls)
         else:
-            outputs = self._group.turn(lambda _: replicas.together(calls), {"call": phase}, f"of a call of {phase}")
+            outputs = self._group.turn(
+                lambda _: replicas.call_together(calls), {"call": phase}, f"of a call of {phase}"
+            )
         self._settle()
-        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.joined(candidates.first, outputs), None)
+        return outputs[0] if len(outputs) == 1 else call.Outputs(replicas.join_rows(candidates.first, outputs), None)
 
-    def start(self, prompts: Prompt | list[Prompt], options: Options, *, streamed: bool = False) -> "Run":
+    def start(self, prompts: Prompt | list[Prompt], options: RequestOptions, *, streamed: bool = False) -> "Run":
         """A call that has been checked and runs as it is iterated over; `streamed` for text as it becomes final."""
         record = self._bundle.index.generation
         if record is None:
             raise InputError("generate: this bundle holds no language model; use call")
-        given, single = requests.prompts(prompts)
+        given, single = requests.list_prompts(prompts)
         if options.template and not any(map(requests.is_conversation, given)):
             raise InputError("request: template is for conversations, and no prompt is one; leave it out")
         limit = options.max_new_tokens or record.max_new_tokens
         eos = tuple(record.eos_token_id if options.eos_token_id is None else options.ends)
-        request = Request(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
+        request = GenerationRequest(options.params(record), eos, record.pad_token_id, _eos_room(record), options.props)
         if len(eos) > request.eos_room:
             raise InputError(f"request: {len(eos)} eos_token_id, this bundle has room for {request.eos_room}")
         beside, reader = options.beside(len(given), single), self._reader(options)
-        sequences: list[Row] = []
+        sequences: list[RunningSequence] = []
         with self._preparing():
             asked = [reader.read(each, place, beside[place]) for place, each in enumerate(given)]
         stops = options.stops(record)
         seeds = options.seeds(len(given), self._random(asked, options))
-        for position, (prompt, seed) in enumerate(zip(asked, seeds, strict=True)):
+        for position, (prepared, seed) in enumerate(zip(asked, seeds, strict=True)):
             if options.truncate:
-                prompt = prompt.last(max(1, self._combos.longest(limit, options.props)), position)
-            length = len(prompt.ids)
-            need = buckets.Need(1, length, length + limit, options.props, bool(prompt.images))
+                prepared = prepared.last(max(1, self._combos.longest(limit, options.props)), position)
+            length = len(prepared.ids)
+            need = buckets.Need(1, length, length + limit, options.props, bool(prepared.images))
             each = options.n or self._sequences_each(need)
             requests.check_sequences(len(sequences) + each, len(given))
             for index in range(each):
-                sequences.append(Row(position, index, prompt, seed, limit, frozenset(eos), self._text, stops, streamed))
-        parts = replicas.shares(sequences, len(self._running), lambda sequence: sequence.prompt)
+                sequences.append(
+                    RunningSequence(position, index, prepared, seed, limit, frozenset(eos), self._text, stops, streamed)
+                )
+        parts = replicas.split_evenly(sequences, len(self._running), lambda sequence: sequence.position)
         runs = [
-            Generation(executor, self._entries, self._combos, request).run(part)
+            GenerationRun(executor, self._entries, self._combos, request).run(part)
             for executor, part in zip(self._running, parts, strict=False)
         ]
-        steps: Iterator[Pieces] = replicas.merged(runs)
+        steps: Iterator[Pieces] = replicas.merge_runs(runs)
         if self._group is not None:
             from aot.runtime.peers.lockstep import Lockstep
 
             steps = Lockstep(steps, self._group)
         return Run(given, single, sequences, self._verified(steps))
 
-    def _reader(self, options: Options) -> Reader:
+    def _reader(self, options: RequestOptions) -> Reader:
         """What makes requests with such options of prompts."""
         record = self._bundle.index.generation
         assert record is not None
-        shapes = (vision.shape(combo) for combo in self._combos.alike(options.props, images=True))
+        shapes = (vision.image_shape(combo) for combo in self._combos.alike(options.props, images=True))
         sizes = tuple(dict.fromkeys(shape for shape in shapes if shape is not None))
         return Reader(self._text, record.vocab_size, self._recipe, sizes, options.template)
 
@@ -189,17 +213,17 @@ class Model:
 
         return Recipe(images, f"bundle {self._bundle.path}")
 
-    def _random(self, prompts: list[Prepared], options: Options) -> Callable[[int], int]:
+    def _random(self, asked: list[Prepared], options: RequestOptions) -> Callable[[int], int]:
         """What draws seeds: the same in all processes, once they agree on what is asked for."""
         if self._group is None:
             return secrets.randbits
         with self._preparing():
             seen = [
-                (prompt.ids, [digest.digest_of(image.pixels.tobytes()) for image in prompt.images])
-                for prompt in prompts
+                (prepared.ids, [digest.digest_of(image.pixels.tobytes()) for image in prepared.images])
+                for prepared in asked
             ]
-            asked = digest.digest_of(repr((seen, options)).encode())
-        return random.Random(self._group.agree(request=asked)).getrandbits
+            request = digest.digest_of(repr((seen, options)).encode())
+        return random.Random(self._group.agree(request=request)).getrandbits
 
     def _preparing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._group is None else self._group.preparing()
@@ -228,7 +252,7 @@ class Model:
         if self._executors and not self._settled:
             self._settled = True
             for executor in self._executors:
-                executor.executables.rest(entries.programs(self._entries.values()))
+                executor.executables.rest(entries.programs_of(self._entries.values()))
 
     @property
     def _running(self) -> tuple[Executor, ...]:
@@ -241,20 +265,20 @@ class Model:
     def _combos(self) -> buckets.Table:
         return buckets.Table([combo for combo, phase in self._entries if phase == "decode"])
 
-    def _text(self) -> "Text | None":
+    def _text(self) -> "TextTokenizer | None":
         return self._tokenizer
 
     @cached_property
-    def _tokenizer(self) -> "Text | None":
+    def _tokenizer(self) -> "TextTokenizer | None":
         if "tokenizer.json" not in self._bundle.index.tokenizer:
             return None
-        from aot.runtime.prompting.text import Text
+        from aot.runtime.prompting.text import TextTokenizer
 
         index = self._bundle.index
         files = {n: self._bundle.read(b.digest, b.bytes) for n, b in index.tokenizer.items()}
         reserved = () if index.images is None else (index.images.token,)
         ends = () if index.generation is None else index.generation.eos_token_id
-        return Text.from_files(files, f"bundle {self._bundle.path}", reserved, ends)
+        return TextTokenizer.from_files(files, f"bundle {self._bundle.path}", reserved, ends)
 
     def _sequences_each(self, need: buckets.Need) -> int:
         """The default number of sequences; given by key, it is that of the entry which serves the prompt alone."""
@@ -271,7 +295,7 @@ class Model:
         if record is None:
             return {}
         if rows not in self._greedy:
-            request = Request(SamplingParams(), (), record.pad_token_id, _eos_room(record))
+            request = GenerationRequest(SamplingParams(), (), record.pad_token_id, _eos_room(record))
             self._greedy[rows] = self._running[0].put({**request.inputs([None] * rows), "stop": np.zeros(rows, bool)})
         if "embeddings" not in entry.inputs:
             return self._greedy[rows]
@@ -284,7 +308,9 @@ class Run(Iterator[str]):
     A context manager: one that is left early ends there, in all processes that share it.
     """
 
-    def __init__(self, prompts: list[Prompt], single: bool, sequences: list[Row], steps: Generator[Pieces]) -> None:
+    def __init__(
+        self, prompts: list[Prompt], single: bool, sequences: list[RunningSequence], steps: Generator[Pieces]
+    ) -> None:
         self.single = single
         self.sequences = sequences
         self.steps = self._counted(steps)
@@ -313,7 +339,7 @@ class Run(Iterator[str]):
         """A Result for each sequence, in the order of the prompts. Raises InputError before the end of the run."""
         if not self._has_ended:
             raise InputError("results: the run has not come to its end; iterate over all of it first")
-        return [sequence.result(self._prompts[sequence.prompt]) for sequence in self.sequences]
+        return [sequence.result(self._prompts[sequence.position]) for sequence in self.sequences]
 
     def _counted(self, steps: Iterator[Pieces]) -> Generator[Pieces]:
         yield from steps

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from aot.errors import InputError
 from aot.runtime import values
-from aot.runtime.values import Array
+from aot.runtime.values import HostArray
 
 _INT32 = np.iinfo(np.int32)
 _ROWS, _TOKENS = "batch_size", "prefill_length"
@@ -38,7 +38,7 @@ def pad(
     return padded, mask
 
 
-def righted(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[str | None]]) -> Mapping[str, Any]:
+def pads_behind(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[str | None]]) -> Mapping[str, Any]:
     """Inputs of a phase as it takes them, tokens first and pads behind, where they have pads elsewhere.
 
     Where, `mask` says [rows, tokens], 1 at tokens; without one they stand first in what `pad` made. Of other inputs
@@ -47,7 +47,7 @@ def righted(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[s
     """
     if "mask" in axes or not {"tokens", "lengths"} <= axes.keys() or "tokens" not in inputs:
         return inputs
-    given = {name: values.array(value, phase, name) for name, value in inputs.items()}
+    given = {name: values.as_array(value, phase, name) for name, value in inputs.items()}
     if "mask" in given:
         first, given["lengths"] = _places(given, f"phase {phase}: input mask")
         del given["mask"]
@@ -58,11 +58,11 @@ def righted(inputs: Mapping[str, Any], phase: str, axes: Mapping[str, Sequence[s
     return {name: _moved(array, axes.get(name, ()), first) for name, array in given.items()}
 
 
-def _is_by_row(lengths: Array | None) -> bool:
+def _is_by_row(lengths: HostArray | None) -> bool:
     return lengths is not None and lengths.ndim == 1 and lengths.dtype.kind in "iu"
 
 
-def _places(given: Mapping[str, Array], place: str) -> tuple[Array, Array]:
+def _places(given: Mapping[str, HostArray], place: str) -> tuple[HostArray, HostArray]:
     """The place at which the tokens of each row begin, and their number."""
     mask, wanted = given["mask"], given["tokens"].shape
     if mask.shape != wanted or mask.ndim != 2 or not mask.size or mask.dtype.kind not in "biuf":
@@ -78,7 +78,7 @@ def _places(given: Mapping[str, Array], place: str) -> tuple[Array, Array]:
     return first, counts
 
 
-def _moved(array: Array, axes: Sequence[str | None], first: Array) -> Array:
+def _moved(array: HostArray, axes: Sequence[str | None], first: HostArray) -> HostArray:
     """An array with what is at `first` [rows] of its axis of tokens at the beginning of that; pads hold anything."""
     if _TOKENS not in axes or array.ndim != len(axes) or array.shape[axes.index(_ROWS)] != len(first):
         return array

@@ -16,11 +16,11 @@ _ROWS = "batch_size"
 T = TypeVar("T")
 
 
-def shares(items: Sequence[T], parts: int, key: Callable[[T], object]) -> list[list[T]]:
-    """Items in at most so many parts of nearly equal size, in their order; those of equal keys stay together."""
+def split_evenly(items: Sequence[T], parts: int, group_of: Callable[[T], object]) -> list[list[T]]:
+    """Items in at most so many parts of nearly equal size, in their order; those of one group stay together."""
     runs: list[list[T]] = []
     for item in items:
-        if runs and key(runs[-1][-1]) == key(item):
+        if runs and group_of(runs[-1][-1]) == group_of(item):
             runs[-1].append(item)
         else:
             runs.append([item])
@@ -29,7 +29,7 @@ def shares(items: Sequence[T], parts: int, key: Callable[[T], object]) -> list[l
     return [list(itertools.chain(*runs[low:high])) for low, high in itertools.pairwise(bounds)]
 
 
-def merged(runs: Sequence[Iterator[T]]) -> Iterator[T]:
+def merge_runs(runs: Sequence[Iterator[T]]) -> Iterator[T]:
     """What some iterators give, as it comes, each of them in a thread of its own; what one raises, this raises."""
     if len(runs) == 1:
         yield from runs[0]
@@ -65,7 +65,7 @@ def merged(runs: Sequence[Iterator[T]]) -> Iterator[T]:
             thread.join()
 
 
-def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+def call_together(calls: Sequence[Callable[[], T]]) -> list[T]:
     """What some calls give, made at the same time."""
     if len(calls) == 1:
         return [calls[0]()]
@@ -73,7 +73,7 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def rows(entry: Entry, inputs: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
+def split_rows(entry: Entry, inputs: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
     """The inputs of a phase split by rows into at most so many parts.
 
     One part where the phase carries state, gives something that is not by rows, or the inputs are not as it takes them.
@@ -95,7 +95,7 @@ def rows(entry: Entry, inputs: Mapping[str, Any], parts: int) -> list[dict[str, 
     return [{**inputs, **{n: piece[part] for n, piece in pieces.items()}} for part in range(min(parts, count))]
 
 
-def joined(entry: Entry, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def join_rows(entry: Entry, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The outputs of a phase whose inputs were split by rows."""
     axes = entry.index.phases[entry.phase].outputs
     return {name: np.concatenate([part[name] for part in outputs], axes[name].index(_ROWS)) for name in outputs[0]}

@@ -11,7 +11,7 @@ from aot.errors import BundleError, InputError
 from aot.runtime.requests import Prepared, Prompt
 
 if TYPE_CHECKING:
-    from aot.runtime.prompting.text import Stream, Text
+    from aot.runtime.prompting.text import Stream, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Result:
         }
 
 
-def _like(prompt: Any, ids: list[int]) -> Any:
+def _like(prompt: Prompt, ids: list[int]) -> Prompt:
     """Token ids as the type that a prompt has; an array's is widened where it could not hold any token."""
     if isinstance(prompt, np.ndarray):
         return np.array(ids, prompt.dtype if prompt.itemsize >= 4 else np.int32)
@@ -74,19 +74,19 @@ def _like(prompt: Any, ids: list[int]) -> Any:
 
 
 @dataclass
-class Sequence:
+class RunningSequence:
     """A row of a batch while it runs: collects tokens until it ends."""
 
-    prompt: int
+    position: int
     """Position of its prompt in the call."""
     index: int
     """The place among that prompt's sequences."""
-    asked: Prepared
+    prepared: Prepared
     seed: int
     limit: int
     """Tokens to generate at most."""
     eos: frozenset[int]
-    text: "Callable[[], Text | None]"
+    text: "Callable[[], TextTokenizer | None]"
     """Gives the bundle's tokenizer, where it has one. It takes long to make, so not before it is needed."""
     stop: tuple[str, ...]
     streamed: bool = False
@@ -99,7 +99,7 @@ class Sequence:
     @property
     def ids(self) -> list[int]:
         """Token ids of its prompt."""
-        return self.asked.ids
+        return self.prepared.ids
 
     def __post_init__(self) -> None:
         text = self.text() if self.stop or self.streamed else None
@@ -141,7 +141,7 @@ class Sequence:
 
     def _fault(self, logprob: float) -> BundleError:
         return BundleError(
-            f"bundle: entry {self.entry[:12]}… gave no finite logits for prompt {self.prompt} at token "
+            f"bundle: entry {self.entry[:12]}… gave no finite logits for prompt {self.position} at token "
             f"{len(self.tokens)} (the log-probability is {logprob}); its weights are not finite, or overflow its "
             "dtype: check the checkpoint, or rebuild it with dtype bfloat16 or float32"
         )
@@ -150,7 +150,7 @@ class Sequence:
         """The result of the sequence; `prompt` is what the caller gave."""
         assert self.finish is not None, self
         text = self._whole() if self._stream is None else "".join(self._pieces)
-        images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.asked.images]
+        images = [{**image.size._asdict(), "tokens": image.tokens} for image in self.prepared.images]
         return Result(
             self.tokens, self.logprobs, self.finish, len(self.ids), self.entry, self.seed, prompt, text, images
         )
@@ -163,7 +163,7 @@ class Sequence:
         return stream.feed(self.tokens) + stream.flush()
 
 
-def _stream(text: "Text", stop: tuple[str, ...], behind: list[int]) -> "Stream":
+def _stream(text: "TextTokenizer", stop: tuple[str, ...], behind: list[int]) -> "Stream":
     from aot.runtime.prompting.text import Stream
 
     return Stream(text, stop, behind)

@@ -11,11 +11,11 @@ from aot.errors import InputError
 if TYPE_CHECKING:
     from aot.runtime.fitting.entries import Entry
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
+HostArray = np.ndarray[Any, Any]
+HostArrays = Mapping[str, HostArray]
 
 
-def array(value: Any, phase: str, name: str) -> Array:
+def as_array(value: Any, phase: str, name: str) -> HostArray:
     """An input as an array. Raises InputError for what is none."""
     if type(value) is np.ndarray:
         return value
@@ -27,7 +27,7 @@ def array(value: Any, phase: str, name: str) -> Array:
 
 
 def check_values(
-    entry: "Entry", given: Arrays, made: Mapping[str, Any], held: Array | None, forked: int | None
+    entry: "Entry", given: HostArrays, made: Mapping[str, Any], held: HostArray | None, forked: int | None
 ) -> None:
     """Raises InputError for values that a language model's entry cannot take.
 
@@ -35,7 +35,7 @@ def check_values(
     that they continue, `forked` the rows of the state that a fork reads.
     """
     for name, found in given.items():
-        if name in sampling.FIELDS:
+        if name in sampling.SAMPLING_FIELDS:
             for value in set(found.ravel().tolist()):
                 sampling.check_option(name, value)
         elif found.dtype.kind not in "biu" and not np.isfinite(made[name]).all():
@@ -46,7 +46,7 @@ def check_values(
         _check_within(entry, "rows", given["rows"], -1, forked - 1, "the rows of the source, -1 for none of them")
 
 
-def _check_tokens(entry: "Entry", given: Arrays, held: Array | None) -> None:
+def _check_tokens(entry: "Entry", given: HostArrays, held: HostArray | None) -> None:
     tokens, lengths = given["tokens"], given["lengths"]
     width, index = tokens.shape[1], entry.index
     _check_within(entry, "lengths", lengths, 0, width, "the tokens given")
@@ -62,7 +62,7 @@ def _check_tokens(entry: "Entry", given: Arrays, held: Array | None) -> None:
         )
 
 
-def _check_room(entry: "Entry", held: Array, lengths: Array) -> None:
+def _check_room(entry: "Entry", held: HostArray, lengths: HostArray) -> None:
     slots = entry.combo.max_length
     if slots is not None and (full := np.flatnonzero(held + lengths > slots)).size:
         row = int(full[0])
@@ -72,7 +72,7 @@ def _check_room(entry: "Entry", held: Array, lengths: Array) -> None:
         )
 
 
-def _check_within(entry: "Entry", name: str, found: Array, least: int, most: int, what: str) -> None:
+def _check_within(entry: "Entry", name: str, found: HostArray, least: int, most: int, what: str) -> None:
     wrong = (found < least) | (found > most)
     if wrong.any():
         place = tuple(map(int, np.argwhere(wrong)[0]))

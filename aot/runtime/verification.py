@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from typing import Literal
 
 from aot.bundle import store, verified
 from aot.bundle.store import Bundle
 from aot.errors import InputError
 
-POLICIES = ("always", "once", "never")
+Verify = Literal["always", "once", "never"]
+"""When weights are checked against their digests."""
 
 
 class Verification:
@@ -18,7 +20,7 @@ class Verification:
     machine, and then in a thread that starts when the first token is there. `never` believes them.
     """
 
-    def __init__(self, bundle: Bundle, views: Sequence[memoryview], policy: str) -> None:
+    def __init__(self, bundle: Bundle, views: Sequence[memoryview], policy: Verify) -> None:
         self._bundle = bundle
         self._views = {blob.digest: view for blob, view in zip(bundle.index.weights.blobs, views, strict=True)}
         self._files = {name: store.mapped_file(view) for name, view in self._views.items()}

@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toy")
     built(toy.manifest(home / "model", programs=2), home / "built")
     if store.open(home / "built").attachment("golden") is None:
-        data = golden.record(store.open(home / "built"))
+        data = golden.record_golden(store.open(home / "built"))
         assert data is not None
         attachments.attach(home / "built", "golden", data)
     dated(home / "built", TODAY, home / "old")
@@ -110,7 +110,7 @@ def test_a_refreshed_bundle_gives_the_same_results_as_its_golden_outputs_show(ho
 
 def test_other_results_than_the_golden_ones_end_the_refresh_and_nothing_is_written(home: Path, tmp_path: Path) -> None:
     other = built(toy.manifest(tmp_path / "model", programs=3), tmp_path / "other")
-    data = golden.record(store.open(other))
+    data = golden.record_golden(store.open(other))
     assert data is not None
     old = store.open(home / "old")
     with Writer.stage(tmp_path / "old") as writer:

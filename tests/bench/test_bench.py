@@ -17,7 +17,7 @@ import synthetic
 from commands import aot, heedful
 
 from aot import digest
-from aot.bench import bench, process
+from aot.bench import measuring, process
 from aot.bundle import store
 from aot.bundle.index.records import Index
 from aot.bundle.writer import Writer
@@ -57,7 +57,7 @@ def test_serving_compiles_nothing(only: dict[str, Any]) -> None:
 def test_the_tokens_are_those_of_a_greedy_run(only: dict[str, Any], tiny_bundle: Path) -> None:
     record = store.open(tiny_bundle).index.generation
     assert record is not None
-    ids = ",".join(map(str, bench.prompt(20, record.vocab_size)))
+    ids = ",".join(map(str, measuring.prompt_ids(20, record.vocab_size)))
     done = aot("run", tiny_bundle, "--prompt-ids", ids, "--max-new-tokens", 16, "--json")
     (result,) = done.document["results"]
 
@@ -147,7 +147,7 @@ def test_what_a_measured_process_refuses_ends_with_its_exit_code(tmp_path: Path,
     program = dataclasses.replace(index.programs[0], executables=(executable,))
     written(other, dataclasses.replace(index, programs=(program,)))
     written(late, dataclasses.replace(index, programs=(program,), valid_until="2020-01-01"))
-    synthetic.write(damaged, jaxlib=fit.jaxlib())
+    synthetic.write(damaged, jaxlib=fit.jaxlib_version())
     synthetic.blob_file(damaged, digest.digest_of(synthetic.EXECUTABLE)).write_bytes(synthetic.EXECUTABLE[::-1])
 
     assert "no executable for this machine" in refused(4, "bench", other)
@@ -164,7 +164,7 @@ def test_a_process_that_dies_of_something_else_is_told_with_its_last_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     with pytest.raises(AotError, match=r"no run of it succeeded: ValueError: why; try aot run"):
-        bench.measure_bundle(tmp_path / "bundle", bench.Options(1, 1, 1, "once"))
+        measuring.measure_bundle(tmp_path / "bundle", measuring.BenchOptions(1, 1, 1, "once"))
 
 
 def written(bundle: Path, index: Index) -> None:

@@ -51,7 +51,7 @@ def test_what_no_run_gave_is_left_out(lacking: dict[str, Any], absent: set[str])
 
 
 def drawn(rows: list[tuple[str, dict[str, Figure]]], bandwidth: float | None = 50e9) -> ET.Element:
-    return ET.fromstring(plot.draw(rows, bandwidth, "a title", "a caption"))
+    return ET.fromstring(plot.draw_plot(rows, bandwidth, "a title", "a caption"))
 
 
 def bars(root: ET.Element, color: str) -> list[float]:

@@ -43,14 +43,14 @@ def test_each_round_runs_all_and_says_so_before() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 10])
 def test_in_as_many_rounds_as_contestants_each_has_each_place_once(count: int) -> None:
-    rounds = [process.order(count, number) for number in range(count)]
+    rounds = [process.round_order(count, number) for number in range(count)]
 
     assert all(sorted(places) == list(range(count)) for places in (*rounds, *zip(*rounds, strict=True)))
 
 
 @pytest.mark.parametrize("count", [2, 4, 10])
 def test_in_as_many_rounds_as_an_even_number_of_contestants_each_follows_each_other_once(count: int) -> None:
-    rounds = [process.order(count, number) for number in range(count)]
+    rounds = [process.round_order(count, number) for number in range(count)]
     pairs = [pair for places in rounds for pair in itertools.pairwise(places)]
 
     assert len(set(pairs)) == len(pairs) == count * (count - 1)

@@ -139,7 +139,7 @@ def test_a_quantity_without_sense_is_refused(option: str, value: str, refused: C
     ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert gc.SIZE.convert(text, None, None) == size
+    assert gc.SIZE_TYPE.convert(text, None, None) == size
 
 
 def test_ages_are_read_as_people_write_them() -> None:

@@ -26,7 +26,7 @@ from aot.errors import BundleError, InputError
 from aot.golden import agreement, exercise, expected
 from aot.golden import replay as golden
 from aot.runtime import execute
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 from aot.runtime.fitting import fit
 
 Weights = dict[str, Any]
@@ -43,7 +43,7 @@ def document(bundle: Path) -> Any:
 
 
 def replayed(bundle: Path, changed: Any) -> tuple[golden.Replayed, ...]:
-    return golden.replay(store.open(bundle), digest.canonical_json(changed))
+    return golden.replay_golden(store.open(bundle), digest.canonical_json(changed))
 
 
 def recorded(made: Any, key: str, phase: str) -> Any:
@@ -57,7 +57,7 @@ def with_weights(bundle: Path, destination: Path, change: Callable[[Weights], No
     for blob in old.index.weights.blobs:
         view = old.map(blob.digest, blob.bytes)
         for path, (kind, shape, offset) in layout.tensor_table(view, "").items():
-            arrays[path] = np.frombuffer(view, dtype(kind), math.prod(shape), offset).reshape(shape).copy()
+            arrays[path] = np.frombuffer(view, numpy_dtype(kind), math.prod(shape), offset).reshape(shape).copy()
     change(arrays)
     with Writer.stage(destination) as writer:
         writer.adopt(old)
@@ -77,8 +77,8 @@ def split_mix(position: int, name: str) -> int:
 
 
 def test_inputs_follow_from_name_and_position_alone():
-    tokens = exercise.values("tokens", ArgumentRecord("a", "int32", (2, 3), (None, None)), 1000)
-    floats = exercise.values("x", ArgumentRecord("a", "float32", (5,), (None,)), 1000)
+    tokens = exercise.exercise_values("tokens", ArgumentRecord("a", "int32", (2, 3), (None, None)), 1000)
+    floats = exercise.exercise_values("x", ArgumentRecord("a", "float32", (5,), (None,)), 1000)
 
     assert tokens.tolist() == [[split_mix(3 * row + i, "tokens") % 1000 for i in range(3)] for row in range(2)]
     assert floats.tolist() == [(split_mix(i, "x") >> 40) / 2**23 - 1 for i in range(5)]
@@ -86,7 +86,7 @@ def test_inputs_follow_from_name_and_position_alone():
 
 @pytest.mark.parametrize("kind", expected._DTYPES)
 def test_inputs_of_every_dtype_stay_in_its_range(kind):
-    made = exercise.values("x", ArgumentRecord("a", kind, (64,), (None,)), 1 << 40)
+    made = exercise.exercise_values("x", ArgumentRecord("a", kind, (64,), (None,)), 1 << 40)
 
     assert str(made.dtype) == kind
     assert np.isfinite(made.astype(np.float64)).all()
@@ -118,12 +118,12 @@ def test_recording_and_replaying_run_each_entry_once(tiny_bundle, monkeypatch):
     bundle, ran, run = store.open(tiny_bundle), [], execute.Executor.run
 
     def counted(self: Any, entry: Any, *rest: Any) -> Any:
-        ran.append((entry.key, entry.phase))
+        ran.append((entry.combo_key, entry.phase))
         return run(self, entry, *rest)
 
     monkeypatch.setattr(execute.Executor, "run", counted)
-    golden.record(bundle)
-    golden.replay(bundle)
+    golden.record_golden(bundle)
+    golden.replay_golden(bundle)
 
     names = sorted((e["key"], e["phase"]) for e in document(tiny_bundle)["entries"])
     assert sorted(ran[:14]) == sorted(ran[14:]) == names
@@ -140,7 +140,9 @@ def test_entries_that_are_made_of_the_same_run_once_and_are_all_recorded(tiny_bu
     twins = tuple(dataclasses.replace(e, combo=len(index.combos)) for e in index.entries if e.combo == 0)
     grown = dataclasses.replace(index, combos=(*index.combos, other), entries=(*index.entries, *twins))
 
-    found = json.loads(golden.record(dataclasses.replace(bundle, index=grown), made=lambda *told: ran.append(told)))
+    found = json.loads(
+        golden.record_golden(dataclasses.replace(bundle, index=grown), made=lambda *told: ran.append(told))
+    )
 
     assert len(ran) == len(index.entries)
     assert [unnamed(e) for e in found["entries"] if e["key"] == other.key] == [
@@ -150,7 +152,7 @@ def test_entries_that_are_made_of_the_same_run_once_and_are_all_recorded(tiny_bu
 
 def test_an_entry_gives_the_same_whatever_ran_before_it(tiny_bundle):
     bundle = store.open(tiny_bundle)
-    wanted = [unnamed(entry) for entry in json.loads(golden.record(bundle) or b"")["entries"]]
+    wanted = [unnamed(entry) for entry in json.loads(golden.record_golden(bundle) or b"")["entries"]]
     exercised = exercise.Exercise(bundle)
     found = [json.loads(golden._recorded(exercised, e)) for e in (*exercised.entries, *exercised.entries[::-1])]
 
@@ -160,7 +162,7 @@ def test_an_entry_gives_the_same_whatever_ran_before_it(tiny_bundle):
 def test_entries_that_are_kept_do_not_run_and_leave_the_attachment_as_it_is(tiny_bundle):
     bundle, made = store.open(tiny_bundle), []
     parts = [digest.canonical_json(unnamed(entry)) for entry in document(tiny_bundle)["entries"]]
-    found = golden.record(bundle, dict(list(enumerate(parts))[::2]), lambda *told: made.append(told))
+    found = golden.record_golden(bundle, dict(list(enumerate(parts))[::2]), lambda *told: made.append(told))
 
     assert found == bundle.attachment("golden")
     assert sorted((position, data) for position, _, data in made) == list(enumerate(parts))[1::2]
@@ -170,14 +172,14 @@ def test_entries_whose_prefill_is_missing_start_from_zeros(tiny_bundle):
     index = store.open(tiny_bundle).index
     alone = tuple(entry for entry in index.entries if entry.phase != "prefill")
     bundle = dataclasses.replace(store.open(tiny_bundle), index=dataclasses.replace(index, entries=alone))
-    found = golden.replay(bundle, golden.record(bundle))
+    found = golden.replay_golden(bundle, golden.record_golden(bundle))
 
     assert [(entry.verdict, entry.phase) for entry in found] == [("reproduced", entry.phase) for entry in alone]
 
 
 def spelled(bundle: Path, index: Any) -> list[bytes]:
     """The factors of each entry of a bundle with another index."""
-    found = golden.factors(dataclasses.replace(store.open(bundle), index=index))
+    found = golden.golden_factors(dataclasses.replace(store.open(bundle), index=index))
     return [digest.canonical_json(found[i]) for i in range(len(index.entries))]
 
 
@@ -233,8 +235,8 @@ def test_golden_outputs_are_those_of_the_reference_implementation(tiny_bundle):
         if entry.phase != "decode":
             continue
         prefill = next(e for e in exercise.Exercise(bundle).entries if (e.combo, e.phase) == (entry.combo, "prefill"))
-        given = exercise.inputs(prefill)
-        first, after = recorded(made, entry.key, "prefill"), recorded(made, entry.key, "decode")
+        given = exercise.exercise_inputs(prefill)
+        first, after = recorded(made, entry.combo_key, "prefill"), recorded(made, entry.combo_key, "decode")
         steps = after["steps"]["values"][0]
         for row, length in enumerate(given["lengths"]):
             tokens = [first["token"]["values"][row], *after["tokens"]["values"][row * steps : (row + 1) * steps]]
@@ -250,7 +252,12 @@ def test_golden_outputs_are_those_of_the_reference_implementation(tiny_bundle):
 def test_half_of_the_rows_are_shorter(tiny_bundle):
     prefills = [e for e in exercise.Exercise(store.open(tiny_bundle)).entries if e.phase == "prefill"]
 
-    assert [exercise.inputs(e)["lengths"].tolist() for e in prefills] == [[32], [64], [32, 16] * 2, [64, 32] * 2]
+    assert [exercise.exercise_inputs(e)["lengths"].tolist() for e in prefills] == [
+        [32],
+        [64],
+        [32, 16] * 2,
+        [64, 32] * 2,
+    ]
 
 
 def test_changed_weights_are_not_reproduced(tiny_bundle, tmp_path, capsys):
@@ -274,7 +281,7 @@ def test_golden_outputs_that_are_not_finite_are_none(tiny_bundle, tmp_path):
     bundle = with_weights(tiny_bundle, tmp_path / "b", blind)
 
     with pytest.raises(InputError, match=r"^golden outputs: prefill, combo 66f0943a278c…: output logprob: nan at 0"):
-        golden.record(store.open(bundle))
+        golden.record_golden(store.open(bundle))
 
 
 def test_nan_is_no_reproduction_of_nan(tiny_bundle, tmp_path, capsys):
@@ -300,13 +307,13 @@ def test_nan_is_no_reproduction_of_nan(tiny_bundle, tmp_path, capsys):
 def test_nan_beside_the_recorded_sample_is_found():
     array = np.zeros(5000, np.float32)
     array[1] = math.nan
-    assert 1 not in expected.positions(array.size)
+    assert 1 not in expected.kept_positions(array.size)
 
-    assert expected.unsound("y", array) == "output y: nan at 1 (1 such)"
+    assert expected.unsound_output("y", array) == "output y: nan at 1 (1 such)"
     assert agreement._nan({"y": array}) == "output y: nan at 1 (1 such) here"
-    assert expected.unsound("y", np.array([math.inf], ml_dtypes.bfloat16)) == "output y: inf at 0 (1 such)"
-    assert expected.unsound("y", np.array([math.inf]), finite=False) == ""
-    assert expected.unsound("y", np.array([7])) == ""
+    assert expected.unsound_output("y", np.array([math.inf], ml_dtypes.bfloat16)) == "output y: inf at 0 (1 such)"
+    assert expected.unsound_output("y", np.array([math.inf]), finite=False) == ""
+    assert expected.unsound_output("y", np.array([7])) == ""
 
 
 def test_a_request_that_meets_nan_is_an_error_by_name_and_prints_nothing(tiny_bundle, tmp_path, refused):
@@ -352,11 +359,11 @@ def rare(made: Any, bundle: Path) -> tuple[str, int, int]:
 
 def _run(bundle: Path, key: str) -> Any:
     made = exercise.Exercise(store.open(bundle))
-    return made.run(next(e for e in made.entries if (e.key, e.phase) == (key, "decode")))
+    return made.run(next(e for e in made.entries if (e.combo_key, e.phase) == (key, "decode")))
 
 
 def _tokens(entry: Any) -> Any:
-    return exercise.inputs(entry)["tokens"].reshape(-1) if entry.phase == "prefill" else ()
+    return exercise.exercise_inputs(entry)["tokens"].reshape(-1) if entry.phase == "prefill" else ()
 
 
 def test_where_two_tokens_tie_another_machine_may_draw_the_other_one(tiny_bundle, tmp_path):
@@ -370,8 +377,8 @@ def test_where_two_tokens_tie_another_machine_may_draw_the_other_one(tiny_bundle
 
     tied = with_weights(tiny_bundle, tmp_path / "a", tie)
     untied = with_weights(tied, tmp_path / "b", untie)
-    made = golden.record(store.open(tied))
-    found = golden.replay(store.open(untied), made)
+    made = golden.record_golden(store.open(tied))
+    found = golden.replay_golden(store.open(untied), made)
 
     drawn = [_run(bundle, key)[0]["tokens"].reshape(-1) for bundle in (tied, untied)]
     assert [free in tokens for tokens in drawn] == [True, False]
@@ -386,7 +393,10 @@ def test_another_token_of_the_same_logprob_is_no_tie(tiny_bundle, tmp_path):
     def swap(arrays: Weights) -> None:
         arrays["embed/tokens"][[token, free]] = arrays["embed/tokens"][[free, token]]
 
-    found = {(e.key, e.phase): e for e in golden.replay(store.open(with_weights(tiny_bundle, tmp_path / "b", swap)))}
+    found = {
+        (e.combo_key, e.phase): e
+        for e in golden.replay_golden(store.open(with_weights(tiny_bundle, tmp_path / "b", swap)))
+    }
 
     assert found[key, "decode"].verdict == "differs"
     assert f"{token} was recorded, another is better here" in found[key, "decode"].cause
@@ -418,7 +428,7 @@ def test_a_recorded_token_must_be_as_good_as_the_best_one_here(tiny_bundle):
 
 
 def test_what_does_not_run_here_is_said_and_is_exit_4(tiny_bundle, monkeypatch, capsys):
-    monkeypatch.setattr(fit, "jaxlib", lambda: "9.9.9")
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "9.9.9")
 
     code = main.run(["verify", str(tiny_bundle), "--run", "--json"])
 
@@ -431,7 +441,7 @@ def test_what_does_not_run_here_is_said_and_is_exit_4(tiny_bundle, monkeypatch, 
 
 def test_a_model_of_ones_own_has_golden_outputs_of_its_phases(toy_bundle, capsys):
     made = document(toy_bundle)
-    x = exercise.values("x", ArgumentRecord("x", "float32", (4,), (None,)), 2)
+    x = exercise.exercise_values("x", ArgumentRecord("x", "float32", (4,), (None,)), 2)
     weight = np.arange(4, dtype=np.float32)
 
     assert made["entries"][0]["outputs"]["y"]["values"] == ((x * weight) * weight + 1).tolist()
@@ -482,7 +492,7 @@ def test_an_output_is_read_as_it_was_written(array):
 
 
 def test_a_large_output_is_sampled_from_its_first_to_its_last_value():
-    places = expected.positions(10**9)
+    places = expected.kept_positions(10**9)
 
     assert (len(places), places[0], places[-1]) == (64, 0, 10**9 - 1)
     assert max(np.diff(places)) < 10**9 / 20

@@ -19,7 +19,7 @@ from aot.models import divergence
 from aot.models.families import names
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
-from aot.programs.generation import Options
+from aot.programs.phases import GenerationOptions
 
 LOSS = Loss("int8", "bfloat16", 96, 0.0123, 0.75)
 
@@ -27,9 +27,9 @@ LOSS = Loss("int8", "bfloat16", 96, 0.0123, 0.75)
 def model(quantization: str | None, dtype: str = "float32", **changed: Any) -> LanguageModel:
     """A decoder with random parameters, or some of one's own by their paths."""
     decoder = config(tie_word_embeddings=True)
-    made = {path: random(*shape) for path, shape in names.parameters(decoder).items()} | changed
+    made = {path: random(*shape) for path, shape in names.parameter_shapes(decoder).items()} | changed
     return LanguageModel(
-        ModelConfig(decoder), dtype, Options(4, "none", 1), (), lambda: iter(made.items()), quantization
+        ModelConfig(decoder), dtype, GenerationOptions(4, "none", 1), (), lambda: iter(made.items()), quantization
     )
 
 

@@ -54,7 +54,7 @@ def test_where_no_terminal_is_a_long_step_is_told_of_again_and_again(
         display.step("compile", 12)
         display.advance("block")
         time.sleep(0.3)
-    with progress.waiting("hashing dist/tiny"):
+    with progress.show_waiting("hashing dist/tiny"):
         time.sleep(0.3)
     first, *more = capfd.readouterr().err.splitlines()
 

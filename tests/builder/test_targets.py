@@ -33,7 +33,7 @@ CHIP = Accelerator("TPU v5 lite")
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment without the extras."""
-    monkeypatch.setattr(extras, "version", lambda name: None)
+    monkeypatch.setattr(extras, "wheel_version", lambda name: None)
 
 
 def manifest(home: Path, *targets: str, mesh: str = "{data: 1, model: 1}") -> Path:
@@ -133,7 +133,7 @@ def test_a_flag_has_a_kind_and_a_reason() -> None:
         for name, (kind, reason) in table.items():
             value = {"boolean": "true", "integer": "1"}[kind]
 
-            assert xla_flags.options(platform, [f"--{name}={value}"]) == {name: {"true": True, "1": 1}[value]}
+            assert xla_flags.parse_flags(platform, [f"--{name}={value}"]) == {name: {"true": True, "1": 1}[value]}
             assert reason
 
 
@@ -173,13 +173,13 @@ def test_extras_are_those_of_the_distribution() -> None:
     pinned = {line.split("==")[0] for line in (root / "constraints.txt").read_text().splitlines()}
 
     for platform in ("cuda", "tpu"):
-        assert extras.requirement(platform) in {f"'jax-aot[{name}]'" for name in declared}
-        assert set(extras.wheels(platform)) <= pinned
+        assert extras.pip_requirement(platform) in {f"'jax-aot[{name}]'" for name in declared}
+        assert set(extras.compiler_wheels(platform)) <= pinned
 
 
-@pytest.mark.parametrize("name", devices.gpus())
+@pytest.mark.parametrize("name", devices.gpu_names())
 def test_a_description_has_what_xla_asks_of_a_device(name: str) -> None:
-    gpu = devices.gpu(name)
+    gpu = devices.find_gpu(name)
     text = cuda.target_config(gpu)
 
     assert {"core_count", "memory_bandwidth", "shared_memory_per_block_optin", "l2_cache_size"} <= gpu.figures.keys()
@@ -190,14 +190,21 @@ def test_a_description_has_what_xla_asks_of_a_device(name: str) -> None:
 
 def test_an_unknown_device_is_no_device() -> None:
     with pytest.raises(InputError, match="unknown device 'h20'"):
-        devices.gpu("h20")
+        devices.find_gpu("h20")
 
 
 def executable(target: Target, **changes: Any) -> ExecutableRecord:
     """One as it would be recorded where the compilers are installed."""
-    compiler = {name: version for name, version in WHEELS.items() if name in extras.wheels(target.platform)}
+    compiler = {name: version for name, version in WHEELS.items() if name in extras.compiler_wheels(target.platform)}
     record = ExecutableRecord(
-        target.plain(), "sha256:0", 1, (), {"jaxlib": fit.jaxlib(), **compiler}, compile.requires(target), {}, {}
+        target.plain(),
+        "sha256:0",
+        1,
+        (),
+        {"jaxlib": fit.jaxlib_version(), **compiler},
+        compile.requires(target),
+        {},
+        {},
     )
     return dataclasses.replace(record, **changes)
 
@@ -208,7 +215,7 @@ def having(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def have(**found: Accelerators) -> None:
         monkeypatch.setattr(machine, "accelerators_of", lambda platform: found.get(platform, Accelerators(())))
-        monkeypatch.setattr(extras, "version", WHEELS.get)
+        monkeypatch.setattr(extras, "wheel_version", WHEELS.get)
 
     return have
 
@@ -266,8 +273,8 @@ def test_a_machine_that_has_what_it_needs_runs_it(having: Any, target: Any, foun
 
 def test_what_loads_an_executable_must_be_of_its_compilers_version(having: Any) -> None:
     having(tpu=Accelerators((CHIP,)), cuda=Accelerators((GPU,)))
-    old = executable(V5E, compiler={"jaxlib": fit.jaxlib(), "libtpu": "0.0.41"})
-    assembled = executable(H200, compiler={"jaxlib": fit.jaxlib(), "nvidia-cuda-nvcc": "13.0.48"})
+    old = executable(V5E, compiler={"jaxlib": fit.jaxlib_version(), "libtpu": "0.0.41"})
+    assembled = executable(H200, compiler={"jaxlib": fit.jaxlib_version(), "nvidia-cuda-nvcc": "13.0.48"})
 
     assert fit.misfit_cause(old) == "built by libtpu 0.0.41, this is 0.0.42.1"
     assert fit.misfit_cause(assembled) is None
@@ -275,7 +282,7 @@ def test_what_loads_an_executable_must_be_of_its_compilers_version(having: Any) 
 
 def test_a_loader_that_is_not_installed_is_named_with_its_extra(having: Any, monkeypatch: Any) -> None:
     having(cuda=Accelerators((GPU,)))
-    monkeypatch.setattr(extras, "version", lambda name: None)
+    monkeypatch.setattr(extras, "wheel_version", lambda name: None)
 
     assert fit.misfit_cause(executable(H200)) == (
         "built by jax-cuda13-plugin 0.10.2, which is not installed; pip install 'jax-aot[cuda13]'"
@@ -287,7 +294,7 @@ def test_more_cores_than_threads_are_a_remark_and_fewer_nothing(monkeypatch: Any
     said = []
     for cores in (2, 4, 8):
         monkeypatch.setattr(fit.os, "cpu_count", lambda cores=cores: cores)
-        said.append(fit.remark(built))
+        said.append(fit.remark_on(built))
 
     assert said == ["", "", "built for 4 threads, this machine has 8 cores"]
 
@@ -309,8 +316,8 @@ def index(*platforms: str, executables: bool = True) -> Index:
 
 
 def verdicts(made: Index) -> Iterator[tuple[str, str]]:
-    for entry in entries.entries_of(made, entries.place(made)):
-        verdict = entries.verdict(entry)
+    for entry in entries.entries_of(made, entries.find_place(made)):
+        verdict = entries.judge_entry(entry)
         yield verdict.verdict, verdict.cause
 
 
@@ -331,7 +338,7 @@ def test_a_machine_with_the_device_runs_there_and_one_without_on_the_cpu(having:
     for have in ({}, {"cuda": Accelerators((GPU,))}, {"tpu": Accelerators((CHIP,))}):
         having(**have)
         made = index("cpu", "cuda", "tpu")
-        found.append((entries.place(made).platform, set(verdicts(made))))
+        found.append((entries.find_place(made).platform, set(verdicts(made))))
 
     assert found == [(name, {("ready", "")}) for name in ("cpu", "cuda", "tpu")]
 
@@ -339,7 +346,7 @@ def test_a_machine_with_the_device_runs_there_and_one_without_on_the_cpu(having:
 def test_an_accelerator_for_which_nothing_fits_leaves_the_bundle_to_the_cpu(having: Any) -> None:
     having(cuda=Accelerators((Accelerator("NVIDIA L4", "8.9"),)))
 
-    assert entries.place(index("cpu", "cuda")).platform == "cpu"
+    assert entries.find_place(index("cpu", "cuda")).platform == "cpu"
     assert {verdict for verdict, _ in verdicts(index("cuda"))} == {"compiles"}
 
 
@@ -347,7 +354,7 @@ def test_golden_outputs_are_those_of_the_cpu_on_a_machine_with_the_device_too(ha
     having(cuda=Accelerators((GPU,)))
     bundle: Any = SimpleNamespace(index=index("cpu", "cuda"))
 
-    assert (entries.place(bundle.index).platform, golden.place(bundle).platform) == ("cuda", "cpu")
+    assert (entries.find_place(bundle.index).platform, golden.place(bundle).platform) == ("cuda", "cpu")
 
 
 def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypatch: Any) -> None:

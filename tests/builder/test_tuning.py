@@ -116,7 +116,7 @@ def planned(path: Path) -> plans.Plan:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment with the extra, as far as it shows."""
-    monkeypatch.setattr(extras, "version", lambda name: WHEELS.get(name, "13.5.37"))
+    monkeypatch.setattr(extras, "wheel_version", lambda name: WHEELS.get(name, "13.5.37"))
 
 
 def test_a_tuning_has_one_spelling_whatever_the_order_and_white_space_of_its_file(tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def needs_cuda(test: Any) -> Any:
 
 
 def test_a_tuning_that_the_jaxlib_would_not_replay_is_refused_by_name(monkeypatch: Any) -> None:
-    monkeypatch.setattr(extras, "missing", lambda name: "")
+    monkeypatch.setattr(extras, "missing_extra", lambda name: "")
     for version, refused in (((0, 10, 2), False), ((0, 12, 0, 1), True)):
         monkeypatch.setattr(jaxlib.version, "__version_info__", version)
 
@@ -539,13 +539,13 @@ def test_a_choice_that_lacks_ends_the_build_by_name(lacking: Any, tmp_path: Path
 
 @needs_cuda
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "h200" else pytest.mark.slow) for n in devices.gpus()]
+    "name", [pytest.param(n, marks=[] if n == "h200" else pytest.mark.slow) for n in devices.gpu_names()]
 )
 def test_xla_looks_up_choices_by_the_name_that_we_give_a_device(name: str, tmp_path: Path, writer: Writer) -> None:
     program = lowered(tmp_path / "toy", writer, CudaTarget(name))
     models = {model for model, _, _ in asked(writer.read(program.digest), tmp_path / "asked", name)}
 
-    assert models == {cuda.model(devices.gpu(name))}
+    assert models == {cuda.model(devices.find_gpu(name))}
 
 
 @pytest.fixture
@@ -714,7 +714,7 @@ class Silent:
 @pytest.mark.skipif(not machine.accelerators_of("cuda").devices, reason="no NVIDIA GPU")
 def test_a_device_tunes_and_builds_anywhere_replay_it(tmp_path: Path, document: Callable[..., dict]) -> None:
     kinds = {device.kind for device in machine.accelerators_of("cuda").devices}
-    name = next(name for name in devices.gpus() if kinds & set(devices.gpu(name).kinds))
+    name = next(name for name in devices.gpu_names() if kinds & set(devices.find_gpu(name).kinds))
     path = manifest(tmp_path / "home")
     path.write_text(path.read_text().replace("device: h200", f"device: {name}"))
     (told,) = document("tune", path)["tunings"]

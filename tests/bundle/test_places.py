@@ -24,17 +24,17 @@ def index_for(*meshes):
     ("meshes", "mesh"), [((SQUARE, ONE), ONE), ((ONE, PAIR), ONE), ((SQUARE, PAIR), SQUARE), ((PAIR,), PAIR), ((), ())]
 )
 def test_by_default_it_is_one_device_or_else_the_first_mesh(meshes, mesh):
-    assert entries.place(index_for(*meshes)) == Place("cpu", mesh)
+    assert entries.find_place(index_for(*meshes)) == Place("cpu", mesh)
 
 
 @pytest.mark.parametrize(("devices", "mesh"), [(1, ONE), (2, PAIR), (3, PAIR), (4, SQUARE), (5, SQUARE), (100, SQUARE)])
 def test_of_a_number_of_devices_as_many_are_used_as_a_mesh_has_the_first_of_equal_ones(devices, mesh):
-    assert entries.place(index_for(PAIR, SQUARE, ONE, ROW), devices) == Place("cpu", mesh)
+    assert entries.find_place(index_for(PAIR, SQUARE, ONE, ROW), devices) == Place("cpu", mesh)
 
 
 def test_fewer_devices_than_any_mesh_has_are_refused_with_both_numbers():
     with pytest.raises(MachineError) as error:
-        entries.place(index_for(SQUARE, PAIR), 1)
+        entries.find_place(index_for(SQUARE, PAIR), 1)
 
     assert str(error.value) == (
         "bundle: built for the mesh data 2 × model 2 and the mesh model 2, given 1 device; rebuild it for a mesh of as "
@@ -46,16 +46,16 @@ def test_fewer_devices_than_any_mesh_has_are_refused_with_both_numbers():
     ("processes", "devices", "mesh"), [(2, None, PAIR), (4, None, SQUARE), (2, 4, SQUARE), (2, 3, PAIR), (4, 9, SQUARE)]
 )
 def test_processes_get_a_mesh_of_which_they_have_equal_parts(processes, devices, mesh):
-    assert entries.shared(index_for(ONE, PAIR, SQUARE), processes, devices) == Place("cpu", mesh)
+    assert entries.shared_place(index_for(ONE, PAIR, SQUARE), processes, devices) == Place("cpu", mesh)
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(3, None), (4, 2), (8, None)])
 def test_processes_that_can_share_no_mesh_are_refused(processes, devices):
     with pytest.raises(MachineError, match=f"which {processes} processes.* cannot share equally"):
-        entries.shared(index_for(ONE, PAIR, SQUARE), processes, devices)
+        entries.shared_place(index_for(ONE, PAIR, SQUARE), processes, devices)
 
 
 def test_replicas_take_programs_of_one_device_only():
-    assert entries.one(index_for(PAIR, ONE)) == entries.ONE_DEVICE
+    assert entries.one_device(index_for(PAIR, ONE)) == entries.ONE_DEVICE
     with pytest.raises(MachineError, match="built for the mesh model 2, replicas serve programs of one"):
-        entries.one(index_for(PAIR))
+        entries.one_device(index_for(PAIR))

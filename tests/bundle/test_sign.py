@@ -87,7 +87,7 @@ def test_a_signature_leaves_the_digest_and_every_other_blob_as_they_were(tmp_pat
     after = signing.manifest(tmp_path / "b")
 
     assert store.open(tmp_path / "b").digest == name
-    assert len(store.verify(tmp_path / "b", admit=sign.by_key(keys.public)).blobs) == 8
+    assert len(store.verify(tmp_path / "b", admit=sign.by_public_key(keys.public)).blobs) == 8
     assert set(after.layers) - set(before.layers) == {after.attachments["signature"]}
     assert after.attachments["signature"].digest == signature
     assert set(before.layers) < set(after.layers)
@@ -99,15 +99,15 @@ def test_a_bundle_is_signed_in_place_through_a_link_to_it(root: Path, tmp_path: 
     sign.sign(tmp_path / "current", others.private)
 
     assert (tmp_path / "current").is_symlink()
-    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 10
+    assert len(store.verify(root, admit=sign.by_public_key(others.public)).blobs) == 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "current"]
 
 
 def test_signing_again_replaces_the_signature(root: Path, keys: signing.Pair, others: signing.Pair):
     sign.sign(root, others.private)
 
-    assert len(store.verify(root, admit=sign.by_key(others.public)).blobs) == 10
-    assert "does not hold (Key mismatch" in fault(root, sign.by_key(keys.public))
+    assert len(store.verify(root, admit=sign.by_public_key(others.public)).blobs) == 10
+    assert "does not hold (Key mismatch" in fault(root, sign.by_public_key(keys.public))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_signing_again_replaces_the_signature(root: Path, keys: signing.Pair, ot
 def test_a_file_that_nobody_signed_is_refused_where_a_signature_is_demanded(root: Path, keys: signing.Pair, place: str):
     (root / place).write_text("")
 
-    assert f"{place!r} is no part of it; remove it" in fault(root, sign.by_key(keys.public))
+    assert f"{place!r} is no part of it; remove it" in fault(root, sign.by_public_key(keys.public))
     store.open(root)
 
 
@@ -132,7 +132,7 @@ def test_model_signings_own_command_accepts_our_signature_and_no_other_key(
 
     assert (ours.returncode, ours.stdout) == (0, "Verification succeeded\n"), ours.stderr
     assert theirs.returncode == 1
-    assert len(store.verify(root, admit=sign.by_key(pair.public)).blobs) == 10
+    assert len(store.verify(root, admit=sign.by_public_key(pair.public)).blobs) == 10
 
 
 @pytest.mark.skipif(not signing.HAS_SKOPEO, reason="needs skopeo")
@@ -157,12 +157,12 @@ def test_a_signature_holds_after_a_registry_had_the_bundle(
 
 def check_copy(copy: Path, root: Path, keys: signing.Pair, others: signing.Pair) -> None:
     assert (copy / "index.json").read_bytes() != (root / "index.json").read_bytes()  # it went through another's hands
-    assert len(store.verify(copy, admit=sign.by_key(keys.public)).blobs) == 10
+    assert len(store.verify(copy, admit=sign.by_public_key(keys.public)).blobs) == 10
     assert store.open(copy).digest == store.open(root).digest
     done = signing.model_signing(copy, "key", "--public_key", keys.public)
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
     assert signing.model_signing(copy, "key", "--public_key", others.public).returncode == 1
-    assert "does not hold (Key mismatch" in fault(copy, sign.by_key(others.public))
+    assert "does not hold (Key mismatch" in fault(copy, sign.by_public_key(others.public))
 
 
 def unsigned(root: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_bundle_that_is_not_signed_as_it_is_is_refused_before_its_index_is_par
     change(root)
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("the index was parsed"))
 
-    assert said in fault(root, sign.by_key(keys.public))
+    assert said in fault(root, sign.by_public_key(keys.public))
     with pytest.raises(BundleError, match=f"bundle {root}: .*signed|signature"):
         aot.load(root, key=keys.public)
 
@@ -210,7 +210,9 @@ def test_another_index_under_the_same_signature_is_refused_before_it_is_parsed(
     assert len(store.verify(root).blobs) == 10  # which is whole, but not what was signed
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("the index was parsed"))
 
-    assert f"signature does not cover blob {digest.digest_of(changed)[:19]}" in fault(root, sign.by_key(keys.public))
+    assert f"signature does not cover blob {digest.digest_of(changed)[:19]}" in fault(
+        root, sign.by_public_key(keys.public)
+    )
 
 
 def test_a_signature_of_another_bundle_is_refused(root: Path, tmp_path: Path, keys: signing.Pair):
@@ -218,7 +220,7 @@ def test_a_signature_of_another_bundle_is_refused(root: Path, tmp_path: Path, ke
     sign.sign(tmp_path / "other", keys.private)
     signing.put(root, "signature", signing.signature_of(tmp_path / "other").read_bytes())
 
-    assert "signature does not cover blob sha256:" in fault(root, sign.by_key(keys.public))
+    assert "signature does not cover blob sha256:" in fault(root, sign.by_public_key(keys.public))
 
 
 def test_a_list_that_was_changed_under_its_signature_is_refused(root: Path, keys: signing.Pair):
@@ -227,7 +229,7 @@ def test_a_list_that_was_changed_under_its_signature_is_refused(root: Path, keys
     document["dsseEnvelope"]["payload"] = base64.b64encode(payload + b" ").decode()
     signing.put(root, "signature", json.dumps(document).encode())
 
-    assert "signature does not hold (InvalidSignature)" in fault(root, sign.by_key(keys.public))
+    assert "signature does not hold (InvalidSignature)" in fault(root, sign.by_public_key(keys.public))
 
 
 def test_neither_signing_nor_checking_a_signature_reads_a_weight(root: Path, keys: signing.Pair):
@@ -235,10 +237,10 @@ def test_neither_signing_nor_checking_a_signature_reads_a_weight(root: Path, key
     synthetic.blob_file(root, blob.digest).write_bytes(bytes(blob.bytes))
 
     sign.sign(root, keys.private)
-    store.open(root, sign.by_key(keys.public))
+    store.open(root, sign.by_public_key(keys.public))
 
     with pytest.raises(BundleError, match=f"blob {blob.digest[:19]}… is damaged"):
-        store.verify(root, admit=sign.by_key(keys.public))
+        store.verify(root, admit=sign.by_public_key(keys.public))
 
 
 def refusal(root: Path, key: Path, capfd: pytest.CaptureFixture[str], changed: Path, kind: str) -> str:
@@ -330,7 +332,7 @@ def bent(data: bytes, source: random.Random) -> bytes:
 def test_a_bent_signature_is_refused_or_means_the_same_and_never_crashes(root: Path, keys: signing.Pair):
     source = random.Random(1)
     data = signing.signature_of(root).read_bytes()
-    admit, found = sign.by_key(keys.public), signing.manifest(root)
+    admit, found = sign.by_public_key(keys.public), signing.manifest(root)
     refusals = 0
     for _ in range(400):
         changed = bent(data, source)
@@ -360,7 +362,7 @@ def payload(signature: bytes) -> bytes:
 def test_what_is_no_signature_at_all_is_refused_in_a_line(root: Path, keys: signing.Pair, data: bytes):
     signing.put(root, "signature", data)
 
-    assert "signature does not hold (" in fault(root, sign.by_key(keys.public))
+    assert "signature does not hold (" in fault(root, sign.by_public_key(keys.public))
 
 
 def test_a_signature_that_names_no_key_is_refused_and_prints_nothing(
@@ -370,7 +372,7 @@ def test_a_signature_that_names_no_key_is_refused_and_prints_nothing(
     document["verificationMaterial"]["publicKey"] = {"hint": ""}
     signing.put(root, "signature", json.dumps(document).encode())
 
-    assert "it does not say with which key it was made" in fault(root, sign.by_key(keys.public))
+    assert "it does not say with which key it was made" in fault(root, sign.by_public_key(keys.public))
     assert capfd.readouterr().out == ""
 
 
@@ -424,7 +426,7 @@ def test_a_key_and_a_certificate_do_not_stand_for_each_other(
 
     by_key = fault(root, sign.by_certificate([top.file]))
     sign.sign(root, signer.private, certificate=signer.file, chain=[middle.file])
-    by_certificate = fault(root, sign.by_key(keys.public))
+    by_certificate = fault(root, sign.by_public_key(keys.public))
 
     assert "(it was made with a key, not with a certificate)" in by_key
     assert "(it was made with a certificate, not with a key)" in by_certificate
@@ -442,7 +444,7 @@ def test_an_encrypted_key_takes_its_password_from_a_file(tmp_path: Path, refused
     assert "Incorrect password" in refused(2, *given, "--password-file", tmp_path / "wrong")
     assert "--password-file" in refused(2, *given, "--password-file", tmp_path / "none")
     assert main.run([*map(str, given), "--password-file", str(tmp_path / "right")]) == 0
-    assert len(store.verify(tmp_path / "b", admit=sign.by_key(pair.public)).blobs) == 7
+    assert len(store.verify(tmp_path / "b", admit=sign.by_public_key(pair.public)).blobs) == 7
 
 
 UNFIT = {

@@ -23,10 +23,10 @@ def test_a_varint_reads_back(value, behind):
 
 @given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.binary(max_size=300))))
 def test_delimited_fields_read_back_and_join_to_the_same_bytes(parts):
-    message = wire.join(wire.delimited(number, payload) for number, payload in parts)
+    message = wire.join_fields(wire.delimited(number, payload) for number, payload in parts)
 
     assert [(field.number, field.value) for field in wire.fields(message)] == parts
-    assert wire.join(wire.fields(message)) == message
+    assert wire.join_fields(wire.fields(message)) == message
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,9 @@ def test_help_has_the_exit_codes_and_the_variables_that_are_heeded(capfd: pytest
     codes = {error.exit_code for error in (errors.AotError, *subclasses(errors.AotError))}
 
     assert {int(code) for code in re.findall(r"^ {4}(\d+) ", out, re.MULTILINE)} == codes | {0, main.INTERRUPTED}
-    assert {"AOT_CACHE_DIR", "AOT_STATE_DIR", expiry.VARIABLE, opening.VARIABLE} <= set(re.findall("[A-Z_]{8,}", out))
+    assert {"AOT_CACHE_DIR", "AOT_STATE_DIR", expiry.TODAY_VARIABLE, opening.CLIENT_VARIABLE} <= set(
+        re.findall("[A-Z_]{8,}", out)
+    )
 
 
 def subclasses(kind: type) -> list[type]:

@@ -10,7 +10,7 @@ import pytest
 from aot.models.families.config import DecoderConfig
 from aot.models.layers import attention
 from aot.models.layers.attention import Span
-from aot.models.layers.decoder import Decoder
+from aot.models.layers.decoder import FamilyDecoder
 
 CAPACITY, HEADS, KV_HEADS, DIM = 700, 4, 2, 8  # no multiple of a block
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -38,7 +38,7 @@ def random(*shape: int) -> np.ndarray[Any, Any]:
 
 def span(start: list[int], lengths: list[int], width: int, window: int | None = None, platform: str = "cpu") -> Span:
     rows = (jnp.asarray(start, jnp.int32), jnp.asarray(lengths, jnp.int32))
-    return Decoder(CONFIG, "float32", platform).span(window, *rows, width)
+    return FamilyDecoder(CONFIG, "float32", platform).span(window, *rows, width)
 
 
 def attended(query: Any, keys: Any, values: Any, where: Span) -> Any:

@@ -44,7 +44,7 @@ def save(name: str, directory: Path, sharded: bool = False) -> records.Case:
 
 
 def load(directory: Path, dtype: str = "float32") -> dict[str, np.ndarray[Any, Any]]:
-    return dict(checkpoint.tensors(directory, checkpoint.read_config(directory), dtype))
+    return dict(checkpoint.checkpoint_tensors(directory, checkpoint.read_config(directory), dtype))
 
 
 def rewrite(directory: Path, **changes: np.ndarray[Any, Any] | None) -> None:
@@ -60,7 +60,7 @@ def fault(directory: Path) -> str:
     with pytest.raises(InputError) as planned:
         checkpoint.check_checkpoint(directory, config, "float32")
     with pytest.raises(InputError) as built:
-        checkpoint.tensors(directory, config, "float32")
+        checkpoint.checkpoint_tensors(directory, config, "float32")
     assert str(planned.value) == str(built.value)
     return str(planned.value)
 
@@ -73,10 +73,12 @@ def test_every_parameter_has_the_values_that_transformers_saved(name: str, shard
     loaded = load(tmp_path)
 
     assert (tmp_path / checkpoint.SHARDED).exists() == sharded
-    assert list(loaded) == list(names.parameters(DecoderConfig.from_huggingface(checkpoint.read_config(tmp_path))))
+    assert list(loaded) == list(
+        names.parameter_shapes(DecoderConfig.from_huggingface(checkpoint.read_config(tmp_path)))
+    )
     state = dict(oracle.modules)
     for path, array in loaded.items():
-        np.testing.assert_array_equal(array, state.pop(names.huggingface(path)))
+        np.testing.assert_array_equal(array, state.pop(names.huggingface_name(path)))
     assert state == {}
     assert oracle.made.get("tied", []) == (["lm_head.weight"] if name == "qwen2" else [])
 
@@ -90,8 +92,8 @@ def test_dtypes_are_converted_as_torch_does(stored: str, wanted: str, tmp_path: 
     fields = SIZES | {"vocab_size": int(finite.sum()), "hidden_size": 1, "num_attention_heads": 1, "head_dim": 2}
     config = fields | {"num_key_value_heads": 1, "tie_word_embeddings": True, "model_type": "llama"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    shapes = names.parameters(DecoderConfig.from_huggingface(config))
-    tensors = {names.huggingface(path): np.ones(shape, given.dtype) for path, shape in shapes.items()}
+    shapes = names.parameter_shapes(DecoderConfig.from_huggingface(config))
+    tensors = {names.huggingface_name(path): np.ones(shape, given.dtype) for path, shape in shapes.items()}
     save_file(tensors | {"model.embed_tokens.weight": given[finite][:, None]}, tmp_path / checkpoint.SINGLE)
 
     loaded = load(tmp_path, wanted)
@@ -103,14 +105,14 @@ def test_dtypes_are_converted_as_torch_does(stored: str, wanted: str, tmp_path: 
     assert found[numbers].tobytes() == converted[finite][numbers].tobytes()
     for value in given[~finite]:  # which torch makes infinite
         with pytest.raises(InputError, match="holds values too large"):
-            arrays.cast(value[None], arrays.resolve(wanted), "here")
+            arrays.cast_tensor(value[None], arrays.weight_dtype(wanted), "here")
 
 
 def conversion(stored: str, wanted: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Floats of one dtype, ties and subnormals among them, and what torch makes of them in another."""
     oracle = records.read("conversions")
     bits = values.patterns(**oracle.given["conversions"][stored])
-    return bits.view(arrays.resolve(stored)), oracle.arrays[f"{stored}/{wanted}"].view(arrays.resolve(wanted))
+    return bits.view(arrays.weight_dtype(stored)), oracle.arrays[f"{stored}/{wanted}"].view(arrays.weight_dtype(wanted))
 
 
 def test_a_value_too_large_for_the_wanted_dtype_is_an_error(llama: Path) -> None:
@@ -210,29 +212,29 @@ def test_an_adapter_is_refused_by_name_beside_weights_and_alone(llama: Path, nam
         f"has {name}, an adapter .* merge it with peft \\(merge_and_unload, then save_pretrained\\), or move it away"
     )
     with pytest.raises(InputError, match=words):
-        checkpoint.kind(llama)
+        checkpoint.checkpoint_kind(llama)
 
     for file in list(llama.iterdir()):
         if file.name != name:
             file.unlink()
     with pytest.raises(InputError, match=words):
-        checkpoint.kind(llama)
+        checkpoint.checkpoint_kind(llama)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_the_dtype_of_a_checkpoint_is_that_of_most_of_its_weights(sharded: bool, tmp_path: Path) -> None:
     save("plain", tmp_path, sharded)
-    found = [checkpoint.stored_dtype(tmp_path)]
+    found = [checkpoint.checkpoint_dtype(tmp_path)]
     for dtype in (ml_dtypes.bfloat16, np.float16, np.float64):
         for file in tmp_path.glob("*.safetensors"):
             norm = {name: array for name, array in load_file(file).items() if "norm" in name}
             save_file({name: array.astype(dtype) for name, array in load_file(file).items()} | norm, file)
-        found.append(checkpoint.stored_dtype(tmp_path))
+        found.append(checkpoint.checkpoint_dtype(tmp_path))
 
     assert found == ["float32", "bfloat16", "float16", "float32"]
     for file in [*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.index.json")]:
         file.unlink()
-    assert checkpoint.stored_dtype(tmp_path) is None
+    assert checkpoint.checkpoint_dtype(tmp_path) is None
 
 
 def test_a_checkpoint_without_weights_can_be_planned_but_not_loaded(llama: Path) -> None:
@@ -281,7 +283,7 @@ def test_a_damaged_file_is_an_error_with_its_name(llama: Path, damage: Any) -> N
 
 
 def test_a_file_cut_while_it_is_read_is_an_error(llama: Path) -> None:
-    stream = checkpoint.tensors(llama, checkpoint.read_config(llama), "float32")
+    stream = checkpoint.checkpoint_tensors(llama, checkpoint.read_config(llama), "float32")
     os.truncate(llama / checkpoint.SINGLE, 2000)
 
     with pytest.raises(InputError, match="ends inside tensor"):
@@ -331,7 +333,7 @@ def test_a_config_that_is_no_json_object_is_an_error(text: str, tmp_path: Path) 
 def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    for function in (checkpoint.kind, checkpoint.read_config):
+    for function in (checkpoint.checkpoint_kind, checkpoint.read_config):
         with pytest.raises(InputError, match="No such file or directory"):
             function(tmp_path / "nothing")
         with pytest.raises(InputError, match="Not a directory"):
@@ -339,14 +341,14 @@ def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: No such file"):
         checkpoint.read_config(tmp_path)
     with pytest.raises(InputError, match=r"neither config\.json nor an Orbax checkpoint"):
-        checkpoint.kind(tmp_path)
+        checkpoint.checkpoint_kind(tmp_path)
 
 
 def test_shards_without_their_index_are_an_error(tmp_path: Path) -> None:
     save("plain", tmp_path, sharded=True)
     (tmp_path / checkpoint.SHARDED).unlink()
 
-    assert checkpoint.kind(tmp_path) == "huggingface"
+    assert checkpoint.checkpoint_kind(tmp_path) == "huggingface"
     assert f"neither {checkpoint.SINGLE} nor {checkpoint.SHARDED}" in fault(tmp_path)
 
 
@@ -390,9 +392,9 @@ def test_peak_memory_stays_near_the_largest_tensor(dtype: str, tmp_path: Path) -
 def hollow(file: Path, config: DecoderConfig) -> None:
     """Writes float32 zeros for each parameter, as a sparse file."""
     table, end = {}, 0
-    for path, shape in names.parameters(config).items():
+    for path, shape in names.parameter_shapes(config).items():
         start, end = end, end + 4 * int(np.prod(shape))
-        table[names.huggingface(path)] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        table[names.huggingface_name(path)] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(table).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text)
     os.truncate(file, 8 + len(text) + end)
@@ -401,9 +403,9 @@ def hollow(file: Path, config: DecoderConfig) -> None:
 def test_tensors_larger_than_a_piece_are_read_whole(tmp_path: Path) -> None:
     whole = np.random.default_rng(0).standard_normal((3, 700_001)).astype(np.float32)
     save_file({"first": np.zeros(3, np.float32), "second": whole}, tmp_path / "x.safetensors")
-    stored = arrays.header(tmp_path / "x.safetensors")["second"]
+    stored = arrays.read_header(tmp_path / "x.safetensors")["second"]
 
     np.testing.assert_array_equal(arrays.read_tensor(stored, "float32"), whole)
     np.testing.assert_array_equal(arrays.read_tensor(stored, "bfloat16"), whole.astype(ml_dtypes.bfloat16))
     copy = shutil.copy(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
-    assert arrays.same(stored, arrays.header(Path(copy))["second"])
+    assert arrays.are_same_tensors(stored, arrays.read_header(Path(copy))["second"])

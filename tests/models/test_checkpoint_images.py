@@ -62,7 +62,7 @@ def config_of(directory: Path) -> family.ModelConfig:
 def loaded(directory: Path) -> dict[str, Any]:
     config = config_of(directory)
     checkpoint.check_checkpoint(directory, config, "float32")
-    return dict(checkpoint.tensors(directory, config, "float32"))
+    return dict(checkpoint.checkpoint_tensors(directory, config, "float32"))
 
 
 def rewrite(directory: Path, spelling: Any = (), **changes: Any) -> None:
@@ -84,7 +84,7 @@ def fault(directory: Path) -> list[str]:
     with pytest.raises(InputError) as planned:
         checkpoint.check_checkpoint(directory, config_of(directory), "float32")
     with pytest.raises(InputError) as built:
-        checkpoint.tensors(directory, config_of(directory), "float32")
+        checkpoint.checkpoint_tensors(directory, config_of(directory), "float32")
     assert str(planned.value) == str(built.value)
     return [line.removeprefix(f"checkpoint {directory}: ") for line in str(planned.value).splitlines()]
 

@@ -41,7 +41,7 @@ def config_of(family: str, **fields: Any) -> dict[str, Any]:
 
 
 def described(config: dict[str, Any]) -> registry.Description:
-    return registry.describe(read_model_config(config), config)
+    return registry.describe_model(read_model_config(config), config)
 
 
 def class_of(family: str, fields: dict[str, Any]) -> Any:
@@ -64,7 +64,7 @@ def test_parameters_frequencies_and_windows_are_those_of_the_model_that_transfor
     tied = {"lm_head.weight"} if decoder.tie_embeddings else set()
     state = tensor_names.unfolded(recorded["tensors"])
     expected = {name: tuple(shape) for name, shape in state.items() if name not in tied}
-    found = {names.huggingface(path): shape for path, shape in names.parameters(decoder).items()}
+    found = {names.huggingface_name(path): shape for path, shape in names.parameter_shapes(decoder).items()}
     assert found == expected
     np.testing.assert_allclose(decoder.inverse_frequencies(), recorded["frequencies"], rtol=1e-6, atol=0)
     assert list(decoder.windows) == recorded["windows"]

@@ -117,7 +117,7 @@ def test_the_example_of_the_protocol_is_built_and_right(tmp_path: Path, worker: 
     lowered, filled, programs = lowered_and_filled(manifest(tmp_path, "scale:make", "width: 16"), worker)
     features, factors = np.full((4, 16), 2, np.float32), np.linspace(0, 1, 16, dtype=np.float32)
     arguments = [(argument.name, argument.shape) for argument in lowered.programs[1].arguments]
-    here = opening.open(entries.ONE_DEVICE, compiling=True)
+    here = opening.open_client(entries.ONE_DEVICE, compiling=True)
     (scaled,) = here.compile(programs[1], lowered.programs[1])([here.put(features), here.put(factors)])
 
     assert arguments == [("input/features", (4, 16)), ("weight/factors", (16,))]

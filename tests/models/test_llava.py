@@ -19,7 +19,7 @@ OTHERS = (Size(24, 40), Size(4, 8), Size(8, 32))
 
 
 def read(oracle: Case) -> family.ModelConfig:
-    return llava.read(oracle.config, LLAVA, "config.json")
+    return llava.read_llava(oracle.config, LLAVA, "config.json")
 
 
 def differences(oracle: Case, sizes: tuple[Size, ...]) -> list[float]:

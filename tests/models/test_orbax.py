@@ -31,7 +31,7 @@ CONFIG = DecoderConfig.from_huggingface(
         "max_position_embeddings": 16,
     }
 )
-PARAMETERS = names.parameters(CONFIG)
+PARAMETERS = names.parameter_shapes(CONFIG)
 VALUES = {
     path: np.random.default_rng(i).standard_normal(shape).astype(np.float32)
     for i, (path, shape) in enumerate(PARAMETERS.items())
@@ -92,7 +92,7 @@ def module(values: dict[Any, Any]) -> Any:
 
 
 def load(directory: Path, subtree: str = "params", dtype: str = "float32") -> dict[str, np.ndarray[Any, Any]]:
-    return dict(orbax.tensors(directory, subtree, PARAMETERS, dtype))
+    return dict(orbax.orbax_tensors(directory, subtree, PARAMETERS, dtype))
 
 
 def fault(directory: Path, subtree: str = "params") -> str:
@@ -100,7 +100,7 @@ def fault(directory: Path, subtree: str = "params") -> str:
     with pytest.raises(InputError) as planned:
         orbax.check_orbax(directory, subtree, PARAMETERS, "float32")
     with pytest.raises(InputError) as built:
-        orbax.tensors(directory, subtree, PARAMETERS, "float32")
+        orbax.orbax_tensors(directory, subtree, PARAMETERS, "float32")
     assert str(planned.value) == str(built.value)
     return str(planned.value)
 
@@ -111,7 +111,7 @@ def test_every_parameter_has_the_values_that_orbax_saved(save: Callable[[Path, A
     orbax.check_orbax(directory, "params", PARAMETERS, "float32")
     loaded = load(directory)
 
-    assert checkpoint.kind(directory) == "orbax"
+    assert checkpoint.checkpoint_kind(directory) == "orbax"
     assert list(loaded) == list(PARAMETERS)
     for path, array in loaded.items():
         np.testing.assert_array_equal(array, VALUES[path])
@@ -171,7 +171,7 @@ def test_a_tied_head_is_taken_only_with_the_values_of_the_embedding(tmp_path: Pa
     def loaded(name: str, embed: Any, head: Any) -> dict[str, Any]:
         value = state()
         value["params"]["embed"], value["params"]["head"]["output"] = embed, head
-        return dict(orbax.tensors(standard(tmp_path / name, value), "params", tied, "float32"))
+        return dict(orbax.orbax_tensors(standard(tmp_path / name, value), "params", tied, "float32"))
 
     table = jnp.asarray(VALUES["embed/tokens"])
     both, alone = loaded("both", {"tokens": table}, table), loaded("alone", {}, table)
@@ -190,7 +190,7 @@ def test_a_tied_head_is_taken_only_with_the_values_of_the_embedding(tmp_path: Pa
 def test_the_dtype_of_a_checkpoint_is_that_of_its_parameters(tmp_path: Path) -> None:
     directory = standard(tmp_path / "saved", state(dtype=jnp.bfloat16))  # beside float32 in the optimizer's
 
-    assert orbax.stored_dtype(directory, "params", PARAMETERS) == "bfloat16"
+    assert orbax.orbax_dtype(directory, "params", PARAMETERS) == "bfloat16"
 
 
 def test_arrays_are_converted(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_lost_and_damaged_files_are_errors(save: Callable[[Path, Any], Path], tm
 def test_a_checkpoint_of_several_steps_asks_for_one(tmp_path: Path) -> None:
     step(tmp_path / "saved", state())
 
-    assert checkpoint.kind(tmp_path / "saved") == "orbax"
+    assert checkpoint.checkpoint_kind(tmp_path / "saved") == "orbax"
     assert "is no tree but holds '5/default'; name one of these" in fault(tmp_path / "saved")
 
 

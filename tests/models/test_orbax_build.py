@@ -21,13 +21,13 @@ def parameters(directory: Path) -> dict[str, Any]:
     """The weights of a checkpoint as nested dicts under our parameter paths."""
     config = checkpoint.read_config(directory)
     tree: dict[str, Any] = {}
-    for path, array in checkpoint.tensors(directory, config, "float32"):
+    for path, array in checkpoint.checkpoint_tensors(directory, config, "float32"):
         *parents, name = path.split("/")
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
         node[name] = jnp.asarray(array)
-    assert len(names.parameters(DecoderConfig.from_huggingface(config))) > 10
+    assert len(names.parameter_shapes(DecoderConfig.from_huggingface(config))) > 10
     return tree
 
 

@@ -22,10 +22,10 @@ from aot.models.families import names
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
-from aot.models.layers.decoder import Decoder
+from aot.models.layers.decoder import FamilyDecoder
 from aot.precompile import Combo
 from aot.programs import product
-from aot.programs.generation import Options, Phases, Sizes
+from aot.programs.phases import GenerationOptions, Phases, Sizes
 from manifests import FAMILIES
 
 SHAPES = [(1, 32, 96), (1, 96, 32), (2, 32, 96), (5, 96, 32), (3, 64, 64)]
@@ -39,7 +39,7 @@ def test_a_product_of_floats_is_accumulated_in_float32(
 ) -> None:
     x, weight = random(rows, width, dtype=dtype), random(out, width, dtype=dtype)
 
-    found = jax.jit(lambda x, w: product.project(x, product.Matrix(w), platform))(x, weight)
+    found = jax.jit(lambda x, w: product.project_rows(x, product.Matrix(w), platform))(x, weight)
 
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, x.astype(np.float64) @ weight.astype(np.float64).T, atol=1e-4)
@@ -48,9 +48,9 @@ def test_a_product_of_floats_is_accumulated_in_float32(
 @pytest.mark.parametrize(("rows", "out", "width"), SHAPES)
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_an_int8_product_is_that_of_the_exact_integers(platform: str, rows: int, out: int, width: int) -> None:
-    x, (weight, scale) = random(rows, width), quantize.rows(random(out, width), "here")
+    x, (weight, scale) = random(rows, width), quantize.quantize_rows(random(out, width), "here")
 
-    found = jax.jit(lambda x, w, s: product.project(x, product.Matrix(w, s), platform))(x, weight, scale)
+    found = jax.jit(lambda x, w, s: product.project_rows(x, product.Matrix(w, s), platform))(x, weight, scale)
 
     row = np.abs(x).max(1, keepdims=True) / np.float32(16319) + np.finfo(np.float32).tiny
     integers = np.rint(x / row).astype(np.int64) @ weight.astype(np.int64).T
@@ -60,11 +60,11 @@ def test_an_int8_product_is_that_of_the_exact_integers(platform: str, rows: int,
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_an_outlier_among_activations_leaves_the_others_their_precision(platform: str, rows: int) -> None:
-    x, (weight, scale) = np.array(random(rows, 64)), quantize.rows(random(32, 64), "here")
+    x, (weight, scale) = np.array(random(rows, 64)), quantize.quantize_rows(random(32, 64), "here")
     x[:, 3] *= 500
     weight[:, 3] = 0  # what it adds would hide what becomes of the others
 
-    found = jax.jit(lambda x, w, s: product.project(x, product.Matrix(w, s), platform))(x, weight, scale)
+    found = jax.jit(lambda x, w, s: product.project_rows(x, product.Matrix(w, s), platform))(x, weight, scale)
 
     exact = x.astype(np.float64) @ (weight * scale[:, None].astype(np.float64)).T
     assert np.abs(found - exact).mean() < 0.02 * np.abs(exact).mean()
@@ -73,16 +73,16 @@ def test_an_outlier_among_activations_leaves_the_others_their_precision(platform
 def test_rounded_activations_are_16_bit_integers_in_two_halves_of_int8() -> None:
     integers = np.concatenate([np.arange(-16319, 16320), [16319]]).astype(np.float32)
 
-    (high, low), scale = jax.jit(product.quantized)(integers[None])
+    (high, low), scale = jax.jit(product.quantize_activations)(integers[None])
 
     assert (high.dtype, low.dtype, scale.shape) == (np.int8, np.int8, (1, 1))
     np.testing.assert_array_equal(high[0].astype(int) * 128 + low[0], integers)
 
 
 def test_an_int8_weight_is_exact_beside_activations_that_are_not_rounded() -> None:
-    x, (weight, scale) = random(3, 64), quantize.rows(random(32, 64), "here")
+    x, (weight, scale) = random(3, 64), quantize.quantize_rows(random(32, 64), "here")
 
-    found = product.project(jnp.asarray(x), product.Matrix(jnp.asarray(weight), jnp.asarray(scale)), "cuda")
+    found = product.project_rows(jnp.asarray(x), product.Matrix(jnp.asarray(weight), jnp.asarray(scale)), "cuda")
 
     np.testing.assert_allclose(found, x @ (weight * scale[:, None]).T, rtol=1e-5, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_an_int8_weight_is_exact_beside_activations_that_are_not_rounded() -> No
 def test_a_row_of_zeros_gives_zeros_and_no_nan() -> None:
     x = np.stack([np.zeros(32, np.float32), random(32)])
 
-    halves, scale = product.quantized(jnp.asarray(x))
+    halves, scale = product.quantize_activations(jnp.asarray(x))
 
     assert not np.asarray(halves[:, 0]).any()
     assert np.abs(np.asarray(halves[0, 1]).astype(int)).max() == 127
@@ -100,7 +100,7 @@ def test_a_row_of_zeros_gives_zeros_and_no_nan() -> None:
 def test_a_weight_is_within_half_a_scale_of_what_it_was_and_its_largest_is_exact() -> None:
     matrix = np.vstack([random(70_000, 64), np.zeros((1, 64), np.float32)])  # more than one piece
 
-    rounded, scale = quantize.rows(matrix, "here")
+    rounded, scale = quantize.quantize_rows(matrix, "here")
 
     assert (np.abs(rounded * scale[:, None] - matrix) <= scale[:, None] * np.float32(0.5001)).all()
     assert np.abs(rounded[:-1].astype(int)).max(1).tolist() == [127] * 70_000
@@ -118,24 +118,24 @@ def test_a_weight_that_is_not_finite_is_refused(wrong: float) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_quantized_weights_are_int8_matrices_each_with_its_scales_and_vectors_as_they_were(tied: bool) -> None:
     decoder = config(tie_word_embeddings=tied)
-    plain = names.parameters(decoder)
+    plain = names.parameter_shapes(decoder)
 
-    weights = names.weights(decoder, "bfloat16", "int8")
+    weights = names.weight_arrays(decoder, "bfloat16", "int8")
 
     matrices = {path for path, shape in plain.items() if len(shape) == 2}
     assert {path for path, array in weights.items() if array.dtype == "int8"} == matrices
     assert {path for path, array in weights.items() if array.dtype == "bfloat16"} == set(plain) - matrices
-    assert set(weights) - set(plain) == {names.scale(path) for path in matrices}
-    assert {weights[names.scale(path)] for path in matrices} >= {Array((64,), "float32")}
-    assert len(set(map(names.scale, matrices))) == len(matrices)
+    assert set(weights) - set(plain) == {names.scale_path(path) for path in matrices}
+    assert {weights[names.scale_path(path)] for path in matrices} >= {Array((64,), "float32")}
+    assert len(set(map(names.scale_path, matrices))) == len(matrices)
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_the_weights_that_are_streamed_are_those_declared_in_their_order(quantization: str | None) -> None:
     decoder = config()
-    parameters = [(path, random(*shape)) for path, shape in names.parameters(decoder).items()]
+    parameters = [(path, random(*shape)) for path, shape in names.parameter_shapes(decoder).items()]
     model = LanguageModel(
-        ModelConfig(decoder), "float16", Options(4, "none", 1), (), lambda: iter(parameters), quantization
+        ModelConfig(decoder), "float16", GenerationOptions(4, "none", 1), (), lambda: iter(parameters), quantization
     )
 
     found = [(path, Array(array.shape, array.dtype.name)) for path, array in model.weights()]
@@ -143,11 +143,11 @@ def test_the_weights_that_are_streamed_are_those_declared_in_their_order(quantiz
     assert found == list(model.abstract_weights().items())
 
 
-def prefilled(decoder: Decoder, weights: dict[str, Any], rows: list[list[int]]) -> np.ndarray[Any, Any]:
+def prefilled(decoder: FamilyDecoder, weights: dict[str, Any], rows: list[list[int]]) -> np.ndarray[Any, Any]:
     """The logits of every position, by the functions that a bundle's programs are lowered from."""
     inputs = padded(rows)
     batch, width = np.shape(inputs["tokens"])
-    chain = Phases(decoder, Options(1, "all", 1)).prefill(Sizes(batch, width, width))
+    chain = Phases(decoder, GenerationOptions(1, "all", 1)).prefill(Sizes(batch, width, width))
     slots = {f"weight/{path}": jnp.asarray(array) for path, array in weights.items()}
     slots |= {f"input/{name}": jnp.asarray(array, jnp.int32) for name, array in inputs.items()}
     for call in chain.calls[:-2]:  # without those that draw a token
@@ -165,13 +165,17 @@ def parts(name: str, directory: Any) -> tuple[Case, DecoderConfig, dict[str, np.
     oracle = records.read(f"text/{name}")
     oracle.write(directory)
     fields = checkpoints.read_config(directory)
-    return oracle, DecoderConfig.from_huggingface(fields), dict(checkpoints.tensors(directory, fields, "float32"))
+    return (
+        oracle,
+        DecoderConfig.from_huggingface(fields),
+        dict(checkpoints.checkpoint_tensors(directory, fields, "float32")),
+    )
 
 
 def widened(weights: dict[str, Any]) -> dict[str, Any]:
     """Parameters as a bundle stores them, matrices times their scales."""
     return {
-        path: array * weights[names.scale(path)][:, None] if array.dtype == np.int8 else array
+        path: array * weights[names.scale_path(path)][:, None] if array.dtype == np.int8 else array
         for path, array in weights.items()
         if not path.endswith("_scale")
     }
@@ -199,11 +203,11 @@ def outlying(parameters: dict[str, Any], decoder: DecoderConfig, factor: float) 
 @pytest.mark.parametrize("factor", [500, 0.002])
 def test_channels_that_are_outliers_cost_int8_nothing(name: str, factor: float, tmp_path: Any) -> None:
     oracle, decoder, parameters = parts(name, tmp_path)
-    declared = names.weights(decoder, "float32", "int8")
+    declared = names.weight_arrays(decoder, "float32", "int8")
     (row,) = prompts(16)
 
     def logits(tensors: dict[str, Any]) -> Any:
-        return reference.logits(oracle, row, {names.huggingface(path): array for path, array in tensors.items()})
+        return reference.logits(oracle, row, {names.huggingface_name(path): array for path, array in tensors.items()})
 
     def error(tensors: dict[str, Any]) -> Any:
         weights = dict(quantize.stored_tensors(iter(tensors.items()), declared, decoder.head_dim))
@@ -235,7 +239,7 @@ def test_a_column_that_is_larger_than_the_others_costs_them_nothing(dtype: str) 
 def test_no_factor_makes_an_activation_larger(tmp_path: Any) -> None:
     _, decoder, parameters = parts("qwen2", tmp_path)
 
-    declared = names.weights(decoder, "float16", "int8")
+    declared = names.weight_arrays(decoder, "float16", "int8")
 
     weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
 
@@ -255,12 +259,12 @@ def test_no_factor_makes_an_activation_larger(tmp_path: Any) -> None:
 )
 def test_int8_logits_are_the_references_with_the_weights_dequantized(name: str, platform: str, tmp_path: Any) -> None:
     oracle, decoder, parameters = parts(name, tmp_path)
-    declared = names.weights(decoder, "float32", "int8")
+    declared = names.weight_arrays(decoder, "float32", "int8")
     weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
-    dequantized = {names.huggingface(path): array for path, array in widened(weights).items()}
+    dequantized = {names.huggingface_name(path): array for path, array in widened(weights).items()}
     rows = prompts(9, 4, 16)
 
-    logits = prefilled(Decoder(decoder, "float32", platform, "int8"), weights, rows)
+    logits = prefilled(FamilyDecoder(decoder, "float32", platform, "int8"), weights, rows)
 
     # what is left is the rounding of activations, where the platform has it: 1 in 32,638 of the largest of a row
     tolerance = 5e-4 if platform == "cpu" else 1e-5
@@ -274,11 +278,11 @@ def test_logits_of_narrow_floats_are_near_torchs_in_float32(
     name: str, dtype: str, tolerance: float, tmp_path: Any
 ) -> None:
     oracle, decoder, parameters = parts(name, tmp_path)
-    declared = names.weights(decoder, dtype, None)
+    declared = names.weight_arrays(decoder, dtype, None)
     weights = dict(quantize.stored_tensors(iter(parameters.items()), declared, decoder.head_dim))
     rows = oracle.rows("three of 16")
 
-    logits = prefilled(Decoder(decoder, dtype, "cpu"), weights, [row.ids for row in rows])
+    logits = prefilled(FamilyDecoder(decoder, dtype, "cpu"), weights, [row.ids for row in rows])
 
     for ours, row in zip(logits, rows, strict=True):
         theirs = row.logits[: len(row.ids)]
@@ -300,7 +304,9 @@ def memory_of(program: Program) -> Any:
 def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization: str | None) -> None:
     decoder = config(hidden_size=256, intermediate_size=2048, num_hidden_layers=1)
     combo = Combo(batch_size=1, prefill_length=8, max_length=16)
-    model = LanguageModel(ModelConfig(decoder), dtype, Options(4, "none", 1), (combo,), lambda: iter(()), quantization)
+    model = LanguageModel(
+        ModelConfig(decoder), dtype, GenerationOptions(4, "none", 1), (combo,), lambda: iter(()), quantization
+    )
     (call,) = model.chains(combo, "cpu", {})["decode"].calls
 
     memory = memory_of(call.program)
@@ -322,7 +328,7 @@ def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization
 )
 def test_a_step_on_cpu_updates_a_cache_of_thousands_of_slots_in_place(phase: str, dtype: str, batch: int) -> None:
     sizes = config(head_dim=64, num_hidden_layers=1)
-    phases = Phases(Decoder(sizes, dtype, "cpu"), Options(4, "none", 1))
+    phases = Phases(FamilyDecoder(sizes, dtype, "cpu"), GenerationOptions(4, "none", 1))
     calls = getattr(phases, phase)(Sizes(batch, 8, 4096)).calls
     program = next(call.program for call in calls if call.program.name in ("block", "decode"))
     caches = [array for name, array in program.arguments if "cache/" in name]

@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_model_that_transformers_builds_at_full_size
     config = config_of(name)
 
     theirs = {key: tuple(shape) for key, shape in state.items() if not key.startswith(UNUSED[name])}
-    assert config.stored() == {family.canonical(key): shape for key, shape in theirs.items()}
+    assert config.stored() == {family.canonical_name(key): shape for key, shape in theirs.items()}
     assert sum(map(math.prod, config.parameters().values())) == parameters
     assert len(theirs) < len(state)
 

@@ -11,7 +11,7 @@ from aot.vision import Size
 
 SIZES = (Size(24, 40), Size(32, 16))
 ORACLE = records.read("qwen2_vl/plain")
-CONFIG = qwen2_vl.read(ORACLE.config, QWEN2_VL, "config.json")
+CONFIG = qwen2_vl.read_qwen2_vl(ORACLE.config, QWEN2_VL, "config.json")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 import aot
-from aot.bench import bench
+from aot.bench import measuring
 from aot.bundle import store
 from aot.errors import InputError, NoEntryError
 from aot.runtime.device import compilations
@@ -215,9 +215,9 @@ def test_an_image_is_served_without_the_builders_packages_and_without_compiling(
 
 
 def test_a_bundle_that_sees_is_measured_with_a_text(sees: Sees) -> None:
-    trial = bench._trial(store.open(sees.bundle), bench.Options(1, None, None, "once"))
+    trial = measuring._trial(store.open(sees.bundle), measuring.BenchOptions(1, None, None, "once"))
 
-    assert IMAGE in bench.prompt(len(trial.prompt), 96)  # of the same vocabulary, without images
+    assert IMAGE in measuring.prompt_ids(len(trial.prompt), 96)  # of the same vocabulary, without images
     assert len(sees.model.generate(list(trial.prompt), max_new_tokens=1).token_ids) == 1
 
 

@@ -20,7 +20,7 @@ def test_patches_attend_to_all_of_their_image_however_many_attend_at_a_time(patc
     monkeypatch.setattr(vit, "QUERIES", 8)
     query, key, value = np.random.default_rng(0).standard_normal((3, 2, patches, 3, 4), np.float32)
 
-    found = vit.attend(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), platform)
+    found = vit.attend_patches(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), platform)
 
     assert found.shape == query.shape
     assert np.abs(np.asarray(found) - attended(query, key, value)).max() < 1e-5

@@ -11,7 +11,7 @@ from peer import free_port
 
 import aot
 from aot import children
-from aot.bench import bench, memory
+from aot.bench import measuring, process_memory
 from aot.bench.trial import Trial
 from aot.bundle import store
 from aot.runtime.peers import meeting
@@ -53,11 +53,11 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
 
     synthetic.write(trap / "b")
     trial = Trial((1,), 1, "once", None)
-    contestants = [bench.contestant(store.open(trap / "b"), trial), bench.bandwidth()]
+    contestants = [measuring.bundle_contestant(store.open(trap / "b"), trial), measuring.bandwidth_contestant()]
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", Process)
         with pytest.raises(ChildProcessError):
-            memory.of_second("b", trial)
+            process_memory.of_second("b", trial)
     commands = [(each.command, {**os.environ, **each.variables}) for each in contestants]
     for (python, *options), variables in (*commands, *seen):
         code = "import secrets, json, socket, numpy, aot.bench"
@@ -69,8 +69,8 @@ def test_processes_that_are_measured_import_nothing_from_where_they_stand(
 
 def test_a_child_finds_the_very_package_of_its_parent(tmp_path: Path) -> None:
     code = "import aot; print(aot.__file__)"
-    python, *options = children.command("none")
+    python, *options = children.child_command("none")
     command = [python, *options[: options.index("-m")], "-c", code]
-    found = subprocess.run(command, env={**os.environ, **children.variables()}, cwd=tmp_path, capture_output=True)
+    found = subprocess.run(command, env={**os.environ, **children.child_variables()}, cwd=tmp_path, capture_output=True)
 
     assert found.stdout.decode().strip() == aot.__file__

@@ -51,7 +51,7 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     for module in (link, door):
         monkeypatch.setattr(module, "SILENCE", 0.5)
-    monkeypatch.setenv(door.VARIABLE, SECRET)
+    monkeypatch.setenv(door.SECRET_VARIABLE, SECRET)
     with socket.create_server(("127.0.0.1", 0)) as made:
         yield made
 
@@ -155,12 +155,12 @@ def test_another_secret_is_named_and_does_not_end_the_others(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, thread, found = gathering(listener)
-    monkeypatch.setenv(door.VARIABLE, "another")
+    monkeypatch.setenv(door.SECRET_VARIABLE, "another")
     with pytest.raises(
-        InputError, match=f"the secret of this process is another; give all of them the same {door.VARIABLE}"
+        InputError, match=f"the secret of this process is another; give all of them the same {door.SECRET_VARIABLE}"
     ):
         come(listener, 0)
-    monkeypatch.setenv(door.VARIABLE, SECRET)
+    monkeypatch.setenv(door.SECRET_VARIABLE, SECRET)
     for process in (0, 1):
         come(listener, process)
     thread.join(10)
@@ -183,12 +183,12 @@ def test_the_coordinator_is_asked_who_it_is_too(listener: socket.socket) -> None
 def test_without_a_variable_the_secret_lies_in_a_file_of_the_user_while_they_meet(
     listener: socket.socket, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(door.VARIABLE)
+    monkeypatch.delenv(door.SECRET_VARIABLE)
     monkeypatch.setenv("AOT_STATE_DIR", str(tmp_path))
     address = listener.getsockname()
-    with pytest.raises(InputError, match=f"no secret for it is here .*; set {door.VARIABLE}, to the same text"):
+    with pytest.raises(InputError, match=f"no secret for it is here .*; set {door.SECRET_VARIABLE}, to the same text"):
         door._known(address)
-    with door.secret(address) as made:
+    with door.shared_secret(address) as made:
         (file,) = (tmp_path / "coordinators").iterdir()
         seen = door._known(address), stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)
 
@@ -196,7 +196,10 @@ def test_without_a_variable_the_secret_lies_in_a_file_of_the_user_while_they_mee
     assert len(made) == 64
     assert list((tmp_path / "coordinators").iterdir()) == []
     (tmp_path / "coordinators").chmod(0o777)
-    with pytest.raises(InputError, match=f"others can write to it .*; set {door.VARIABLE}"), door.secret(address):
+    with (
+        pytest.raises(InputError, match=f"others can write to it .*; set {door.SECRET_VARIABLE}"),
+        door.shared_secret(address),
+    ):
         pass
 
 

@@ -14,7 +14,7 @@ from commands import aot
 import aot as api
 from aot import partition
 from aot.bundle import store
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import numpy_dtype
 from aot.runtime.fitting import entries
 from aot.runtime.place import Place
 from manifests import MESH
@@ -53,11 +53,11 @@ def test_a_mesh_compiles_nothing(served):
 
 def test_each_device_holds_its_share_of_the_weights_and_no_more(served, mesh_bundle):
     index = store.open(mesh_bundle).index
-    layout = entries.layout(index, Place("cpu", tuple(MESH.items())))
+    layout = entries.weight_layout(index, Place("cpu", tuple(MESH.items())))
 
     arrays = {f"weight/{path}": array for path, array in index.weights.arrays.items()}
     share = {
-        slot: math.prod(partition.share(array.shape, MESH, layout[slot])) * dtype(array.dtype).itemsize
+        slot: math.prod(partition.device_share(array.shape, MESH, layout[slot])) * numpy_dtype(array.dtype).itemsize
         for slot, array in arrays.items()
     }
     split = [slot for slot in arrays if any(layout[slot])]

@@ -235,7 +235,7 @@ def test_an_address_that_is_taken_is_refused():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
         with pytest.raises(api.InputError) as error:
-            meeting.join(api.Distributed(address, 2, 0))
+            meeting.join_group(api.Distributed(address, 2, 0))
 
     assert str(error.value) == (
         f"coordinator {address}: process 0 cannot listen there: Address already in use; "

@@ -20,7 +20,7 @@ DRAWN = {"temperature": 0.8, "seed": [1, 2, 3, 4, 5], "n": 2}
 
 @given(st.lists(st.integers(0, 4)).map(sorted).filter(bool), st.integers(1, 6))
 def test_shares_keep_the_order_and_what_belongs_together(items, parts):
-    made = replicas.shares(items, parts, lambda item: item)
+    made = replicas.split_evenly(items, parts, lambda item: item)
 
     assert list(itertools.chain(*made)) == items
     assert len(made) == min(parts, len(set(items)))

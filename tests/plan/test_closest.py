@@ -30,7 +30,7 @@ DEVICES = ("a100-40gb", "a100-80gb", "b200", "h100-sxm", "h200", "l4", "l40s")
 def test_what_begins_so_is_suggested_first_never_another_number_and_all_is_listed(
     name: str, allowed: tuple[str, ...], meant: str
 ) -> None:
-    assert closest.hint(name, allowed) == f"{meant}allowed: {', '.join(allowed)}"
+    assert closest.closest_hint(name, allowed) == f"{meant}allowed: {', '.join(allowed)}"
 
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration")
@@ -51,17 +51,17 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "
     ],
 )
 def test_another_architecture_is_never_suggested(name: str, meant: list[str]) -> None:
-    assert closest.architecture(name, ARCHITECTURES) == meant
+    assert closest.closest_architecture(name, ARCHITECTURES) == meant
 
 
 KEYS = ("abcdef0" + "0" * 57, "abcdef1" + "1" * 57)
 
 
 def test_a_key_is_named_by_its_first_digits() -> None:
-    assert [closest.key(name, KEYS) for name in ("abcdef0", KEYS[1])] == list(KEYS)
+    assert [closest.find_combo_key(name, KEYS) for name in ("abcdef0", KEYS[1])] == list(KEYS)
 
 
 @pytest.mark.parametrize(("name", "said"), [("abcdef", "2 keys begin"), ("abc", "no combo"), ("abcdef2", "no combo")])
 def test_what_begins_no_key_or_several_is_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        closest.key(name, KEYS)
+        closest.find_combo_key(name, KEYS)

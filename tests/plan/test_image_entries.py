@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aot import vision
-from aot.buckets import Group, Table
+from aot.buckets import RowGroup, Table
 from aot.errors import NoEntryError
 from aot.plan import images as planning
 from aot.precompile import Combo, PreCompileConfig
@@ -57,7 +57,7 @@ def tables(draw: st.DrawFn) -> Table:
 
 def read(table: Table, rows: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> list[Prepared]:
     """The rows as the runtime prepares them: so many words, and pictures of these widths and heights."""
-    sizes = tuple({size for combo in table.alike(None, images=True) if (size := vision.shape(combo))})
+    sizes = tuple({size for combo in table.alike(None, images=True) if (size := vision.image_shape(combo))})
     reader = Reader(lambda: None, 96, RECIPE, sizes)
     made = []
     for words, pictures in rows:
@@ -76,7 +76,7 @@ def fits_alone(table: Table, row: Prepared) -> bool:
     )
 
 
-def grouped(table: Table, rows: Sequence[Prepared]) -> tuple[Group, ...]:
+def grouped(table: Table, rows: Sequence[Prepared]) -> tuple[RowGroup, ...]:
     seeing = {place for place, row in enumerate(rows) if row.images}
     return table.partition([len(row.ids) for row in rows], BUDGET, None, seeing)
 
@@ -102,8 +102,8 @@ def test_every_row_has_one_prefill_and_every_image_one_encode_or_the_request_is_
         assert group.combo.vision_included or not any(row.images for row in served)
         for size in {image.size for row in served for image in row.images}:
             count = sum(image.size == size for row in served for image in row.images)
-            calls = vision.batches(table.alike(None, images=True), size, count)
-            assert {vision.shape(combo) for combo in calls} == {size}
+            calls = vision.encode_batches(table.alike(None, images=True), size, count)
+            assert {vision.image_shape(combo) for combo in calls} == {size}
             assert sum(combo.vision_batch_size or 0 for combo in calls[:-1]) < count
             assert sum(combo.vision_batch_size or 0 for combo in calls) >= count
 
@@ -138,7 +138,7 @@ def test_images_are_encoded_in_the_fewest_calls_with_the_least_padding(rooms, im
         for n in rooms
     ]
 
-    calls = [combo.vision_batch_size or 0 for combo in vision.batches(combos, Size(8, 8), images)]
+    calls = [combo.vision_batch_size or 0 for combo in vision.encode_batches(combos, Size(8, 8), images)]
 
     fewest = -(-images // max(rooms))
     assert len(calls) == fewest

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.vision import FITS, Size, choose
+from aot.vision import FITS, Size, choose_size
 
 SIDE = st.integers(1, 10_000)
 PICTURE = st.builds(Size, SIDE, SIDE)
@@ -28,24 +28,24 @@ def lost_by_covering(shape, picture):
 def test_the_shape_does_not_depend_on_the_order_or_the_number_of_the_others(shapes, picture, fit, random):
     shuffled = random.sample([*shapes, *shapes], 2 * len(shapes))
 
-    assert choose(shuffled, picture, fit) == choose(shapes, picture, fit)
+    assert choose_size(shuffled, picture, fit) == choose_size(shapes, picture, fit)
 
 
 @given(SHAPES, PICTURE, FIT)
 def test_a_picture_of_a_built_size_stays_as_it_is(shapes, picture, fit):
-    assert choose([*shapes, picture], picture, fit) == picture
+    assert choose_size([*shapes, picture], picture, fit) == picture
 
 
 @given(SHAPES, PICTURE)
 def test_stretching_distorts_as_little_as_any_shape_can(shapes, picture):
-    chosen = choose(shapes, picture, "stretch")
+    chosen = choose_size(shapes, picture, "stretch")
 
     assert distortion(chosen, picture) == min(distortion(shape, picture) for shape in shapes)
 
 
 @given(SHAPES, PICTURE)
 def test_covering_loses_as_few_pixels_as_any_shape_can(shapes, picture):
-    chosen = choose(shapes, picture, "cover")
+    chosen = choose_size(shapes, picture, "cover")
 
     assert lost_by_covering(chosen, picture) == min(lost_by_covering(shape, picture) for shape in shapes)
 
@@ -54,7 +54,7 @@ def test_covering_loses_as_few_pixels_as_any_shape_can(shapes, picture):
 def test_enlarging_loses_nothing_so_the_least_of_the_larger_shapes_wins(picture, fit, factors):
     larger = [Size(picture.height * factor, picture.width * factor) for factor in factors]
 
-    assert choose(larger, picture, fit) == min(larger)
+    assert choose_size(larger, picture, fit) == min(larger)
 
 
 @given(PICTURE, FIT, st.lists(st.integers(1, 9), min_size=1))
@@ -62,7 +62,7 @@ def test_of_smaller_shapes_the_largest_wins(picture, fit, factors):
     whole = Size(picture.height * 2520, picture.width * 2520)  # what 1 to 9 divide
     smaller = [Size(whole.height // factor, whole.width // factor) for factor in factors]
 
-    assert choose(smaller, whole, fit) == max(smaller)
+    assert choose_size(smaller, whole, fit) == max(smaller)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_of_smaller_shapes_the_largest_wins(picture, fit, factors):
 def test_shapes_of_some_pictures(fit, picture, chosen):
     shapes = [Size(224, 224), Size(448, 448), Size(336, 448), Size(448, 336)]
 
-    assert choose(shapes, picture, fit) == chosen
+    assert choose_size(shapes, picture, fit) == chosen
 
 
 def test_equal_shapes_are_told_apart_by_their_sides():
-    assert choose([Size(448, 224), Size(224, 448)], Size(100, 100), "stretch") == Size(224, 448)
+    assert choose_size([Size(448, 224), Size(224, 448)], Size(100, 100), "stretch") == Size(224, 448)

@@ -138,5 +138,5 @@ def test_the_share_of_a_device_is_what_jax_says(entries):
     shape = (16,) * len(made)
     sharding = NamedSharding(AbstractMesh((2, 4), ("data", "model")), PartitionSpec(*made))
 
-    assert partition.share(shape, MESH, made) == sharding.shard_shape(shape)
-    assert math.prod(shape) == math.prod(partition.share(shape, MESH, made)) * partition.parts(MESH, *made)
+    assert partition.device_share(shape, MESH, made) == sharding.shard_shape(shape)
+    assert math.prod(shape) == math.prod(partition.device_share(shape, MESH, made)) * partition.split_count(MESH, *made)

@@ -186,7 +186,7 @@ def test_a_factory_takes_vision_dimensions_as_it_likes(tmp_path: Path) -> None:
 
     (combo,) = plan.resolve(plan.read_manifest(tmp_path / "a.yaml")).combos
 
-    assert vision.shape(combo) == Size(5, 7)
+    assert vision.image_shape(combo) == Size(5, 7)
     assert combo.vision_channels == 9
 
 
@@ -248,7 +248,7 @@ def test_aspects_in_remarks_are_those_that_the_runtime_distorts(sizes: list[Size
     gaps = told(sizes, r"between (\S+) and (\S+?),? ")
     aspect = Fraction(picture.width, picture.height)
 
-    chosen = vision.choose(sizes, picture, "stretch")
+    chosen = vision.choose_size(sizes, picture, "stretch")
 
     ratio = aspect / Fraction(chosen.width, chosen.height)
     within = any(ratio_of(low) < aspect < ratio_of(high) for low, high in gaps)
@@ -263,7 +263,7 @@ def test_pixels_in_remarks_are_those_that_the_runtime_enlarges(sizes: list[Size]
     times = data.draw(st.integers(1, 400))
     picture = Size(aspect.denominator * times, aspect.numerator * times)
 
-    chosen = vision.choose(sizes, picture, data.draw(st.sampled_from(vision.FITS)))
+    chosen = vision.choose_size(sizes, picture, data.draw(st.sampled_from(vision.FITS)))
 
     pixels = math.prod(picture)
     smaller = any(Fraction(size.width, size.height) == aspect and math.prod(size) < pixels for size in sizes)

@@ -17,7 +17,7 @@ from aot.bundle.index import codec
 from aot.errors import BundleError
 from aot.golden import agreement
 from aot.runtime.fitting import entries
-from aot.sampling import Restrictions, SamplingParams, params_of, recorded, restrictions_of
+from aot.sampling import Restrictions, SamplingParams, params_of, record_sampling, restrictions_of
 
 PROMPT = "def read(self"
 COMMA, NEWLINE, SIZE = 14, 261, 1117  # what a text likes to begin with; what stands in many; a word of one token
@@ -100,10 +100,10 @@ def test_golden_outputs_of_a_bundle_with_suppressed_tokens_are_reproduced(restri
 def test_what_is_recorded_is_read_again() -> None:
     params, restrictions = SamplingParams(temperature=0.5), Restrictions(("a",), (1,), (2, 3))
 
-    record = recorded(params, restrictions)
+    record = record_sampling(params, restrictions)
 
     assert (params_of(record), restrictions_of(record)) == (params, restrictions)
-    assert recorded(params, Restrictions()) == vars(params)
+    assert record_sampling(params, Restrictions()) == vars(params)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_index_with_other_restrictions_is_refused_at_its_place(format: int, n
 def test_an_index_with_restrictions_is_read_again() -> None:
     index = synthetic.index()
     assert index.generation is not None
-    given = recorded(SamplingParams(), Restrictions(("a", "b"), (3,), (1, 2)))
+    given = record_sampling(SamplingParams(), Restrictions(("a", "b"), (3,), (1, 2)))
     restricted = replace(index, format=2, generation=replace(index.generation, sampling=given))
 
     assert codec.decode(codec.encode(restricted), "index") == restricted
@@ -142,7 +142,7 @@ def test_an_index_with_restrictions_is_read_again() -> None:
 
 def test_a_token_that_is_never_drawn_is_no_better_than_the_recorded_one(restricted: Path) -> None:
     index = store.open(restricted).index
-    found = {entry.phase: entry for entry in entries.entries_of(index, entries.place(index))}
+    found = {entry.phase: entry for entry in entries.entries_of(index, entries.find_place(index))}
     logits = np.zeros((1, index.generation.vocab_size if index.generation else 0), np.float32)
 
     first, later = (agreement._drawable(logits, found[phase])[0] for phase in ("prefill", "decode"))

@@ -9,7 +9,7 @@ from serving import log_softmax, only, padded, prompts, recorded, shapes
 
 import aot
 from aot.errors import NoEntryError
-from aot.runtime.requests import Options
+from aot.runtime.options import RequestOptions
 
 CHUNK, CAPACITY = 4, 48
 DRAWN = {"temperature": 1.0, "top_k": 60, "top_p": 0.95, "min_p": 0.01, "seed": 5}
@@ -62,7 +62,7 @@ def test_a_row_fills_its_cache_by_its_true_length_and_not_by_its_bucket(model, l
 
 def test_a_stream_that_fits_nothing_is_refused_when_it_is_asked_for(model):
     with pytest.raises(NoEntryError, match="17 tokens exceed the largest prefill bucket, 16"):
-        model.start(prompts(17), Options())
+        model.start(prompts(17), RequestOptions())
 
 
 def test_rows_end_for_their_own_reasons_and_leave_the_others_as_they_are(model):
@@ -177,7 +177,7 @@ def test_truncation_keeps_the_last_tokens_and_only_on_request(model):
 
 
 def test_entry_names_the_key_that_served(model):
-    keys = {(combo.batch_size, combo.prefill_length): entry.key for (combo, _), entry in model._entries.items()}
+    keys = {(combo.batch_size, combo.prefill_length): entry.combo_key for (combo, _), entry in model._entries.items()}
 
     for shape in shapes(model):
         with only(model, shape):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from aot.errors import InputError
-from aot.runtime.padding import pad, righted
+from aot.runtime.padding import pad, pads_behind
 
 
 def test_pads_stand_left_and_the_mask_tells_them_from_tokens():
@@ -28,7 +28,7 @@ def test_all_inputs_with_an_axis_of_tokens_go_to_the_left_together():
     embeddings = tokens[..., None] * [1000, 10_000]
     given = {"tokens": tokens, "mask": mask, "positions": positions, "embeddings": embeddings, "limit": [3, 4]}
 
-    made = righted(given, "prefill", axes)
+    made = pads_behind(given, "prefill", axes)
 
     assert made["lengths"].tolist() == [3, 1]
     assert made["tokens"][0].tolist() == [5, 6, 7]
@@ -40,7 +40,7 @@ def test_all_inputs_with_an_axis_of_tokens_go_to_the_left_together():
 def test_a_phase_with_a_mask_of_its_own_has_it_as_it_is():
     given = {"tokens": [[5]], "mask": [[1]]}
 
-    assert righted(given, "prefill", {"tokens": (), "lengths": (), "mask": ()}) is given
+    assert pads_behind(given, "prefill", {"tokens": (), "lengths": (), "mask": ()}) is given
 
 
 @pytest.mark.parametrize(

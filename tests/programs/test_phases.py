@@ -8,7 +8,7 @@ from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
-from aot.programs.generation import Options
+from aot.programs.phases import GenerationOptions
 
 CONFIG = DecoderConfig.from_huggingface(
     {
@@ -26,7 +26,7 @@ COMBOS = (Combo(batch_size=1, prefill_length=8, max_length=16), Combo(batch_size
 
 
 def chains(logits: str = "none", config: DecoderConfig = CONFIG) -> dict:
-    model = LanguageModel(ModelConfig(config), "float32", Options(4, logits, 1), COMBOS, lambda: iter(()))
+    model = LanguageModel(ModelConfig(config), "float32", GenerationOptions(4, logits, 1), COMBOS, lambda: iter(()))
     return {(combo, phase): chain for combo in COMBOS for phase, chain in model.chains(combo, "cpu", {}).items()}
 
 

@@ -362,7 +362,7 @@ def demo() -> str:
 
 def write() -> None:
     """Writes today's outputs into the pages."""
-    os.environ[expiry.VARIABLE] = TODAY
+    os.environ[expiry.TODAY_VARIABLE] = TODAY
     with tempfile.TemporaryDirectory() as home:
         directory = arranged(Path(home, "checkout"), built(TINY, Path(home, "tiny")))
         for page in PAGES:

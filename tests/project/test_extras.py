@@ -38,7 +38,7 @@ def test_every_requirement_of_an_extra_is_known_by_the_module_that_it_brings(ext
 def test_what_is_not_there_is_named_with_the_extra_that_has_it(module: str, advice: str) -> None:
     error = ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    assert extras.explain(error) == f"{module}: is not installed; install it with: pip install {advice}"
+    assert extras.explain_import(error) == f"{module}: is not installed; install it with: pip install {advice}"
 
 
 def test_what_is_there_and_cannot_be_imported_is_not_called_missing(

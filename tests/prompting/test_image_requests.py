@@ -14,11 +14,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from aot.errors import InputError, NoEntryError
-from aot.runtime import requests
+from aot.runtime import options, requests
 from aot.runtime.prompting.prompts import Reader
 from aot.runtime.prompting.recipe import Recipe
-from aot.runtime.prompting.text import Text
-from aot.runtime.sequence import Sequence
+from aot.runtime.prompting.text import TextTokenizer
+from aot.runtime.sequence import RunningSequence
 from aot.vision import Images, Size
 
 TEMPLATE = (
@@ -72,7 +72,7 @@ def text(family="qwen2_vl", bos=False):
     kept = images("llava" if family == "llava" else "qwen2_vl")
     reserved = (kept.token, *kept.before, *kept.after)
     given = {"tokenizer.json": tokenizer(bos).to_str().encode(), "tokenizer_config.json": config}
-    return Text.from_files(given, "bundle tiny", reserved)
+    return TextTokenizer.from_files(given, "bundle tiny", reserved)
 
 
 def reader(family="qwen2_vl", bos=False, sizes=SIZES):
@@ -366,7 +366,7 @@ def test_a_prompt_with_images_is_not_truncated():
     ],
 )
 def test_images_come_in_a_list_for_each_prompt(given, prompts, single, beside):
-    assert requests.Options.of({"images": given}).beside(prompts, single) == beside
+    assert options.RequestOptions.of({"images": given}).beside(prompts, single) == beside
 
 
 @pytest.mark.parametrize(
@@ -381,13 +381,13 @@ def test_images_come_in_a_list_for_each_prompt(given, prompts, single, beside):
 )
 def test_images_that_come_otherwise_are_named(given, prompts, single, words):
     with pytest.raises(InputError, match=f"^request: {words}"):
-        requests.Options.of({"images": given}).beside(prompts, single)
+        options.RequestOptions.of({"images": given}).beside(prompts, single)
 
 
 @pytest.mark.parametrize("beside", [[picture(20, 40), picture()], []])
 def test_a_result_says_what_its_images_were_brought_to(beside):
     prepared = reader().read("a", 0, beside)
-    sequence = Sequence(0, 0, prepared, 0, 1, frozenset(), text, ())
+    sequence = RunningSequence(0, 0, prepared, 0, 1, frozenset(), text, ())
     sequence.take([5], [0.0])
 
     result = sequence.result("a")
@@ -400,7 +400,7 @@ def test_a_result_says_what_its_images_were_brought_to(beside):
 
 def test_completed_keeps_the_caller_s_own_conversation():
     messages = (user({"type": "image", "image": b"not opened here"}, words("a")),)
-    sequence = Sequence(0, 0, requests.Prepared([1]), 0, 1, frozenset(), text, ())
+    sequence = RunningSequence(0, 0, requests.Prepared([1]), 0, 1, frozenset(), text, ())
     sequence.take([5], [0.0])
 
     completed = sequence.result(messages).completed

@@ -79,7 +79,7 @@ def of_size(kind, width, height):
 
 def refusal(given):
     with pytest.raises(InputError) as caught:
-        pictures.opened(given, PLACE)
+        pictures.open_picture(given, PLACE)
     message = str(caught.value)
     assert message.startswith(f"{PLACE}: ")
     assert "\n" not in message
@@ -93,7 +93,7 @@ def test_a_file_gives_the_pixels_that_transformers_loads(tmp_path, kind):
     file.write_bytes(encoded(picture(), kind))
 
     for given in (file, str(file), file.as_uri(), file.read_bytes(), url(file.read_bytes())):
-        opened = pictures.opened(given, PLACE)
+        opened = pictures.open_picture(given, PLACE)
 
         assert opened.size == (30, 20)
         np.testing.assert_array_equal(opened.convert("RGB"), image_utils.load_image(url(file.read_bytes())))
@@ -101,14 +101,14 @@ def test_a_file_gives_the_pixels_that_transformers_loads(tmp_path, kind):
 
 @pytest.mark.parametrize("wrap", [bytearray, memoryview])
 def test_bytes_may_be_of_any_type(wrap):
-    assert pictures.opened(wrap(encoded(picture())), PLACE).size == (30, 20)
+    assert pictures.open_picture(wrap(encoded(picture())), PLACE).size == (30, 20)
 
 
 def test_pixels_in_memory_are_taken_as_they_are():
     array = np.asarray(picture())
 
     for given in (picture(), array, np.asfortranarray(array)):
-        np.testing.assert_array_equal(pictures.opened(given, PLACE), array)
+        np.testing.assert_array_equal(pictures.open_picture(given, PLACE), array)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_pixels_in_memory_are_taken_as_they_are():
     ],
 )
 def test_data_urls_may_be_spelled_as_others_spell_them(given):
-    np.testing.assert_array_equal(pictures.opened(given, PLACE), picture())
+    np.testing.assert_array_equal(pictures.open_picture(given, PLACE), picture())
 
 
 def test_a_name_like_a_scheme_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("http:picture.png").write_bytes(encoded(picture()))
 
-    assert pictures.opened("http:picture.png", PLACE).size == (30, 20)
-    assert pictures.opened(f"file://localhost{tmp_path}/http%3Apicture.png", PLACE).size == (30, 20)
+    assert pictures.open_picture("http:picture.png", PLACE).size == (30, 20)
+    assert pictures.open_picture(f"file://localhost{tmp_path}/http%3Apicture.png", PLACE).size == (30, 20)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
@@ -146,7 +146,7 @@ def test_a_conversation_holds_its_pictures(tmp_path):
     file.write_bytes(encoded(picture()))
 
     for held in (url(file.read_bytes()), file.read_bytes(), picture(), np.asarray(picture())):
-        assert pictures.opened(pictures.Carried(held), PLACE).size == (30, 20)
+        assert pictures.open_picture(pictures.Carried(held), PLACE).size == (30, 20)
     for path in (str(file), file, file.as_uri(), f"FILE:{file}", "a:b", "", "/dev/zero"):
         assert refusal(pictures.Carried(path)).startswith(
             f"is a path, {str(path)!r:.80}, where a conversation must hold"
@@ -166,7 +166,7 @@ def test_rows_that_the_header_of_a_png_promises_are_there(depth, interlaced, wid
     rows = b"".join(bytes(rows * (1 + (columns * depth + 7) // 8)) for columns, rows in parts if columns)
     file = png(width, height, depth, 0, rows, interlaced)
 
-    assert pictures.opened(file, PLACE).size == (width, height)
+    assert pictures.open_picture(file, PLACE).size == (width, height)
     for short in (rows[:-1], rows[: len(rows) // 10], b""):
         said = f"is damaged or cut off (its rows take {len(rows)} bytes, it has {len(short)}); give a whole file"
         assert refusal(png(width, height, depth, 0, short, interlaced)) == said
@@ -180,7 +180,7 @@ def test_16_bits_a_channel_in_colour_are_their_upper_8(kind):
     else:
         data = tiff_of_16_bits(wide)
 
-    opened = pictures.opened(data, PLACE)
+    opened = pictures.open_picture(data, PLACE)
 
     np.testing.assert_array_equal(opened, wide >> 8)
     np.testing.assert_array_equal(opened.convert("RGB"), image_utils.load_image(url(data)))
@@ -194,7 +194,7 @@ def test_pictures_are_put_upright_as_transformers_does(tmp_path, kind, orientati
     file = tmp_path / "picture"
     file.write_bytes(encoded(picture(), kind, exif=exif))
 
-    opened = pictures.opened(file, PLACE)
+    opened = pictures.open_picture(file, PLACE)
 
     np.testing.assert_array_equal(opened.convert("RGB"), image_utils.load_image(url(file.read_bytes())))
     assert opened.size == ((20, 30) if orientation in (5, 6, 7, 8) else (30, 20))
@@ -205,7 +205,7 @@ def test_a_picture_in_memory_is_put_upright_and_left_as_it_was():
     exif[ExifTags.Base.Orientation] = 6
     given = Image.open(io.BytesIO(encoded(picture(), "JPEG", exif=exif)))
 
-    opened = pictures.opened(given, PLACE)
+    opened = pictures.open_picture(given, PLACE)
 
     assert (given.size, given.getexif()[ExifTags.Base.Orientation]) == ((30, 20), 6)
     np.testing.assert_array_equal(opened, ImageOps.exif_transpose(given))
@@ -213,14 +213,14 @@ def test_a_picture_in_memory_is_put_upright_and_left_as_it_was():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
 def test_modes_that_turn_into_rgb_are_taken(mode):
-    assert pictures.opened(picture(mode=mode), PLACE).mode == mode
+    assert pictures.open_picture(picture(mode=mode), PLACE).mode == mode
 
 
 def test_a_photograph_with_its_preview_beside_it_is_one_picture():
     data = encoded(picture(), "MPO", save_all=True, append_images=[picture(4, 6)])
 
-    assert pictures.opened(data, PLACE).size == (30, 20)
-    assert pictures.opened(Image.open(io.BytesIO(data)), PLACE).size == (30, 20)
+    assert pictures.open_picture(data, PLACE).size == (30, 20)
+    assert pictures.open_picture(Image.open(io.BytesIO(data)), PLACE).size == (30, 20)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_wide_and_float_pixels_are_refused(given, mode):
 def test_of_16_bits_of_a_colour_the_upper_ones_are_taken():
     rows = bytes([0, *(200, 17, 100, 255, 3, 0)])
 
-    assert np.asarray(pictures.opened(png(1, 1, 16, rows=rows), PLACE)).tolist() == [[[200, 100, 3]]]
+    assert np.asarray(pictures.open_picture(png(1, 1, 16, rows=rows), PLACE)).tolist() == [[[200, 100, 3]]]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -289,8 +289,8 @@ def test_the_limits_themselves_are_taken():
     assert "above 200 times as long as wide" in refusal(Image.new("1", (201, 1)))
     assert "above 200 times as long as wide" in refusal(Image.new("1", (2, 401)))
 
-    assert pictures.opened(Image.new("1", (9_459, 9_459)), PLACE).size == (9_459, 9_459)
-    assert pictures.opened(Image.new("1", (1, 200)), PLACE).size == (1, 200)
+    assert pictures.open_picture(Image.new("1", (9_459, 9_459)), PLACE).size == (9_459, 9_459)
+    assert pictures.open_picture(Image.new("1", (1, 200)), PLACE).size == (1, 200)
 
 
 def test_a_file_too_large_to_be_a_picture_is_refused(monkeypatch, tmp_path):
@@ -307,11 +307,11 @@ def test_a_file_too_large_to_be_a_picture_is_refused(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_cut_off_anywhere_is_named_or_whole(kind):
     data = encoded(picture(), kind)
-    whole = pictures.opened(data, PLACE).convert("RGB")
+    whole = pictures.open_picture(data, PLACE).convert("RGB")
 
     for length in range(len(data) * 9 // 10):
         try:
-            opened = pictures.opened(data[:length], PLACE)
+            opened = pictures.open_picture(data[:length], PLACE)
         except InputError as error:
             message = str(error)
             assert message.startswith(f"{PLACE}: ")
@@ -328,7 +328,7 @@ def test_a_file_with_any_byte_flipped_is_named_or_a_picture(kind):
     for place in range(len(data)):
         for flip in (1, 0x80, 0xFF):
             try:
-                opened = pictures.opened(spoiled(data, place, bytes([data[place] ^ flip])), PLACE)
+                opened = pictures.open_picture(spoiled(data, place, bytes([data[place] ^ flip])), PLACE)
             except InputError as error:
                 assert "\n" not in str(error)  # noqa: PT017
             else:

@@ -129,7 +129,7 @@ def files(name):
 
 @functools.cache
 def ours(name):
-    return texts.Text.from_files(files(name), "bundle tiny")
+    return texts.TextTokenizer.from_files(files(name), "bundle tiny")
 
 
 @functools.cache
@@ -146,7 +146,7 @@ def special_ids(name):
 
 
 def chatml_with(template, **config):
-    return texts.Text.from_files(
+    return texts.TextTokenizer.from_files(
         {
             "tokenizer.json": files("chatml")["tokenizer.json"],
             "tokenizer_config.json": json.dumps({"chat_template": template, **config}).encode(),
@@ -240,8 +240,8 @@ def test_a_message_that_is_normalized_to_a_special_token_stays_ordinary_text():
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "llama2"])
 def test_ordinary_text_needs_no_second_tokenizer(name, monkeypatch):
-    monkeypatch.setattr(vocabulary, "twin", None)
-    text = texts.Text.from_files(files(name), "bundle tiny")
+    monkeypatch.setattr(vocabulary, "guarded_twin", None)
+    text = texts.TextTokenizer.from_files(files(name), "bundle tiny")
 
     text.encode("The fox")
     text.encode_chat([{"role": "user", "content": "The fox"}])
@@ -259,7 +259,7 @@ def test_merges_do_not_lead_to_a_special_token():
     pieces = ["<unk>", "<", "s", ">", "<s", "<s>", "<s>s"]
     tokenizer = spelling(pieces, ["<s>", "<unk>"], merges, unk_token="<unk>")
 
-    ids = texts.Text(tokenizer, None, "bundle tiny").encode("<s>sé")
+    ids = texts.TextTokenizer(tokenizer, None, "bundle tiny").encode("<s>sé")
 
     assert [pieces[id] for id in ids] == ["<s", ">", "s", "<unk>"]
 
@@ -268,14 +268,16 @@ def test_truncation_and_padding_of_the_tokenizer_are_left_out():
     tokenizer = spelling("ab", [])
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=6)
-    text = texts.Text.from_files({"tokenizer.json": tokenizer.to_str().encode()}, "bundle tiny")
+    text = texts.TextTokenizer.from_files({"tokenizer.json": tokenizer.to_str().encode()}, "bundle tiny")
 
     assert (text.encode("abab"), text.encode("a")) == ([0, 1, 0, 1], [0])
 
 
 def test_the_longer_of_two_special_tokens_is_the_template_s():
     tokenizer = spelling("<t>s", ["<t>", "<t>s"])
-    text = texts.Text(tokenizer, chat.Template("<t>s{{ messages[0].content }}", {}, "bundle tiny"), "bundle tiny")
+    text = texts.TextTokenizer(
+        tokenizer, chat.Template("<t>s{{ messages[0].content }}", {}, "bundle tiny"), "bundle tiny"
+    )
 
     ids = text.encode_chat([{"role": "user", "content": "<t>s"}])
 
@@ -284,7 +286,7 @@ def test_the_longer_of_two_special_tokens_is_the_template_s():
 
 def test_a_role_that_ends_as_a_special_token_begins_is_still_itself():
     template = chat.Template("{{ 'e' if messages[0].role == 'user' else 's' }}", {}, "bundle tiny")
-    text = texts.Text(spelling("user:", ["r:", "user:"]), template, "bundle tiny")
+    text = texts.TextTokenizer(spelling("user:", ["r:", "user:"]), template, "bundle tiny")
 
     ids = text.encode_chat([{"role": "user", "content": "user"}])
 
@@ -450,7 +452,7 @@ def test_added_tokens_of_the_configuration_are_the_tokenizers_as_for_transformer
         (tmp_path / name).write_bytes(data)
     oracle = PreTrainedTokenizerFast.from_pretrained(tmp_path)
 
-    text = texts.Text.from_files(given_files, "bundle tiny")
+    text = texts.TextTokenizer.from_files(given_files, "bundle tiny")
 
     prompt = "Hi<think>Hi</think>"
     assert text.encode(prompt) == oracle(prompt)["input_ids"] == [0, 1, 7, 0, 1, 8]
@@ -460,13 +462,13 @@ def test_added_tokens_of_the_configuration_are_the_tokenizers_as_for_transformer
 
 def test_an_added_token_that_cannot_have_its_id_is_a_fault():
     with pytest.raises(BundleError, match=r"added token '<think>' is declared as 9, .* makes it 7; correct the files"):
-        texts.Text.from_files(marking({}, {"added_tokens_decoder": {"9": THINKING["7"]}}), "bundle tiny")
+        texts.TextTokenizer.from_files(marking({}, {"added_tokens_decoder": {"9": THINKING["7"]}}), "bundle tiny")
 
 
 @pytest.mark.parametrize("damage", [[3], "x", {"x": {}}, {"7": {}}, {"7": "x"}, {"7": {"content": 3}}, {"7": None}])
 def test_added_tokens_that_are_none_are_a_fault(damage):
     with pytest.raises(BundleError, match=r"bundle tiny: tokenizer_config.json: added_tokens_decoder is damaged"):
-        texts.Text.from_files(marking({}, {"added_tokens_decoder": damage}), "bundle tiny")
+        texts.TextTokenizer.from_files(marking({}, {"added_tokens_decoder": damage}), "bundle tiny")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +484,7 @@ def test_added_tokens_that_are_none_are_a_fault(damage):
     ],
 )
 def test_a_token_that_any_file_names_as_special_is_left_out_and_never_spelled(marks, config, ends):
-    text = texts.Text.from_files(marking(marks, config), "bundle tiny", ends=ends)
+    text = texts.TextTokenizer.from_files(marking(marks, config), "bundle tiny", ends=ends)
 
     ids = text.encode("Hi</s>")
 
@@ -491,7 +493,7 @@ def test_a_token_that_any_file_names_as_special_is_left_out_and_never_spelled(ma
 
 
 def test_a_word_that_ends_a_text_and_is_no_added_token_is_still_text():
-    text = texts.Text.from_files(marking({}, {"pad_token": "H"}), "bundle tiny", ends=(1,))
+    text = texts.TextTokenizer.from_files(marking({}, {"pad_token": "H"}), "bundle tiny", ends=(1,))
 
     assert (text.encode("Hi"), text.decode([0, 1])) == ([0, 1], "Hi")
 
@@ -506,7 +508,9 @@ def test_a_word_that_ends_a_text_and_is_no_added_token_is_still_text():
     ],
 )
 def test_templates_in_files_of_their_own_speak_before_the_configuration(more, written):
-    text = texts.Text.from_files({**marking({}, {"chat_template": "config"}, "jsonfileadtcglH"), **more}, "bundle tiny")
+    text = texts.TextTokenizer.from_files(
+        {**marking({}, {"chat_template": "config"}, "jsonfileadtcglH"), **more}, "bundle tiny"
+    )
 
     ids = text.encode_chat(CONVERSATION, {"tools": TOOLS})
 
@@ -578,7 +582,7 @@ def test_the_template_file_and_the_legacy_token_map_speak_first():
         "chat_template.jinja": b"file {{ bos_token }}",
     }
 
-    text = texts.Text.from_files(given_files, "bundle tiny")
+    text = texts.TextTokenizer.from_files(given_files, "bundle tiny")
 
     assert text.decode(text.encode_chat(CONVERSATION)) == "file [2]"
 
@@ -646,7 +650,7 @@ def test_what_a_template_refuses_is_named(template, error, message):
 )
 def test_damaged_files_are_a_fault_of_the_bundle(damage, message):
     with pytest.raises(BundleError, match=f"^bundle tiny: {message}") as caught:
-        texts.Text.from_files({**files("llama2"), **damage}, "bundle tiny")
+        texts.TextTokenizer.from_files({**files("llama2"), **damage}, "bundle tiny")
 
     assert "\n" not in str(caught.value)
 
@@ -693,7 +697,7 @@ def test_a_tokenizer_at_which_the_library_panics_or_takes_all_memory_is_a_fault_
     made = json.dumps({**json.loads(files("llama2")["tokenizer.json"]), **spoiled}).encode()
     cause = r"^bundle tiny: tokenizer.json (is damaged|cannot be read).* \(.+\); fetch"
     with pytest.raises(BundleError, match=cause) as caught:
-        texts.Text.from_files({**files("llama2"), "tokenizer.json": made}, "bundle tiny")
+        texts.TextTokenizer.from_files({**files("llama2"), "tokenizer.json": made}, "bundle tiny")
 
     assert "\n" not in str(caught.value)
 
@@ -712,7 +716,7 @@ class Panicking:
 
 
 def test_a_panic_of_the_library_is_an_error_like_others():
-    text = texts.Text.from_files(files("llama2"), "bundle tiny")
+    text = texts.TextTokenizer.from_files(files("llama2"), "bundle tiny")
     text._tokenizer = Panicking()
 
     with pytest.raises(InputError, match="prompt: the tokenizer cannot encode it: chunk size must be non-zero"):
@@ -733,7 +737,7 @@ def test_a_text_beyond_all_bounds_is_refused_before_it_is_encoded(content):
 
 def test_a_bundle_without_a_tokenizer_file_is_refused():
     with pytest.raises(BundleError, match="bundle tiny: has no tokenizer"):
-        texts.Text.from_files({}, "bundle tiny")
+        texts.TextTokenizer.from_files({}, "bundle tiny")
 
 
 @pytest.mark.parametrize("prompt", [3, None, b"bytes", "\ud800"])
@@ -745,7 +749,7 @@ def test_a_prompt_that_is_no_text_is_named(prompt):
 def test_a_special_token_of_one_character_can_still_be_written():
     tokenizer = MADE["chatml"]()[0]
     tokenizer.add_special_tokens(["!"])
-    text = texts.Text.from_files({"tokenizer.json": tokenizer.to_str().encode()}, "bundle tiny")
+    text = texts.TextTokenizer.from_files({"tokenizer.json": tokenizer.to_str().encode()}, "bundle tiny")
 
     assert text.encode("!") == [tokenizer.token_to_id("!")]
 
@@ -796,7 +800,7 @@ def test_the_space_before_the_first_word_of_an_answer_is_part_of_it_and_of_stop_
     prompt, answer = text.encode("the quick"), text.encode("brown fox")[1:]
 
     def ended(stop):
-        row = sequence.Sequence(
+        row = sequence.RunningSequence(
             0, 0, requests.Prepared(prompt), 0, len(answer), frozenset(), lambda: text, stop, streamed=bool(stop)
         )
         row.take(answer, [0.0] * len(answer))
@@ -975,7 +979,7 @@ def test_a_stream_agrees_with_every_kind_of_decoder(decoder, ids, stop):
     tokenizer = tokenizers.Tokenizer(models.WordLevel(ids_of, unk_token="."))
     tokenizer.decoder = decoder
     tokenizer.add_special_tokens(["<s>"])
-    text = texts.Text(tokenizer, None, "bundle tiny")
+    text = texts.TextTokenizer(tokenizer, None, "bundle tiny")
 
     stream, pieces = streamed(text, ids, stop)
 
@@ -988,7 +992,7 @@ def test_a_stream_agrees_with_every_kind_of_decoder(decoder, ids, stop):
 def test_a_decoder_that_looks_back_is_streamed_at_the_end_only(last, whole):
     tokenizer = MADE["chatml"]()[0]
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), last])
-    text = texts.Text(tokenizer, None, "bundle tiny")
+    text = texts.TextTokenizer(tokenizer, None, "bundle tiny")
 
     _, pieces = streamed(text, [id for piece in ("fo", " x", " y", " ") for id in text.encode(piece)])
 
@@ -998,14 +1002,14 @@ def test_a_decoder_that_looks_back_is_streamed_at_the_end_only(last, whole):
 @everyone
 def test_a_long_stream_decodes_a_few_tokens_at_a_time(name, monkeypatch):
     ids = ours(name).encode("the quick brown 🦊 runs home again\n" * 20)
-    decode, longest = texts.Text.decode, 0
+    decode, longest = texts.TextTokenizer.decode, 0
 
     def spy(text, ids):
         nonlocal longest
         longest = max(longest, len(ids))
         return decode(text, ids)
 
-    monkeypatch.setattr(texts.Text, "decode", spy)
+    monkeypatch.setattr(texts.TextTokenizer, "decode", spy)
     streamed(ours(name), ids, ["never"])
 
     assert longest < 20

@@ -15,7 +15,7 @@ from aot import plan as plans
 from aot.builder.stages import provenance, tokenizer
 from aot.errors import InputError, ManifestError
 from aot.plan import Plan
-from aot.runtime.prompting.text import Text
+from aot.runtime.prompting.text import TextTokenizer
 
 CORPUS = ["The quick brown fox doesn't jump 1234 times.\n\n", "  Grüße aus Köln 你好 🦊", "def main():\n\treturn 0"]
 MANIFEST = "name: a\nmodel: {{checkpoint: tiny{more}}}\nprecompile: {{prefill_length: 64}}\n"
@@ -69,7 +69,7 @@ def test_a_tokenizer_of_another_kind_becomes_one_with_the_ids_of_transformers(
 
     made = tokenizer.tokenizer_blobs(plan.model.tokenizer)
 
-    text, theirs = Text.from_files(made, "bundle a"), AutoTokenizer.from_pretrained(checkpoint)
+    text, theirs = TextTokenizer.from_files(made, "bundle a"), AutoTokenizer.from_pretrained(checkpoint)
     assert [text.encode(each) for each in CORPUS] == [theirs(each)["input_ids"] for each in CORPUS]
     assert [text.decode(text.encode(each)) for each in CORPUS] == CORPUS
     assert "is made of" in tokenizer.tokenizer_remarks(plan)[0]
@@ -89,7 +89,7 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_with_its_own_ids(tmp_path: Pa
     )  # fmt: skip
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
 
-    text = Text.from_files(tokenizer.tokenizer_blobs(tmp_path), "bundle a")
+    text = TextTokenizer.from_files(tokenizer.tokenizer_blobs(tmp_path), "bundle a")
 
     lines = [line for each in CORPUS for line in each.split("\n") if line]
     assert [text.encode(line) for line in lines] == [theirs.encode(line) for line in lines]

@@ -10,7 +10,7 @@ from aot import isa, wire
 from aot.builder.compiling import canonical, cpu, pin
 from aot.errors import AotError
 
-AVX2 = isa.baseline("avx2")
+AVX2 = isa.find_baseline("avx2")
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="XLA compiles for the machine it runs on")
 
 _RUN = """
@@ -46,7 +46,7 @@ def executable(data: bytes) -> bytes:
 def rearranged(change) -> bytes:
     """An executable whose module has other fields: what `change` makes of the list of them."""
     header, message = wire.framed(raw())
-    return header + wire.changed_within(message, (1,), lambda module: wire.join(change(wire.fields(module))))
+    return header + wire.changed_within(message, (1,), lambda module: wire.join_fields(change(wire.fields(module))))
 
 
 @pytest.mark.parametrize("program", ["mixed", "shift"])
@@ -81,10 +81,10 @@ def test_nothing_of_the_compiler_s_file_is_left():
     assert pin.FILE.encode() not in executable(raw())
 
 
-@pytest.mark.parametrize("name", isa.names())
+@pytest.mark.parametrize("name", isa.isa_names())
 def test_an_executable_loads_in_silence_and_computes_what_numpy_does(name, tmp_path):
-    baseline = isa.baseline(name)
-    if isa.missing({"machine": baseline.machine, "features": baseline.kernel}, isa.machine()):
+    baseline = isa.find_baseline(name)
+    if isa.missing_features({"machine": baseline.machine, "features": baseline.kernel}, isa.this_machine()):
         pytest.skip(f"this machine has no {name}")
     tmp_path.joinpath("mixed").write_bytes(canonical.executable(native.built(name)["mixed"], baseline))
 

@@ -102,9 +102,9 @@ def test_a_cpu_that_is_refused_would_give_other_bytes(
 ) -> None:
     names = ("bfloat16 sort", "float32 sort")
     found = compiled(FAST, *names, CPUID_AS="arrowlake", **wardrobe)
-    baseline = isa.baseline("avx2")
+    baseline = isa.find_baseline("avx2")
     machine = isa.Machine("x86_64", frozenset({*baseline.kernel, "avx_ne_convert"}))
-    monkeypatch.setattr(isa, "machine", lambda: machine)
+    monkeypatch.setattr(isa, "this_machine", lambda: machine)
 
     assert differing(found, native(FAST, *names)) == ["bfloat16 sort"]
     with pytest.raises(MachineError, match="avx_ne_convert"):

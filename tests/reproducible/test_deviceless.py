@@ -75,7 +75,7 @@ def test_an_executable_for_a_mesh_is_for_as_many_devices(target: Any, tmp_path: 
 def test_compilers_are_recorded_with_their_versions(target: Any, tmp_path: Path, writer: Writer) -> None:
     made = compiled(lowered(tmp_path / "toy", writer, target), target, writer)
 
-    assert made.compiler.keys() == {"jaxlib", *extras.wheels(target.platform)}
+    assert made.compiler.keys() == {"jaxlib", *extras.compiler_wheels(target.platform)}
 
 
 @TARGETS
@@ -103,17 +103,17 @@ def test_the_compiler_knows_each_allowed_flag(platform: str, tmp_path: Path, wri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needing("cuda")) for name in devices.gpus()])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needing("cuda")) for name in devices.gpu_names()])
 def test_the_compiler_takes_each_description(name: str, tmp_path: Path, writer: Writer) -> None:
     target = CudaTarget(name)
     made = compiled(lowered(tmp_path / "toy", writer, target), target, writer)
-    major, minor = devices.gpu(name).compute_capability.split(".")
+    major, minor = devices.find_gpu(name).compute_capability.split(".")
 
     assert f"sm_{major}{minor}".encode() in writer.read(made.digest)
 
 
 @pytest.mark.tpu
-@pytest.mark.skipif(extras.missing("tpu") is not None, reason="no libtpu")
+@pytest.mark.skipif(extras.missing_extra("tpu") is not None, reason="no libtpu")
 def test_a_topology_that_there_is_not_is_named(tmp_path: Path, writer: Writer) -> None:
     program = lowered(tmp_path / "toy", writer, V5E)
 

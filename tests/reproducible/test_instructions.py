@@ -7,7 +7,7 @@ from aot import isa, wire
 from aot.builder.compiling import canonical, instructions
 from aot.errors import AotError
 
-AVX2, AVX512 = isa.baseline("avx2"), isa.baseline("avx512")
+AVX2, AVX512 = isa.find_baseline("avx2"), isa.find_baseline("avx512")
 
 # Machine code and names by GNU binutils 2.40.
 IN_BOTH = {
@@ -78,7 +78,7 @@ def test_compiled_programs_keep_to_what_they_declare():
 
 
 def test_the_error_names_instruction_function_and_isa():
-    if "avx512f" not in isa.machine().features:
+    if "avx512f" not in isa.this_machine().features:
         pytest.skip("this machine builds no avx512")
     wide = canonical.executable(native.built("avx512")["mixed"], AVX512)
 

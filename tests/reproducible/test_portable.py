@@ -122,8 +122,8 @@ def test_golden_outputs_are_compared_bit_by_bit_where_arithmetic_is_portable_and
         opened = store.open(bundle("float32", arithmetic))
         document = opened.attachment("golden") or b""
         recorded, _ = expected.read_golden(document, "golden")
-        told = {name.verdict for name in golden.replay(opened, document)}
-        later = {made.phase: made.verdict for made in golden.replay(opened, nudged(document))}
+        told = {name.verdict for name in golden.replay_golden(opened, document)}
+        later = {made.phase: made.verdict for made in golden.replay_golden(opened, nudged(document))}
         found[arithmetic] = {made.tolerance for made in recorded.values()} == {0.0}, told, later["prefill"]
 
     assert found == {
@@ -136,9 +136,10 @@ def test_what_was_recorded_in_portable_arithmetic_is_compared_with_tolerance_whe
     bundle: Bundles,
 ) -> None:
     portable, fast = store.open(bundle("float32")), store.open(bundle("float32", "fast"))
-    replayed = golden.replay(fast, nudged(portable.attachment("golden") or b""))
+    replayed = golden.replay_golden(fast, nudged(portable.attachment("golden") or b""))
 
     assert {made.verdict for made in replayed} == {"reproduced"}
     assert all(
-        entry.calls and golden.tolerance(entry) > 0 for entry in entries.entries_of(fast.index, entries.ONE_DEVICE)
+        entry.calls and golden.golden_tolerance(entry) > 0
+        for entry in entries.entries_of(fast.index, entries.ONE_DEVICE)
     )

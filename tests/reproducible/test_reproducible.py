@@ -74,7 +74,7 @@ def executables(bundle: Path) -> list[tuple[isa.Baseline, bytes]]:
     opened = store.open(bundle)
     found = [record for program in opened.index.programs for record in program.executables]
     assert len(found) >= 10 * len(ISAS)
-    return [(isa.baseline(r.target["cpu"]["isa"]), opened.read(r.digest, r.bytes)) for r in found]
+    return [(isa.find_baseline(r.target["cpu"]["isa"]), opened.read(r.digest, r.bytes)) for r in found]
 
 
 def test_two_builds_of_one_manifest_give_the_same_digest_and_bytes(small_bundle: Path, elsewhere: Path) -> None:
@@ -111,7 +111,7 @@ def test_every_executable_keeps_to_the_isa_that_it_declares(small_bundle: Path) 
 def test_what_is_built_for_avx512_does_not_pass_for_avx2(small_bundle: Path) -> None:
     def passes(data: bytes) -> bool:
         try:
-            instructions.check_instructions(data, isa.baseline("avx2"))
+            instructions.check_instructions(data, isa.find_baseline("avx2"))
         except AotError:
             return False
         return True
@@ -127,7 +127,7 @@ def test_both_targets_generate_the_same_text(small_bundle: Path, monkeypatch: py
     if not {"avx512"} <= {*ISAS} & {*RUN}:
         pytest.skip("this machine builds no avx512, or runs none")
     wide = product.load(small_bundle).generate("def main(")
-    low = isa.Machine("x86_64", frozenset(isa.baseline("avx2").kernel))
-    monkeypatch.setattr(isa, "machine", lambda: low)
+    low = isa.Machine("x86_64", frozenset(isa.find_baseline("avx2").kernel))
+    monkeypatch.setattr(isa, "this_machine", lambda: low)
 
     assert product.load(small_bundle).generate("def main(").token_ids == wide.token_ids

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot.buckets import Group, Need, Table
+from aot.buckets import Need, RowGroup, Table
 from aot.errors import NoEntryError
 from aot.precompile import Combo, PreCompileConfig
 
@@ -133,7 +133,7 @@ def test_four_rows_that_only_the_narrow_combo_holds_take_four_groups():
 
     groups = Table(combos).partition([60] * 4, 0)
 
-    assert groups == tuple(Group(combo(1, 64), (row,)) for row in range(4))
+    assert groups == tuple(RowGroup(combo(1, 64), (row,)) for row in range(4))
 
 
 def test_partition_keeps_equal_rows_in_their_order():

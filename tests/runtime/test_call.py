@@ -110,7 +110,7 @@ def test_the_same_values_give_the_same_however_they_lie_in_memory(model, spelled
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_a_large_array_may_lie_in_any_order(compiling):
-    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
+    device = opening.open_client(entries.ONE_DEVICE, compiling=compiling)
     whole = np.arange(24 * 36, dtype=np.int32).reshape(24, 36)
 
     for array in (whole, whole.T, whole[::2, ::-3], np.asfortranarray(whole)):
@@ -144,14 +144,14 @@ def test_names_are_checked_for_shapes_that_were_good_before(model):
 
 
 def test_loading_to_compile_asks_of_each_program_once_whether_it_fits(tiny_bundle, monkeypatch):
-    asked, fitting = Counter(), entries.fitting
+    asked, fitting = Counter(), entries.fitting_executable
 
     def ask(program):
         if threading.current_thread() is threading.main_thread():  # others load ahead for models of earlier tests
             asked.update([program.digest])
         return fitting(program)
 
-    monkeypatch.setattr(entries, "fitting", ask)
+    monkeypatch.setattr(entries, "fitting_executable", ask)
 
     with aot.load(tiny_bundle, policy="compile") as model:
         first = Counter(program.digest for program, _ in next(iter(model._entries.values())).calls)

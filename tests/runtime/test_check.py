@@ -21,7 +21,7 @@ from aot.errors import MachineError
 from aot.runtime.device import compilations
 from aot.runtime.fitting import entries, fit
 
-AVX2 = isa.Machine("x86_64", frozenset(isa.baseline("avx2").kernel))
+AVX2 = isa.Machine("x86_64", frozenset(isa.find_baseline("avx2").kernel))
 WITHOUT = isa.Machine("x86_64", AVX2.features - {"avx2", "fma"})
 PROMPT = "def main("
 
@@ -41,7 +41,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, machine: isa.Machine) -> None:
-    monkeypatch.setattr(isa, "machine", lambda: machine)
+    monkeypatch.setattr(isa, "this_machine", lambda: machine)
 
 
 def verdicts(done: Finished) -> set[tuple[str, str]]:
@@ -96,8 +96,8 @@ def test_another_architecture_is_the_cause_and_not_each_of_its_features(
 
 
 def test_another_jaxlib_would_compile(tiny_bundle: Path, run: Run, monkeypatch: Any) -> None:
-    built = fit.jaxlib()
-    monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
+    built = fit.jaxlib_version()
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "0.11.9")
     done = run("check", tiny_bundle, "--json")
 
     assert done.code == 4
@@ -196,7 +196,7 @@ def test_an_entry_is_as_bad_as_the_worst_of_its_programs(tiny_bundle: Path, run:
 
 
 def built_for(name: str, example: ExecutableRecord, **changes: Any) -> ExecutableRecord:
-    baseline = isa.baseline(name)
+    baseline = isa.find_baseline(name)
     requires = {"machine": baseline.machine, "features": baseline.kernel}
     return dataclasses.replace(example, target={"cpu": {"isa": name, "threads": 8}}, requires=requires, **changes)
 
@@ -206,10 +206,10 @@ def test_of_several_targets_the_richest_that_the_machine_has_is_chosen(tiny_bund
     both = tuple(built_for(name, program.executables[0]) for name in ("avx2", "avx512"))
     chosen = {}
     for name in ("avx2", "avx512"):
-        pretend(monkeypatch, isa.Machine("x86_64", frozenset(isa.baseline(name).kernel)))
+        pretend(monkeypatch, isa.Machine("x86_64", frozenset(isa.find_baseline(name).kernel)))
         orders = (both, both[::-1])
         chosen[name] = {
-            entries.fitting(dataclasses.replace(program, executables=e)).target["cpu"]["isa"] for e in orders
+            entries.fitting_executable(dataclasses.replace(program, executables=e)).target["cpu"]["isa"] for e in orders
         }
 
     assert chosen == {"avx2": {"avx2"}, "avx512": {"avx512"}}
@@ -220,8 +220,8 @@ def test_causes_name_each_target_that_does_not_fit(tiny_bundle: Path, monkeypatc
     program = next(p for p in store.open(tiny_bundle).index.programs if p.executables)
     old = [built_for(name, program.executables[0], compiler={"jaxlib": "0.0.1"}) for name in ("avx2", "avx512")]
 
-    assert entries.misfit(dataclasses.replace(program, executables=tuple(old))) == (
-        f"built by jaxlib 0.0.1, this is {fit.jaxlib()}; "
+    assert entries.misfit_of_program(dataclasses.replace(program, executables=tuple(old))) == (
+        f"built by jaxlib 0.0.1, this is {fit.jaxlib_version()}; "
         "built for cpu avx512, this cpu lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
     )
 
@@ -242,7 +242,7 @@ def test_policy_compile_gives_the_same_tokens_and_says_that_it_compiles(
     tiny_bundle: Path, run: Run, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = aot.load(tiny_bundle).generate(PROMPT).token_ids
-    monkeypatch.setattr(fit, "jaxlib", lambda: "0.11.9")
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "0.11.9")
     before = compilations.count_compilations()
     with caplog.at_level(logging.WARNING, "aot"):
         done = run("run", tiny_bundle, "--prompt", PROMPT, "--policy", "compile", "--json")

@@ -48,7 +48,9 @@ targets: {targets}
 def gpu() -> str | None:
     """The name, for targets, of the GPU that this machine has."""
     found = machine.accelerators_of("cuda").devices
-    named = (name for name in devices.gpus() for kind in devices.gpu(name).kinds if found and kind == found[0].kind)
+    named = (
+        name for name in devices.gpu_names() for kind in devices.find_gpu(name).kinds if found and kind == found[0].kind
+    )
     return next(named, None)
 
 
@@ -56,7 +58,7 @@ def lacking() -> str:
     """Why nothing runs on a GPU here; empty where it does."""
     if not machine.accelerators_of("cuda").devices:
         return "this machine has no NVIDIA GPU"
-    return extras.missing("cuda") or (
+    return extras.missing_extra("cuda") or (
         "" if gpu() else f"no target names {machine.accelerators_of('cuda').devices[0].kind}"
     )
 
@@ -133,7 +135,7 @@ def test_a_bundle_built_without_the_device_gives_there_what_the_cpu_gives_and_co
 
     assert [agree(a, b, dtype) for a, b in zip(there["results"], cpu["results"], strict=True)] == [""] * 5
     assert (there["compilations"], there["dumped"]) == (0, [])
-    kinds = devices.gpu(gpu() or "").kinds if platform == "cuda" else ("cpu",)
+    kinds = devices.find_gpu(gpu() or "").kinds if platform == "cuda" else ("cpu",)
     assert {kind for _, kind in there["devices"]} <= set(kinds)
     assert [name for name, _ in cpu["devices"]] == ["cpu"]
 

@@ -25,7 +25,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def put_clock(monkeypatch: pytest.MonkeyPatch, day: datetime.date) -> None:
-    monkeypatch.setenv(expiry.VARIABLE, day.isoformat())
+    monkeypatch.setenv(expiry.TODAY_VARIABLE, day.isoformat())
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_end_is_told_from_eight_weeks_before_and_not_earlier(monkeypatch: py
     last, said = LAST.isoformat(), {}
     for left in (57, 56, 1, 0, -1):
         put_clock(monkeypatch, LAST - left * DAY)
-        said[left] = (expiry.notice("b", last, "renew them"), expiry.expired(last))
+        said[left] = (expiry.expiry_notice("b", last, "renew them"), expiry.has_expired(last))
 
     assert said == {
         57: (None, False),
@@ -146,7 +146,7 @@ def test_a_program_that_would_have_to_be_compiled_too_late_is_refused(
     policy: str, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = dated(toy_bundle, "2020-01-31", tmp_path / "old")
-    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "0.0.1")
 
     with pytest.raises(ExpiredError, match=r"would have to be compiled .*scale.*2020-01-31.*aot refresh .* -o NEW"):
         product.load(old, policy=policy).call("scale", x=[1.0])
@@ -156,7 +156,7 @@ def test_before_its_end_the_policy_decides_what_becomes_of_such_a_program(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     young = dated(toy_bundle, "9999-12-31", tmp_path / "young")
-    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "0.0.1")
 
     assert product.load(young, policy="compile").call("scale", x=[2.0])["y"].tolist() == [0.0]
     with pytest.raises(MachineError, match="no executable"):
@@ -171,7 +171,7 @@ def test_run_only_warns_while_executables_fit_and_exits_7_where_one_is_lacking(
     put_clock(monkeypatch, datetime.date(9999, 1, 1))
     with caplog.at_level(logging.WARNING, "aot"):
         late = run(*arguments)
-    monkeypatch.setattr(fit, "jaxlib", lambda: "0.0.1")
+    monkeypatch.setattr(fit, "jaxlib_version", lambda: "0.0.1")
     lacking = run(*arguments, "--policy", "compile")
 
     assert (fresh.code, late.code, late.out) == (0, 0, fresh.out)

@@ -37,7 +37,7 @@ def test_flags_that_this_jaxlib_does_not_know_are_left_out_with_a_line(tiny_bund
     assert done.stdout == plain.stdout
     assert known in done.stdout
     assert done.stderr.splitlines() == [
-        f"XLA_FLAGS: jaxlib {fit.jaxlib()} does not know --xla_gpu_enable_triton_softmax_fusion=true "
+        f"XLA_FLAGS: jaxlib {fit.jaxlib_version()} does not know --xla_gpu_enable_triton_softmax_fusion=true "
         "--xla_of_tomorrow=1; left out"
     ]
 
@@ -56,7 +56,7 @@ def test_flags_that_are_wrong_are_an_error_by_name_and_no_end_of_the_process(
     library = served(tiny_bundle, XLA_FLAGS=flags)
 
     assert done.code == 4
-    assert done.err.startswith(f"XLA_FLAGS: jaxlib {fit.jaxlib()} refuses it: {cause}")
+    assert done.err.startswith(f"XLA_FLAGS: jaxlib {fit.jaxlib_version()} refuses it: {cause}")
     assert done.err.count("\n") == 1
     assert library.stdout == "finally\n"
-    assert f"MachineError: XLA_FLAGS: jaxlib {fit.jaxlib()} refuses it: {cause}" in library.stderr
+    assert f"MachineError: XLA_FLAGS: jaxlib {fit.jaxlib_version()} refuses it: {cause}" in library.stderr

@@ -48,7 +48,7 @@ H200 = Accelerator("NVIDIA H200", "9.0")
 
 
 def test_gpus_are_told_by_nvidias_library() -> None:
-    found = machine.nvml(library("NVIDIA H200", "NVIDIA H200"))
+    found = machine.read_nvml(library("NVIDIA H200", "NVIDIA H200"))
 
     assert found == Accelerators((H200, H200), "580.95.05")
 
@@ -60,12 +60,12 @@ def test_gpus_are_told_by_nvidias_library() -> None:
 def test_only_gpus_that_cuda_shows_to_the_process_count(monkeypatch: Any, named: str, shown: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
 
-    assert len(machine.nvml(library("NVIDIA H200", "NVIDIA H200")).devices) == shown
+    assert len(machine.read_nvml(library("NVIDIA H200", "NVIDIA H200")).devices) == shown
 
 
 def test_a_library_that_does_not_answer_is_an_os_error() -> None:
     with pytest.raises(OSError, match="nvmlInit_v2: 9"):
-        machine.nvml(library("NVIDIA H200", status=9))
+        machine.read_nvml(library("NVIDIA H200", status=9))
 
 
 def test_without_the_library_the_kernels_driver_tells_kind_and_version(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_without_the_library_the_kernels_driver_tells_kind_and_version(tmp_path:
     version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC version: 12.3.0\n"
     (tmp_path / "version").write_text(version)
 
-    assert machine.proc(tmp_path) == Accelerators((Accelerator("NVIDIA L4"),) * 2, "580.95.05")
+    assert machine.read_proc(tmp_path) == Accelerators((Accelerator("NVIDIA L4"),) * 2, "580.95.05")
 
 
 def test_tpu_chips_are_told_by_their_pci_ids(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_tpu_chips_are_told_by_their_pci_ids(tmp_path: Path) -> None:
         (tmp_path / str(place) / "vendor").write_text(f"{vendor}\n")
         (tmp_path / str(place) / "device").write_text(f"{device}\n")
 
-    assert machine.pci(tmp_path) == Accelerators((Accelerator("TPU v5 lite"),))
+    assert machine.read_pci(tmp_path) == Accelerators((Accelerator("TPU v5 lite"),))
 
 
 def test_pci_ids_are_those_of_jax() -> None:
@@ -94,7 +94,7 @@ def test_pci_ids_are_those_of_jax() -> None:
 
     theirs = {version.name: device for device, version in hardware_utils._TPU_PCI_DEVICE_IDS.items()}
 
-    assert {name: devices.tpu(name).pci for name in devices.tpus()}.items() <= theirs.items()
+    assert {name: devices.find_tpu(name).pci for name in devices.tpu_versions()}.items() <= theirs.items()
 
 
 @pytest.mark.parametrize(("named", "shown"), [("", 1), ("cpu", 0), ("cuda", 1), ("tpu,cpu", 0), ("cpu,gpu", 1)])

@@ -9,8 +9,8 @@ from serving import padded, prompts
 import aot
 from aot import sampling
 from aot.errors import AotError, InputError, NoEntryError
-from aot.runtime import padding, requests
-from aot.runtime.requests import Options
+from aot.runtime import padding
+from aot.runtime.options import RequestOptions
 
 NAN, LISTS = float("nan"), [[1], [2, 3]]
 
@@ -67,7 +67,7 @@ def test_a_bad_prompt_is_named(model, prompt, words):
         ("template", (5, [1], "x"), "template must be a mapping of names to JSON values"),
         ("template", ({"tools": []},), "template is for conversations, and no prompt is one"),
         ("temperature", (-1, NAN, float("inf"), "hot", True, 1e300, np.bool_(1)), "sampling.temperature: "),
-        *((name, (10**400, -(10**400), 10**5000), f"sampling.{name}: ") for name in sampling.FIELDS),
+        *((name, (10**400, -(10**400), 10**5000), f"sampling.{name}: ") for name in sampling.SAMPLING_FIELDS),
         *((name, (10**5000,), f"request: {name} ") for name in ("max_new_tokens", "n", "seed", "eos_token_id")),
         ("top_k", (-2, 1.5, 2**31), "sampling.top_k: "),
         ("top_p", (-0.1, 1.1), "sampling.top_p: must be between 0 and 1"),
@@ -111,7 +111,7 @@ def test_a_drawn_seed_survives_readers_that_take_numbers_for_doubles():
         asked.append(bits)
         return (1 << bits) - 1
 
-    (seed,) = requests.Options().seeds(1, draw)
+    (seed,) = RequestOptions().seeds(1, draw)
 
     assert asked == [53]
     assert int(float(seed)) == seed
@@ -145,7 +145,7 @@ def test_the_greatest_penalties_make_no_number_that_is_none(model):
 
 
 def test_results_are_there_at_the_end_and_not_before(model):
-    run = model.start([5, 6], Options(max_new_tokens=9, eos_token_id=[]))
+    run = model.start([5, 6], RequestOptions(max_new_tokens=9, eos_token_id=[]))
 
     for _ in range(3):  # a prefill and two chunks, of which the second ends the row
         with pytest.raises(InputError, match="has not come to its end; iterate over all of it first"):

@@ -26,7 +26,7 @@ MODULES = 60
 """Of aot, on the way; each costs half a millisecond and more."""
 STANDARD = 75
 """Of Python's own, beside those that numpy and jaxlib bring: 74 in Python 3.11, 56 in 3.13."""
-WAY = "import sys, aot; next(aot.load(sys.argv[1]).start([[1, 2, 3]], aot.runtime.requests.Options()).steps)"
+WAY = "import sys, aot; next(aot.load(sys.argv[1]).start([[1, 2, 3]], aot.runtime.options.RequestOptions()).steps)"
 
 
 def imported(code: str, *arguments: object) -> list[str]:
@@ -56,7 +56,7 @@ def address(buffer: object) -> int:
 def test_weights_are_used_where_the_files_are_mapped(tiny_bundle, monkeypatch, compiling):
     maps, mapped = [], store.Bundle.map
     monkeypatch.setattr(store.Bundle, "map", lambda *of: maps.append(mapped(*of)) or maps[-1])
-    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
+    device = opening.open_client(entries.ONE_DEVICE, compiling=compiling)
     executor = Executor(store.open(tiny_bundle), "strict", client=device)
 
     placed = [address(buffer) for buffer in executor._weights.values()]
@@ -99,7 +99,7 @@ def test_a_second_process_adds_almost_no_memory(tmp_path):
 def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterwards(tiny_bundle):
     with aot.load(tiny_bundle) as model:
         found = [e for e in model._entries.values() if e.phase in ("prefill", "decode")]
-        run = model.start([[1, 2, 3]], aot.runtime.requests.Options(max_new_tokens=1))
+        run = model.start([[1, 2, 3]], aot.runtime.options.RequestOptions(max_new_tokens=1))
         loaded = model._executors[0].executables._made
         before = set(loaded)
         next(run.steps)
@@ -111,7 +111,7 @@ def test_a_request_loads_the_executables_that_it_needs_and_the_rest_comes_afterw
             time.sleep(0.05)
 
         assert before == set()
-        assert {run.sequences[0].entry} == {e.key for e in found if first == {p.digest for p, _ in e.calls}}
+        assert {run.sequences[0].entry} == {e.combo_key for e in found if first == {p.digest for p, _ in e.calls}}
         assert wanted <= set(loaded)
 
 
@@ -131,16 +131,16 @@ def test_an_unknown_jaxlib_is_left_for_the_way_through_jax_with_a_line(monkeypat
     monkeypatch.setattr(jaxlib_client._jax, name, None)
 
     with caplog.at_level(logging.WARNING, "aot"):
-        made = opening.open(entries.ONE_DEVICE, compiling=False)
+        made = opening.open_client(entries.ONE_DEVICE, compiling=False)
 
-    assert type(made) is jax_client.Client
+    assert type(made) is jax_client.JaxClient
     assert re.fullmatch("taking the slower way through jax: jaxlib: .+", caplog.messages[0])
 
 
 def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
     texts = []
     for name in ("jaxlib", "jax"):
-        monkeypatch.setenv(opening.VARIABLE, name)
+        monkeypatch.setenv(opening.CLIENT_VARIABLE, name)
         with aot.load(tiny_bundle) as model:
             assert type(model._executors[0].client).__module__ == f"aot.runtime.device.{name}_client"
             texts.append(model.generate("def main(", max_new_tokens=12, temperature=0.8, seed=3).text)
@@ -151,8 +151,8 @@ def test_both_clients_give_the_same(tiny_bundle, monkeypatch):
 @pytest.mark.parametrize("dtype", ["bool", "int8", "int32", "uint32", "float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("compiling", [False, True], ids=["jaxlib", "jax"])
 def test_arrays_come_back_as_they_went(dtype, compiling):
-    given = np.arange(6).reshape(2, 3).astype(client.dtype(dtype))
-    device = opening.open(entries.ONE_DEVICE, compiling=compiling)
+    given = np.arange(6).reshape(2, 3).astype(client.numpy_dtype(dtype))
+    device = opening.open_client(entries.ONE_DEVICE, compiling=compiling)
 
     found = device.read(device.put(given))
 
@@ -161,7 +161,7 @@ def test_arrays_come_back_as_they_went(dtype, compiling):
 
 
 def test_an_unknown_client_is_refused(tiny_bundle, monkeypatch):
-    monkeypatch.setenv(opening.VARIABLE, "tpu")
+    monkeypatch.setenv(opening.CLIENT_VARIABLE, "tpu")
 
     with pytest.raises(InputError, match=r"^AOT_CLIENT: must be jaxlib or jax, got 'tpu'$"):
         aot.load(tiny_bundle)
@@ -170,14 +170,14 @@ def test_an_unknown_client_is_refused(tiny_bundle, monkeypatch):
 def test_the_version_of_jaxlib_is_that_of_its_package():
     from importlib import metadata
 
-    assert fit.jaxlib() == metadata.version("jaxlib")
+    assert fit.jaxlib_version() == metadata.version("jaxlib")
 
 
 def test_arrays_that_an_executable_does_not_take_and_those_beyond_memory_are_named(tiny_bundle):
     bundle = store.open(tiny_bundle)
     program = next(program for program in bundle.index.programs if program.platform == "cpu")
-    for here in (jaxlib_client.Client(), jax_client.Client(jax_client.devices("cpu", 1)[0])):
-        record = entries.fitting(program)
+    for here in (jaxlib_client.JaxlibClient(), jax_client.JaxClient(jax_client.find_devices("cpu", 1)[0])):
+        record = entries.fitting_executable(program)
         run = here.load(bundle.read(record.digest, record.bytes), program)
 
         with pytest.raises(MachineError, match=f"program {program.name}: XLA does not run it: INVALID_ARGUMENT"):

@@ -161,7 +161,7 @@ def test_a_stream_gives_its_first_piece_before_it_ends_with_the_fault(tiny_bundl
     broken = damaged(tiny_bundle, tmp_path / "broken")
 
     with aot.load(broken) as model:
-        steps = model.start(["def main("], aot.runtime.requests.Options(max_new_tokens=40)).steps
+        steps = model.start(["def main("], aot.runtime.options.RequestOptions(max_new_tokens=40)).steps
         first = next(steps)
         with pytest.raises(BundleError, match="is damaged"):
             list(steps)

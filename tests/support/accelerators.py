@@ -23,7 +23,7 @@ WHEELS = {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2", "libtpu": 
 
 def needing(platform: str) -> Any:
     """Marks of a test that compiles for a platform."""
-    lacking = extras.missing(platform)
+    lacking = extras.missing_extra(platform)
     return [getattr(pytest.mark, platform), pytest.mark.skipif(lacking is not None, reason=str(lacking))]
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from aot.programs import sampling
+from aot.programs import drawing
 
 
 @functools.cache
@@ -34,8 +34,8 @@ def run(chain, weights, inputs, state=None):
 def greedy(rows, limit):
     """The inputs of a request for tokens by argmax, which nothing ends but `limit`."""
     neutral = {"top_p": 1, "repetition_penalty": 1}
-    drawing = {
-        name: np.full((rows, *shape), neutral.get(name, 0), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()
+    drawn = {
+        name: np.full((rows, *shape), neutral.get(name, 0), dtype) for name, (shape, dtype) in drawing.OPTIONS.items()
     }
     ending = {"limit": np.full(rows, limit, np.int32), "eos": np.full(1, -1, np.int32)}
-    return {**drawing, **ending, "pad": np.int32(0)}
+    return {**drawn, **ending, "pad": np.int32(0)}

@@ -24,13 +24,13 @@ def _builds(name: str) -> bool:
     return True
 
 
-ISAS = tuple(filter(_builds, isa.names()))
+ISAS = tuple(filter(_builds, isa.isa_names()))
 """Those that this machine can build for."""
 
 RUN = tuple(
     name
-    for name in isa.names()
-    if not isa.missing({"machine": "x86_64", "features": isa.baseline(name).kernel}, isa.machine())
+    for name in isa.isa_names()
+    if not isa.missing_features({"machine": "x86_64", "features": isa.find_baseline(name).kernel}, isa.this_machine())
 )
 """Those whose code it runs."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """The options of one row, as `aot.programs.sampling` names them."""
+    """The options of one row, as `aot.programs.drawing` names them."""
 
     temperature: float = 0.0
     top_k: int = 0

@@ -10,7 +10,7 @@ from aot.models.families import family
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.generation import Options
+from aot.programs.phases import GenerationOptions
 from aot.runtime.prompting import rotary
 from aot.vision import Size
 
@@ -24,14 +24,14 @@ def pixels_of(size, *seeds):
 
 def weights_of(oracle, config):
     """The parameters of a recorded model by our paths."""
-    stored = {family.canonical(name): tensor for name, tensor in oracle.modules.items()}
+    stored = {family.canonical_name(name): tensor for name, tensor in oracle.modules.items()}
     return {path: stored[config.huggingface(path)].reshape(shape) for path, shape in config.parameters().items()}
 
 
 def embedded(config, weights, pixels, dtype="float32"):
     """Embeddings [images, tokens, hidden] by the phase encode."""
     images, channels, *size = pixels.shape
-    chain = encode.phase(encoders.part(config.encoder, dtype, "cpu"), images, channels, Size(*size))
+    chain = encode.encode_phase(encoders.make_encoder(config.encoder, dtype, "cpu"), images, channels, Size(*size))
     outputs, _ = run(chain, weights, {"pixels": pixels})
     return np.asarray(outputs["embeddings"])
 
@@ -41,7 +41,7 @@ def chains(config, size, dtype="float32", quantization=None):
     shape = {} if size is None else {"vision_batch_size": 1, "vision_channels": 3}
     shape |= {} if size is None else {"vision_height": size.height, "vision_width": size.width}
     combo = Combo(ROWS, WIDTH, CAPACITY, vision_included=size is not None, **shape)
-    model = LanguageModel(config, dtype, Options(CHUNK, "all", 1), (combo,), lambda: iter(()), quantization)
+    model = LanguageModel(config, dtype, GenerationOptions(CHUNK, "all", 1), (combo,), lambda: iter(()), quantization)
     return model.chains(combo, "cpu", {})
 
 
@@ -57,7 +57,7 @@ def prefilled(config, weights, rows, chain, state=None, pieces=None, dtype="floa
         tokens[i, : end - start] = ids[start:end]
         if "positions" in chain.inputs:
             grids = [images.grid(Size(*pixels.shape[1:])) for pixels in pictures]
-            positions[i, :, : end - start] = rotary.positions(ids, grids, images.token)[0][:, start:end]
+            positions[i, :, : end - start] = rotary.rotary_positions(ids, grids, images.token)[0][:, start:end]
         if pictures:
             made = [embedded(config, weights, pixels[None], dtype)[0] for pixels in pictures]
             placed = np.zeros((len(ids), embeddings.shape[2]), np.float32)

@@ -28,17 +28,17 @@ def table():
     import jax.numpy as jnp
     from jax import lax, nn
 
-    from aot.programs.product import Matrix, linear
+    from aot.programs.product import Matrix, apply_linear
 
     def each(names):
         powers = {"integer_pow": lambda x: lax.integer_pow(x, 3)}
         return lambda x: {name: powers.get(name, getattr(lax, name, None))(x) for name in names}
 
     def product(x, w):
-        return linear(x, Matrix(w), None, "cpu")
+        return apply_linear(x, Matrix(w), None, "cpu")
 
     def int8_product(x, w, s):
-        return linear(x, Matrix(w, s), None, "cpu")
+        return apply_linear(x, Matrix(w, s), None, "cpu")
 
     def wide(dtype, preferred):
         return lambda x, w: lax.dot_general(x.astype(dtype), w.astype(dtype), BY_ROWS, preferred_element_type=preferred)

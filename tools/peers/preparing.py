@@ -85,7 +85,7 @@ def _run(command: list[object], log: Path) -> None:
 
 def run(command: Sequence[object], **options: Any) -> None:
     """Runs a command of which nothing outlives this process. Raises CalledProcessError."""
-    with group.started([*map(str, command)], **options) as process:
+    with group.running_group([*map(str, command)], **options) as process:
         if code := process.wait():
             raise subprocess.CalledProcessError(code, [*map(str, command)])
 

@@ -128,7 +128,7 @@ def _sorted_objects(module: bytes) -> bytes:
     if at != list(range(at[0], at[0] + len(at)) if at else []):
         raise ValueError("the object files are not contiguous")
     ordered = sorted((parts[place] for place in at), key=lambda field: field.raw)
-    return wire.join([*parts[: at[0]], *ordered, *parts[at[-1] + 1 :]]) if at else module
+    return wire.join_fields([*parts[: at[0]], *ordered, *parts[at[-1] + 1 :]]) if at else module
 
 
 def _declared(target: bytes, baseline: Baseline) -> bytes:
@@ -139,8 +139,8 @@ def _declared(target: bytes, baseline: Baseline) -> bytes:
         raise ValueError(f"compiled for {found[0].value.decode()!r}, not for {baseline.machine}")
     features = ",".join(f"+{name}" for name in baseline.llvm)
     written = (wire.delimited(_CPU, baseline.level.encode()), wire.delimited(_FEATURES, features.encode()))
-    return wire.join([found[0], *written])
+    return wire.join_fields([found[0], *written])
 
 
 def _without_llvm_options(debug: bytes) -> bytes:
-    return wire.join(field for field in wire.fields(debug) if field.number != _LLVM_OPTIONS)
+    return wire.join_fields(field for field in wire.fields(debug) if field.number != _LLVM_OPTIONS)

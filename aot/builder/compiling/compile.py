@@ -61,7 +61,7 @@ def compiler(target: Target) -> dict[str, str]:
     """The versions of all that compiles for a target, as far as it is installed."""
     import jaxlib.version
 
-    return {"jaxlib": jaxlib.version.__version__, **extras.versions(target.platform)}
+    return {"jaxlib": jaxlib.version.__version__, **extras.wheel_versions(target.platform)}
 
 
 def requires(target: Target) -> dict[str, Any]:

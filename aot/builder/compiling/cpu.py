@@ -14,7 +14,7 @@ from aot.builder.compiling.deviceless import Made
 from aot.errors import MachineError
 from aot.isa import Baseline
 from aot.targets import CpuTarget
-from aot.xla_flags import Value
+from aot.xla_flags import FlagValue
 
 CORE = "AOT_CORE"
 """Variable of a worker: a number by which workers of one build take different cores."""
@@ -41,7 +41,7 @@ class Way(Protocol):
     def devices(self, baseline: Baseline, number: int) -> list[Any]:
         """So many devices to compile for."""
 
-    def compile(self, lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+    def compile(self, lowered: Any, baseline: Baseline, options: Mapping[str, FlagValue]) -> Any:
         """A `jax.stages.Compiled` of a `Lowered` for such devices."""
 
     def cost(self, compiled: Any) -> Any:
@@ -86,7 +86,7 @@ def devices(target: CpuTarget, number: int) -> list[Any]:
 def compiled(lowered: Any, target: CpuTarget) -> Made:
     """What XLA made, in canonical bytes. Raises AotError for code outside the declared instruction set."""
     baseline = _baseline(target)
-    made = way().compile(lowered, baseline, xla_flags.options("cpu", target.xla_flags))
+    made = way().compile(lowered, baseline, xla_flags.parse_flags("cpu", target.xla_flags))
     data = canonical.executable(bytes(made.runtime_executable().serialize()), baseline)
     instructions.check_instructions(data, baseline)
     return Made(data, made.memory_analysis(), way().cost(made))
@@ -99,7 +99,7 @@ def requires(target: CpuTarget, number: int) -> dict[str, Any]:
 
 
 def _baseline(target: CpuTarget) -> Baseline:
-    return isa.baseline(target.isa)
+    return isa.find_baseline(target.isa)
 
 
 def _show_two_cores() -> None:

@@ -13,7 +13,7 @@ from aot.devices import Gpu
 from aot.errors import InputError, MachineError
 from aot.targets import CudaTarget
 
-Value = xla_flags.Value | str
+Value = xla_flags.FlagValue | str
 
 REPLAYED = "./tuning.textproto"
 """Where XLA looks for choices, from the directory of the process: the name is stored in executables."""
@@ -44,7 +44,7 @@ _CUDNN = (9, 10)  # of XLA's own descriptions; 9.8 is the oldest that this jaxli
 
 def check(target: CudaTarget) -> None:
     """Raises InputError where the compiler is not installed, MachineError for a tuning that it would not replay."""
-    if lacking := extras.missing("cuda"):
+    if lacking := extras.missing_extra("cuda"):
         raise InputError(f"target cuda {target.device}: {lacking}, or leave the target out")
     if target.tuning is not None and not replays():
         raise MachineError(
@@ -73,7 +73,7 @@ def flags(target: CudaTarget) -> tuple[str, ...]:
 def devices(target: CudaTarget, number: int) -> list[Any]:
     """As many GPUs of a target's kind as it takes, in one machine, of which there is only the description."""
     _link_toolkit()
-    described = target_config(accelerators.gpu(target.device))
+    described = target_config(accelerators.find_gpu(target.device))
     return deviceless.devices("cuda", "described", topology=f"1x1x{number}", target_config=described)
 
 
@@ -86,7 +86,7 @@ def present(target: CudaTarget, number: int) -> list[Any]:
     """GPUs of a target's kind that this machine has, as many as are asked for."""
     import jax
 
-    kinds = accelerators.gpu(target.device).kinds
+    kinds = accelerators.find_gpu(target.device).kinds
     return [device for device in jax.devices("cuda") if device.device_kind in kinds][:number]
 
 
@@ -99,7 +99,7 @@ def tried_choices(lowered: Any, target: CudaTarget) -> str:
 
 def requires(target: CudaTarget, number: int) -> dict[str, Any]:
     """The GPUs, and the driver that takes their code."""
-    gpu = accelerators.gpu(target.device)
+    gpu = accelerators.find_gpu(target.device)
     found = {"compute_capability": gpu.compute_capability, "driver": gpu.driver}
     return {"kinds": gpu.kinds, "devices": number, **found}
 
@@ -135,10 +135,10 @@ def _set(target: CudaTarget) -> Mapping[str, Value]:
 
 
 def _given(target: CudaTarget) -> Mapping[str, Value]:
-    return xla_flags.options("cuda", target.xla_flags)
+    return xla_flags.parse_flags("cuda", target.xla_flags)
 
 
-def _fields(figures: Mapping[str, accelerators.Figure]) -> Iterator[str]:
+def _fields(figures: Mapping[str, accelerators.DeviceNumber]) -> Iterator[str]:
     return (f"{name}: {value}" for name, value in figures.items())
 
 
@@ -146,7 +146,7 @@ def _link_toolkit() -> None:
     """Lays ptxas and libdevice where XLA looks for them by a relative path, which so is the same on every machine."""
     spec = importlib.util.find_spec(_TOOLKIT)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.requirement('cuda')}")
+        raise InputError(f"target cuda: {_TOOLKIT} cannot be imported; pip install {extras.pip_requirement('cuda')}")
     link = Path(deviceless.TOOLKIT)
     if not link.is_symlink():
         link.symlink_to(next(iter(spec.submodule_search_locations)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aot.xla_flags import Value
+from aot.xla_flags import FlagValue
 
 TOOLKIT = "./cuda_sdk_lib"
 """Where XLA looks for NVIDIA's compiler if nobody says otherwise, from the directory of the process."""
@@ -29,7 +29,7 @@ class Made(NamedTuple):
     """What XLA counts in it, by name; None where its compiler does not say."""
 
 
-def compiled(lowered: Any, options: Mapping[str, Value | str]) -> Made:
+def compiled(lowered: Any, options: Mapping[str, FlagValue | str]) -> Made:
     """What XLA made, its bytes as they are."""
     made = lowered.compile(dict(options))
     return Made(bytes(made.runtime_executable().serialize()), made.memory_analysis(), made.cost_analysis())

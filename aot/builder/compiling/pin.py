@@ -18,7 +18,7 @@ from aot import isa
 from aot.builder.compiling import canonical, instructions
 from aot.errors import AotError, MachineError
 from aot.isa import Baseline
-from aot.xla_flags import Value
+from aot.xla_flags import FlagValue
 
 FILE = "isa.csv"
 """Read from the directory of the process, so that no path of the machine gets into the options."""
@@ -34,8 +34,8 @@ _PARTS = ("", "_wrapped", "_impl")  # a function, and what XLA names after it an
 
 def check(baseline: Baseline) -> None:
     """XLA compiles for no more than the machine has; less would be called what it is not. Raises MachineError."""
-    here = isa.machine()
-    if lacking := isa.missing({"machine": baseline.machine, "features": baseline.kernel}, here):
+    here = isa.this_machine()
+    if lacking := isa.missing_features({"machine": baseline.machine, "features": baseline.kernel}, here):
         raise MachineError(
             f"target cpu {baseline.name}: this jaxlib builds it only on a machine that has it, this one lacks "
             f"{', '.join(lacking[:4])}; build there, with a newer jaxlib, or choose another isa"
@@ -60,7 +60,7 @@ def devices(baseline: Baseline, number: int) -> list[Any]:
     return list(jax.devices("cpu"))
 
 
-def compile(lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+def compile(lowered: Any, baseline: Baseline, options: Mapping[str, FlagValue]) -> Any:
     """A `jax.stages.Lowered` compiled for the baseline and nothing beyond, in a process started with `flags`."""
     Path(FILE).write_text("")
     plain = _bytes(lowered.compile({**options, "xla_backend_optimization_level": 0}))

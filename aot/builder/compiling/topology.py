@@ -12,7 +12,7 @@ from typing import Any
 from aot import isa, wire
 from aot.errors import MachineError
 from aot.isa import Baseline
-from aot.xla_flags import Value
+from aot.xla_flags import FlagValue
 
 SINCE = (0, 11, 2)
 """The first jaxlib that reads such a topology."""
@@ -29,7 +29,7 @@ _LINUX = "x86_64-unknown-linux-gnu"
 
 def check(baseline: Baseline) -> None:
     """Any x86-64 CPU compiles for any baseline. Raises MachineError on another architecture."""
-    if isa.missing({"machine": baseline.machine, "features": ()}, here := isa.machine()):
+    if isa.missing_features({"machine": baseline.machine, "features": ()}, here := isa.this_machine()):
         raise MachineError(
             f"target cpu {baseline.name}: is built on {baseline.machine}, this machine is {here.machine}; build there"
         )
@@ -54,7 +54,7 @@ def described(own: bytes, baseline: Baseline, number: int) -> bytes:
     """A serialized topology of a CPU with other devices in its place: so many, of the baseline's machine."""
     each = (wire.delimited(_DEVICE, _numbered(place)) for place in range(number))
     machine = wire.delimited(_MACHINE, _machine(baseline))
-    return wire.changed_within(own, (_SPECIFIC, _VALUE), lambda _: wire.join([*each, machine]))
+    return wire.changed_within(own, (_SPECIFIC, _VALUE), lambda _: wire.join_fields([*each, machine]))
 
 
 def _numbered(place: int) -> bytes:
@@ -65,10 +65,10 @@ def _numbered(place: int) -> bytes:
 def _machine(baseline: Baseline) -> bytes:
     features = ",".join(f"+{name}" for name in (*baseline.llvm, *baseline.preferences))
     said = {_TRIPLE: _LINUX, _CPU: baseline.level, _FEATURES: features}
-    return wire.join(wire.delimited(number, text.encode()) for number, text in said.items())
+    return wire.join_fields(wire.delimited(number, text.encode()) for number, text in said.items())
 
 
-def compile(lowered: Any, baseline: Baseline, options: Mapping[str, Value]) -> Any:
+def compile(lowered: Any, baseline: Baseline, options: Mapping[str, FlagValue]) -> Any:
     """A `jax.stages.Lowered` for such devices, compiled."""
     return lowered.compile(dict(options))
 

@@ -15,7 +15,7 @@ _HOST = (2, 2, 1)
 
 def check(target: TpuTarget) -> None:
     """Raises InputError where the compiler is not installed."""
-    if lacking := extras.missing("tpu"):
+    if lacking := extras.missing_extra("tpu"):
         raise InputError(f"target tpu {target.topology}: {lacking}, or leave the target out")
 
 
@@ -38,7 +38,7 @@ def flags(target: TpuTarget) -> tuple[str, ...]:
 def devices(target: TpuTarget, number: int) -> list[Any]:
     """The first devices of the topology. Raises InputError for a topology that there is not."""
     text = target.topology
-    tpu, shape = accelerators.topology(text)
+    tpu, shape = accelerators.parse_topology(text)
     bounds = tuple(map(min, zip(_HOST, (*shape, 1), strict=False)))
     try:
         found = deviceless.devices("tpu", text, chips_per_host_bounds=bounds)
@@ -54,10 +54,10 @@ def devices(target: TpuTarget, number: int) -> list[Any]:
 
 def compiled(lowered: Any, target: TpuTarget) -> Made:
     """What XLA made; its bytes are the same on every machine as they are."""
-    return deviceless.compiled(lowered, xla_flags.options("tpu", target.xla_flags))
+    return deviceless.compiled(lowered, xla_flags.parse_flags("tpu", target.xla_flags))
 
 
 def requires(target: TpuTarget, number: int) -> dict[str, Any]:
     """The TPUs."""
-    tpu, _ = accelerators.topology(target.topology)
+    tpu, _ = accelerators.parse_topology(target.topology)
     return {"kinds": (tpu.kind,), "devices": number}

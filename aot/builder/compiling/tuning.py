@@ -59,7 +59,7 @@ def with_tuning(target: Target, blob: BlobRecord | None) -> Target:
 def lay(data: bytes, device: str) -> None:
     """Writes the bytes of a tuning where XLA looks for its choices in this process. Raises InputError."""
     found = tuning.parse_tuning(data, device, f"target cuda {device}: tuning")
-    model = cuda.model(devices.gpu(device))
+    model = cuda.model(devices.find_gpu(device))
     rows = (
         f"results {{ device: {json.dumps(model)} hlo: {json.dumps(choice.hlo)} version: {choice.version} "
         f"result {{ {choice.result} }} }}"

@@ -15,7 +15,7 @@ from aot.slots import GATHERED, STATE, WEIGHT, prefixes
 from aot.targets import Target
 
 if TYPE_CHECKING:
-    from aot.models.protocol import Model
+    from aot.models.protocol import BuildableModel
 
 
 _NEARLY = 0.9
@@ -49,7 +49,7 @@ class Placement:
     """Why axes are whole that a rule would split."""
 
 
-def footprints_of(laid: Iterable[Laid], meshes: Iterable[Layouts], model: "Model") -> tuple[Footprint, ...]:
+def footprints_of(laid: Iterable[Laid], meshes: Iterable[Layouts], model: "BuildableModel") -> tuple[Footprint, ...]:
     """The footprint on each mesh, one device included."""
     laid = tuple(laid)
     return tuple(_on(on, [each for each in laid if each.mesh == on.mesh], model) for on in meshes)
@@ -79,7 +79,7 @@ def _compared(targets: Iterable[Target], footprints: Iterable[Footprint]) -> Ite
     """Each target whose memory is known: its place, what its devices hold of weights and state, and what they have."""
     by_mesh = {tuple(found.mesh.items()): found for found in footprints}
     for number, target in enumerate(targets):
-        found, memory = by_mesh[tuple(target.mesh.items())], devices.memory(target)
+        found, memory = by_mesh[tuple(target.mesh.items())], devices.device_memory(target)
         if memory is not None:
             yield f"targets[{number}]: {target.platform}", (found.weights, found.state), memory
 
@@ -92,7 +92,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _on(on: Layouts, laid: list[Laid], model: "Model") -> Footprint:
+def _on(on: Layouts, laid: list[Laid], model: "BuildableModel") -> Footprint:
     mesh = on.mesh
     by_combo: dict[int, dict[str, int]] = {}
     known: dict[int, dict[str, int]] = {}
@@ -121,7 +121,10 @@ def _shares(laid: Laid, mesh: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """The slot of each weight and state that a chain takes, and the bytes that one device has of it."""
     for slot, array, axes in _arguments(laid):
         if slot.startswith(_STORED) or STATE.holds(slot):
-            yield slot, _bytes(Array(partition.share(array.shape, mesh, axes) if axes else array.shape, array.dtype))
+            yield (
+                slot,
+                _bytes(Array(partition.device_share(array.shape, mesh, axes) if axes else array.shape, array.dtype)),
+            )
 
 
 def _arguments(laid: Laid) -> Iterator[tuple[str, Array, Axes]]:

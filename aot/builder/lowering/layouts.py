@@ -13,7 +13,7 @@ from aot.partition import Axes, Dimensions, Layout, Layouts, Mesh
 from aot.slots import GATHERED, SOURCE, STATE, WEIGHT, slot_of
 
 if TYPE_CHECKING:
-    from aot.models.protocol import Model
+    from aot.models.protocol import BuildableModel
     from aot.plan import Plan
     from aot.precompile import Combo
 
@@ -48,7 +48,7 @@ class Laid:
 
 
 def laid_out_chains(
-    plan: "Plan", model: "Model", key: str | None = None, progress: Progress = lambda *_: None
+    plan: "Plan", model: "BuildableModel", key: str | None = None, progress: Progress = lambda *_: None
 ) -> tuple[list[Laid], list[Layouts]]:
     """Every chain of a plan, or of one of its combos, and the layouts on each mesh there is.
 
@@ -78,7 +78,7 @@ def distinct(laid: Iterable[Laid]) -> set[Placed]:
     return {placed for each in laid for placed in each.programs}
 
 
-def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model: "Model") -> Iterator[Laid]:
+def _combo(position: int, combo: "Combo", platform: str, layouts: Layouts, model: "BuildableModel") -> Iterator[Laid]:
     dimensions = sources.dimensions(model, combo)
     chains = model.chains(combo, platform, layouts.mesh)
     if layouts.mesh and layouts.rules.gather:

@@ -192,7 +192,7 @@ def _shardings(mesh: tuple[tuple[str, int], ...], axes: layouts.NamedAxes) -> di
 
     if not mesh:
         return {}
-    abstract = exports.abstract(mesh)
+    abstract = exports.abstract_mesh(mesh)
     return {name: NamedSharding(abstract, PartitionSpec(*entries)) for name, entries in axes}
 
 

@@ -14,11 +14,11 @@ from aot.partition import Dimensions
 from aot.precompile import Combo
 
 if TYPE_CHECKING:
-    from aot.models.protocol import Model
+    from aot.models.protocol import BuildableModel
     from aot.plan import Plan
 
 
-def model(plan: "Plan") -> "Model":
+def model(plan: "Plan") -> "BuildableModel":
     """The plan's model; its weights are read when they are asked for.
 
     Raises InputError for a factory that cannot be imported, fails, or gives something else.
@@ -26,18 +26,18 @@ def model(plan: "Plan") -> "Model":
     return _from_factory(plan) if plan.model.factory is not None else _from_checkpoint(plan)
 
 
-def dimensions(model: "Model", combo: Combo) -> Dimensions:
+def dimensions(model: "BuildableModel", combo: Combo) -> Dimensions:
     """What a model calls the axes of its arrays; nothing where it has no `dimensions`."""
     from aot.models.protocol import Named
 
     return model.dimensions(combo) if isinstance(model, Named) else Dimensions()
 
 
-def _from_checkpoint(plan: "Plan") -> "Model":
+def _from_checkpoint(plan: "Plan") -> "BuildableModel":
     from aot.models.checkpoints import checkpoint, orbax
     from aot.models.families import family
     from aot.models.language import LanguageModel
-    from aot.programs.generation import Options
+    from aot.programs.phases import GenerationOptions
 
     source, generation = plan.model, plan.generation
     assert source.config is not None, source
@@ -47,20 +47,20 @@ def _from_checkpoint(plan: "Plan") -> "Model":
     config, directory = family.read_model_config(source.config, source.preprocessor), source.checkpoint
     dtype = source.dtype if source.quantization is None else "float32"  # what is quantized is rounded once
     restrictions, room = generation.restrictions, max(1, len(generation.eos_token_id))
-    options = Options(
+    options = GenerationOptions(
         generation.streaming_chunks, generation.logits, room, restrictions.suppress, restrictions.begin_suppress
     )
 
     def tensors():  # type: ignore[no-untyped-def]
-        if checkpoint.kind(directory) == "orbax":
-            return orbax.tensors(directory, source.subtree, config.parameters(), dtype)
-        return checkpoint.tensors(directory, config, dtype)
+        if checkpoint.checkpoint_kind(directory) == "orbax":
+            return orbax.orbax_tensors(directory, source.subtree, config.parameters(), dtype)
+        return checkpoint.checkpoint_tensors(directory, config, dtype)
 
     return LanguageModel(config, source.dtype, options, plan.combos, tensors, source.quantization)
 
 
-def _from_factory(plan: "Plan") -> "Model":
-    from aot.models.protocol import Model
+def _from_factory(plan: "Plan") -> "BuildableModel":
+    from aot.models.protocol import BuildableModel
 
     source = plan.model
     assert source.factory is not None, source
@@ -69,7 +69,7 @@ def _from_factory(plan: "Plan") -> "Model":
     sys.path.insert(0, str(source.directory))
     with _blaming(place):
         made = getattr(importlib.import_module(module), attribute)(**source.arguments)
-    if not isinstance(made, Model):
+    if not isinstance(made, BuildableModel):
         raise InputError(
             f"{place}: gave {type(made).__name__}, which lacks abstract_weights, weights or chains; see "
             "aot.models.protocol"
@@ -80,7 +80,7 @@ def _from_factory(plan: "Plan") -> "Model":
 class _Checked:
     """A user's model: what it raises, or gives of a wrong type, is an InputError that names the factory."""
 
-    def __init__(self, model: "Model", place: str) -> None:
+    def __init__(self, model: "BuildableModel", place: str) -> None:
         self._model, self._place = model, place
 
     def abstract_weights(self) -> Mapping[str, Array]:

@@ -33,7 +33,7 @@ class Unknown(Exception):
 def executable(program: str, target: Target) -> Factors:
     """The compile key, spelled out: of the program with this digest, compiled for a target."""
     made = {"program": program, "target": target.plain(), "flags": compile.flags(target)}
-    compilers = [installed.wheel(name) for name in extras.wheels(target.platform)]
+    compilers = [installed.wheel(name) for name in extras.compiler_wheels(target.platform)]
     return {"kind": "executable", **made, "compilers": compilers, **_tools(COMPILING)}
 
 
@@ -103,4 +103,4 @@ def _tools(parts: tuple[str, ...] = (".",)) -> dict[str, Any]:
 
 def _here() -> dict[str, Any]:
     """The processor, by which kernels are picked when they run."""
-    return {"cpu": isa.processor(), "features": sorted(isa.machine().features)}
+    return {"cpu": isa.processor_name(), "features": sorted(isa.this_machine().features)}

@@ -93,7 +93,7 @@ def fullness(plan: "Plan") -> tuple[str, ...]:
 
     Nothing is counted where no target says how much memory its devices have.
     """
-    if all(devices.memory(target) is None for target in plan.targets):
+    if all(devices.device_memory(target) is None for target in plan.targets):
         return ()
     return tuple(footprint.nearly_full(plan.targets, count_plan(plan).footprints))
 
@@ -196,7 +196,7 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     if made is None:
         return None
     plain = {name: value for name, value in vars(made).items() if name != "restrictions"}
-    return records.GenerationRecord(**{**plain, "sampling": sampling.recorded(made.sampling, made.restrictions)})
+    return records.GenerationRecord(**{**plain, "sampling": sampling.record_sampling(made.sampling, made.restrictions)})
 
 
 def _format(plan: "Plan") -> int:

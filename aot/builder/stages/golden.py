@@ -21,14 +21,14 @@ def outputs(sealed: Path, report: "Report", cache: Cache | None = None) -> bytes
     One CPU gives the same bits in every run, so those of an entry that is made of the same may be kept ones.
     """
     bundle = store.open(sealed)
-    factors = {i: identity.golden(found) for i, found in golden.factors(bundle, place(bundle)).items()}
+    factors = {i: identity.golden(found) for i, found in golden.golden_factors(bundle, place(bundle)).items()}
     found = {} if cache is None else {i: cache.read(named) for i, named in factors.items()}
     kept = {i: entry.data for i, entry in found.items() if entry is not None}
     lacking = sorted(factors.keys() - kept, reverse=True)  # the first of those that are made of the same
     missing = dict({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
     report.step("golden", len(kept) + len(missing), len(kept))
     if not missing:
-        return golden.record(bundle, kept, place=place(bundle))
+        return golden.record_golden(bundle, kept, place=place(bundle))
     with Worker() as worker:
         task = RecordGolden(sealed, kept, missing, None if cache is None else cache.root)
         return worker.request(task, report.advance)

@@ -103,7 +103,7 @@ def _flags(index: Index) -> list[str]:
 
 def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
-    compilers = {name for target in plan.targets for name in extras.wheels(target.platform)}
+    compilers = {name for target in plan.targets for name in extras.compiler_wheels(target.platform)}
     converters = tokenizer.converter_wheels(plan.model.tokenizer)
     yield from filter(None, map(installed.wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
@@ -131,10 +131,10 @@ def _weights(plan: "Plan") -> Iterable[tuple[str, Path]]:
     directory = plan.model.checkpoint
     if directory is None:
         return
-    if checkpoint.kind(directory) == "orbax":
+    if checkpoint.checkpoint_kind(directory) == "orbax":
         found = (Path(folder, name) for folder, _, names in os.walk(directory, followlinks=True) for name in names)
     else:
-        found = (directory / name for name in checkpoint.files(directory))
+        found = (directory / name for name in checkpoint.weight_files(directory))
     yield from ((path.relative_to(directory).as_posix(), path) for path in found if path.is_file())
 
 

@@ -82,14 +82,16 @@ def newer(release: Release) -> str:
 
 def expiry_remarks(release: Release) -> tuple[str, ...]:
     """A line where what a release exports has expired already, or soon will; empty before."""
-    notice = expiry.notice(f"jax {release.version}", release.valid_until, newer(release))
+    notice = expiry.expiry_notice(f"jax {release.version}", release.valid_until, newer(release))
     return () if notice is None else (notice,)
 
 
 def check_in_time(release: Release, otherwise: str = "") -> None:
     """Raises ExpiredError where what a release exports has expired already; `otherwise` ends the advice."""
-    if expiry.expired(release.valid_until):
-        raise ExpiredError(f"jax {release.version}: {expiry.past(release.valid_until, f'{newer(release)}{otherwise}')}")
+    if expiry.has_expired(release.valid_until):
+        raise ExpiredError(
+            f"jax {release.version}: {expiry.expired_message(release.valid_until, f'{newer(release)}{otherwise}')}"
+        )
 
 
 def _installed() -> str:
@@ -101,7 +103,7 @@ def _check_stated(version: str, stated: datetime.date, known: str | None) -> Non
     """Raises InputError for a day on which this release cannot have been published."""
     if known is not None and known != stated.isoformat():
         raise InputError(f"--jax-released {stated}: jax {version} was released on {known}; leave the option out")
-    if stated > (today := expiry.today()):
+    if stated > (today := expiry.today_utc()):
         raise InputError(
             f"--jax-released {stated}: is after today, {today}; say the day on which jax {version} was released"
         )

@@ -67,10 +67,10 @@ def tokenizer_remarks(plan: "Plan") -> tuple[str, ...]:
 
 
 def _check(given: dict[str, bytes], directory: Path, ends: tuple[int, ...]) -> None:
-    from aot.runtime.prompting.text import Text
+    from aot.runtime.prompting.text import TextTokenizer
 
     try:
-        Text.from_files(given, str(directory), ends=ends).check()
+        TextTokenizer.from_files(given, str(directory), ends=ends).check()
     except BundleError as error:
         what = str(error).rpartition("; ")[0]
         raise InputError(f"{what}; correct the file, {_ADVICE}") from error

@@ -63,7 +63,7 @@ def tune(plan: "Plan", jobs: int, report: Report) -> tuple[Tuned, ...]:
 
 def _check(target: CudaTarget) -> None:
     """Raises MachineError where this machine has not the devices of a target, InputError for no place to write to."""
-    needed, kinds = target.devices or 1, devices.gpu(target.device).kinds
+    needed, kinds = target.devices or 1, devices.find_gpu(target.device).kinds
     here = [device.kind for device in machine.accelerators_of("cuda").devices]
     if sum(kind in kinds for kind in here) < needed:
         found = ", ".join(sorted(set(here))) or "no NVIDIA GPU"

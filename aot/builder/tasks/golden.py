@@ -65,19 +65,19 @@ def run_missing(
         told.of(entry)
 
     bundle = store.open(sealed)
-    return replay.record(bundle, kept, take, place(bundle))
+    return replay.record_golden(bundle, kept, take, place(bundle))
 
 
 def replayed(sealed: Path, data: bytes, progress: pace.Progress) -> tuple[replay.Replayed, ...]:
     """Runs golden outputs of another bundle with the same entries once more, in this process."""
     bundle = store.open(sealed)
     recorded, _ = expected.read_golden(data, "golden outputs")
-    return replay.replay(bundle, data, _Told(progress, len(recorded)).of, place(bundle))
+    return replay.replay_golden(bundle, data, _Told(progress, len(recorded)).of, place(bundle))
 
 
 def place(bundle: Bundle) -> Place:
     """Where golden outputs are made: on the CPU, as they must not depend on a GPU of the building machine."""
-    return entries.place(bundle.index, platform=entries.PLATFORM)
+    return entries.find_place(bundle.index, platform=entries.PLATFORM)
 
 
 class _Told:
@@ -87,4 +87,4 @@ class _Told:
         self._progress, self._clock = progress, pace.Pace(count)
 
     def of(self, entry: Entry) -> None:
-        self._progress(f"{entry.phase}, combo {entry.key[:12]}", self._clock.left(1))
+        self._progress(f"{entry.phase}, combo {entry.combo_key[:12]}", self._clock.left(1))

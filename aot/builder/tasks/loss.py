@@ -38,8 +38,8 @@ def measured(plan: Plan) -> bytes | None:
     model, (rows, width) = sources.model(plan), golden_shape(plan)
     assert isinstance(model, LanguageModel), model
     tokens = ArgumentRecord("tokens", "int32", (rows, width), (None, None))
-    ids = exercise.values("tokens", tokens, model.config.decoder.vocab_size)
-    found = divergence.measure_divergence(model, ids, exercise.lengths(rows, width))
+    ids = exercise.exercise_values("tokens", tokens, model.config.decoder.vocab_size)
+    found = divergence.measure_divergence(model, ids, exercise.row_lengths(rows, width))
     if not math.isfinite(found.nats):
         return None
     assert plan.model.quantization is not None, plan

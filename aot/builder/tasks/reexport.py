@@ -68,14 +68,14 @@ def _exported(record: ProgramRecord, data: bytes, waivers: Sequence[str]) -> byt
 
     from aot.runtime.device import exports
 
-    stored, mesh = exports.read_export(data), exports.abstract(record.mesh)
+    stored, mesh = exports.read_export(data), exports.abstract_mesh(record.mesh)
 
     def function(donated: Mapping[str, Any], kept: Mapping[str, Any]) -> Any:
         return stored.call(donated, kept)
 
     function.__name__ = function.__qualname__ = record.name
     results = jax.tree.unflatten(stored.out_tree, stored.out_shardings_jax(mesh))
-    jitted, arguments = exports.jitted(stored, stored.in_shardings_jax(mesh), function, results)
+    jitted, arguments = exports.jit_export(stored, stored.in_shardings_jax(mesh), function, results)
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in waivers]
     made = export.export(jitted, platforms=[record.platform], disabled_checks=checks)(*arguments)
     if _contract(made, mesh) != _contract(stored, mesh):

@@ -14,7 +14,7 @@ from aot.bundle.index.document import Fault
 from aot.bundle.index.records import ComboRecord, GenerationRecord, Index, stored_blobs
 from aot.errors import AotError
 from aot.precompile import Combo
-from aot.sampling import FIELDS, RESTRICTIONS
+from aot.sampling import RESTRICTIONS, SAMPLING_FIELDS
 from aot.slots import GIVES, INPUT, TAKES, WEIGHT, slot_of
 from aot.vision import FITS, ROTARY
 
@@ -162,17 +162,17 @@ def _sequences(index: Index, record: GenerationRecord) -> Iterator[str]:
 
 
 def _sampling(index: Index, record: GenerationRecord) -> Iterator[str]:
-    numbers: dict[str, Any] = {name: value for name, value in record.sampling.items() if name in FIELDS}
+    numbers: dict[str, Any] = {name: value for name, value in record.sampling.items() if name in SAMPLING_FIELDS}
     try:
         sampling.SamplingParams(**numbers)
     except AotError as error:
         yield f"generation.sampling: {error}"
     for name, value in record.sampling.items():
         place = f"generation.sampling[{name!r}]"
-        if name in FIELDS:
+        if name in SAMPLING_FIELDS:
             continue
         if name not in RESTRICTIONS:
-            yield f"{place}: unknown name; known: {', '.join((*FIELDS, *RESTRICTIONS))}"
+            yield f"{place}: unknown name; known: {', '.join((*SAMPLING_FIELDS, *RESTRICTIONS))}"
         elif index.format < _RESTRICTED:
             yield f"{place}: must not be there before format {_RESTRICTED}"
         elif not (isinstance(value, tuple) and value and all(type(v) is RESTRICTIONS[name] and v != "" for v in value)):

@@ -174,7 +174,7 @@ class GenerationRecord:
     pad_token_id: Index32
     bos_token_id: Index32 | None
     sampling: Mapping[Name, Number | tuple[int | Text, ...]]
-    """Numbers, and where a checkpoint restricts its texts lists, as `aot.sampling.recorded` gives them."""
+    """Numbers, and where a checkpoint restricts its texts lists, as `aot.sampling.record_sampling` gives them."""
 
 
 @dataclass(frozen=True)

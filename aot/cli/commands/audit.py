@@ -16,7 +16,7 @@ from aot.errors import DifferenceError
 
 @click.command(
     "audit",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot audit dist/tiny --manifest manifests/tiny.yaml --rounds 3",
         "aot audit dist/tiny --manifest manifests/tiny.yaml --programs-only",
         "aot audit dist/new --manifest manifests/tiny.yaml --from dist/tiny",
@@ -25,7 +25,9 @@ from aot.errors import DifferenceError
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--manifest", required=True, type=click.Path(path_type=Path), help="What the bundle was built from.")
-@click.option("--only", "key", metavar="KEY", help="Compare the entries of this key alone, named by its first digits.")
+@click.option(
+    "--only", "combo_key", metavar="KEY", help="Compare the entries of this key alone, named by its first digits."
+)
 @click.option(
     "--target",
     "platform",
@@ -51,7 +53,7 @@ from aot.errors import DifferenceError
 @output.jax_released
 @output.as_json
 def command(
-    bundle: Path, manifest: Path, key: str | None, platform: str | None, origin: Path | None, programs_only: bool,
+    bundle: Path, manifest: Path, combo_key: str | None, platform: str | None, origin: Path | None, programs_only: bool,
     rounds: int, cpu: str | None, jax_released: datetime.date | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Build BUNDLE again from its manifest and compare: programs, executables, weights, tokenizer, index.
@@ -62,7 +64,7 @@ def command(
     """
     if programs_only and platform is not None:
         raise click.UsageError("--target chooses among executables, --programs-only makes none: give one of the two")
-    part = Part(key, platform, not programs_only)
+    part = Part(combo_key, platform, not programs_only)
     release = releases.installed(jax_released)
     with Display() as display:
         found = audit.audit(bundle, manifest, release, audit.Options(part, rounds, origin, cpu), display)
@@ -80,7 +82,7 @@ def _print(found: audit.Audit) -> None:
             str(row["round"]), (row["key"] or "")[:12], row["phase"] or "", row["kind"], row["verdict"], row["cause"]
         )
     output.console().print(table)
-    for line in diff.lines(found.causes):
+    for line in diff.cause_lines(found.causes):
         click.echo(line)
     differing = sum(not verdict.same for verdicts in found.verdicts for verdict in verdicts)
     verdicts = sum(map(len, found.verdicts))

@@ -3,18 +3,21 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from aot.cli import output, progress
 from aot.errors import InputError
-from aot.runtime import verification
+from aot.runtime.verification import Verify
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command(
     "bench",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot bench dist/tiny",
         "aot bench dist/tiny --rounds 10 --plot tiny.svg",
         "aot bench dist/tiny --prompt-tokens 20 --new-tokens 40 --json",
@@ -28,7 +31,7 @@ from aot.runtime import verification
 @click.option("--new-tokens", type=click.IntRange(min=1), help="Tokens to generate; by default as the bundle says.")
 @click.option(
     "--verify",
-    type=click.Choice(verification.POLICIES),
+    type=click.Choice(get_args(Verify)),
     default="once",
     show_default=True,
     help="When the measured processes check weights against their digests.",
@@ -36,7 +39,7 @@ from aot.runtime import verification
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the medians into this SVG file.")
 @output.as_json
 def command(
-    bundle: Path, rounds: int, prompt_tokens: int | None, new_tokens: int | None, verify: str, plot: Path | None,
+    bundle: Path, rounds: int, prompt_tokens: int | None, new_tokens: int | None, verify: Verify, plot: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on this machine, a request of one prompt at a time, in fresh processes.
@@ -45,13 +48,13 @@ def command(
     against the read bandwidth of memory, measured between them. What is shown is the median of all rounds, and the
     lowest and highest.
     """
-    from aot.bench import bench
+    from aot.bench import measuring
 
     if plot is not None:
         _check_plot(plot)
-    options = bench.Options(rounds, prompt_tokens, new_tokens, verify)
-    with progress.waiting("") as say:
-        found = bench.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
+    options = measuring.BenchOptions(rounds, prompt_tokens, new_tokens, verify)
+    with progress.show_waiting("") as say:
+        found = measuring.measure_bundle(bundle, options, lambda number, name: say(f"round {number + 1}: {name}"))
     if plot is not None:
         plot.write_text(_drawn(bundle, found), encoding="utf-8")
     if as_json:
@@ -86,7 +89,7 @@ def _print(bundle: Path, found: Mapping[str, Any]) -> None:
             click.echo(f"round {number} failed: {document['error']}", err=True)
 
 
-def _executables(documents: list[Mapping[str, Any]]) -> Any:
+def _executables(documents: list[Mapping[str, Any]]) -> "Table":
     """A row for each executable: medians of loading it, of its first call and of its second."""
     from statistics import median
 
@@ -105,13 +108,13 @@ def _drawn(bundle: Path, found: Mapping[str, Any]) -> str:
 
     figures = {name: Figure(**figure) for name, figure in found["figures"].items()}
     name = bundle.resolve().name
-    return plot.draw([(name, figures)], found["bandwidth"], f"aot bench {name}", _request(found), _place(found))
+    return plot.draw_plot([(name, figures)], found["bandwidth"], f"aot bench {name}", _request(found), _place(found))
 
 
 def _request(found: Mapping[str, Any]) -> str:
     request, held = found["request"], found["bundle"]
     tokens = f"{request['prompt_tokens']} prompt tokens, {request['new_tokens']} new ones"
-    return f"{tokens}, {held['dtype']}, {output.size(held['weight_bytes'])} of weights a token"
+    return f"{tokens}, {held['dtype']}, {output.spelled_size(held['weight_bytes'])} of weights a token"
 
 
 def _place(found: Mapping[str, Any]) -> str:
@@ -122,7 +125,7 @@ def _place(found: Mapping[str, Any]) -> str:
 
 def _shown(value: float, unit: str) -> str:
     if unit == "bytes":
-        return f"-{output.size(int(-value))}" if value < 0 else output.size(int(value))
+        return f"-{output.spelled_size(int(-value))}" if value < 0 else output.spelled_size(int(value))
     digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
     return f"{value:.3f} s" if unit == "s" else f"{value:,.{digits}f} {unit}".rstrip()
 

@@ -21,7 +21,7 @@ from aot.plan import Plan
 
 @click.command(
     "build",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot build manifests/tiny.yaml", "aot build manifests/tiny.yaml -o bundles/tiny --replace --jobs 4"
     ),
 )
@@ -33,8 +33,8 @@ from aot.plan import Plan
     type=click.Path(path_type=Path),
     help="Directory of the bundle; default: dist/NAME.",
 )
-@output.replace
-@output.jobs
+@output.replace_options
+@output.jobs_option
 @output.no_cache
 @output.jax_released
 @click.option("--allow-expired", is_flag=True, help="Build although the programs are out of date already.")
@@ -79,7 +79,7 @@ def command(
     else:
         click.echo(f"bundle {where}")
         if cost is not None:
-            click.echo(output.loss(cost))
+            click.echo(output.loss_line(cost))
         click.echo(f"valid until {release.valid_until}")
         click.echo(digest)
 

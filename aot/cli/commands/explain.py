@@ -10,7 +10,7 @@ from aot.audit.explain import Subject
 from aot.builder.stages import releases
 from aot.bundle import store
 from aot.cli import output, progress
-from aot.cli.commands.diff import verdict
+from aot.cli.commands.diff import print_verdict
 from aot.cli.progress import Display
 
 _LONGEST = 100  # characters of a value that are shown
@@ -18,29 +18,31 @@ _LONGEST = 100  # characters of a value that are shown
 
 @click.command(
     "explain",
-    epilog=output.examples("aot explain dist/tiny 66f0943a278c", "aot explain dist/tiny --against manifests/tiny.yaml"),
+    epilog=output.examples_epilog(
+        "aot explain dist/tiny 66f0943a278c", "aot explain dist/tiny --against manifests/tiny.yaml"
+    ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("key", required=False)
+@click.argument("name", metavar="[KEY]", required=False)
 @click.option("--against", metavar="MANIFEST", type=click.Path(path_type=Path), help="What a rebuild would change.")
 @output.jax_released
 @output.as_json
 def command(
-    bundle: Path, key: str | None, against: Path | None, jax_released: datetime.date | None, as_json: bool
+    bundle: Path, name: str | None, against: Path | None, jax_released: datetime.date | None, as_json: bool
 ) -> int:  # fmt: skip
     """List the factors behind BUNDLE, or behind one KEY, program or executable of it, named by its first digits.
 
     With --against: say which factors would differ if the bundle were built from MANIFEST with what is installed now,
     and why. Weights are read and programs lowered, nothing is compiled. Exit code 6 when a factor would.
     """
-    if against and key:
+    if against and name:
         raise click.UsageError("give a KEY or --against, not both")
     if jax_released and not against:
         raise click.UsageError("--jax-released is of a rebuild: give --against, too")
     if against:
         return _against(bundle, against, jax_released, as_json)
     opened = store.open(bundle)
-    subject = explain.subject(opened.index, key) if key else explain.bundle(opened.index, opened.digest)
+    subject = explain.subject(opened.index, name) if name else explain.bundle(opened.index, opened.digest)
     if as_json:
         output.print_document({"factors": subject.rows()})
     else:
@@ -54,11 +56,11 @@ def _against(path: Path, manifest: Path, jax_released: datetime.date | None, as_
     bundle = store.open(path)
     plan = plans.resolve(plans.read_manifest(manifest))
     release = releases.installed(jax_released)
-    with progress.waiting(f"hashing {path}"):
+    with progress.show_waiting(f"hashing {path}"):
         store.verify(path)
     with Display() as display, sides.of_plan(plan, release, display) as rebuilt:
         found = diff.causes(sides.of_bundle(bundle), rebuilt)
-    return verdict(found, as_json)
+    return print_verdict(found, as_json)
 
 
 def _print(subject: Subject) -> None:
@@ -80,5 +82,5 @@ def _print_digests(subject: Subject) -> None:
     for program in subject.index.programs:
         table.add_row(program.digest[7:19], program.name, program.platform, program.digest)
         for executable in program.executables:
-            table.add_row("", "", output.target(executable.target), executable.digest)
+            table.add_row("", "", output.spelled_target(executable.target), executable.digest)
     console.print(table)

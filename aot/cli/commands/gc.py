@@ -31,7 +31,7 @@ class Quantity(click.ParamType[float]):
         return 1 if not name and float(number) == 0 else self._units.get(name)
 
 
-class Size(Quantity):
+class SizeType(Quantity):
     """Bytes: `2G` and `2GiB` are 2 · 1024³, `2GB` is 2 · 1000³; in capitals or not."""
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class Size(Quantity):
         return self._folded.get(name.lower(), super()._unit(name, number))
 
 
-SIZE = Size()
+SIZE_TYPE = SizeType()
 AGE = Quantity("age", {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800})
 
 
-@click.command("gc", epilog=output.examples("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
+@click.command("gc", epilog=output.examples_epilog("aot gc --dry-run", "aot gc --max-size 2G --older-than 30d"))
 @click.option(
-    "--max-size", metavar="SIZE", type=SIZE, help="Keep at most so much (500M, 1.5GiB, 2GB), what was used last."
+    "--max-size", metavar="SIZE", type=SIZE_TYPE, help="Keep at most so much (500M, 1.5GiB, 2GB), what was used last."
 )
 @click.option("--older-than", metavar="AGE", type=AGE, help="Remove what was not used for so long (12h, 30d).")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be.")
@@ -67,5 +67,5 @@ def command(max_size: int | None, older_than: int | None, dry_run: bool, as_json
         output.print_document(asdict(swept))
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {output.counted(swept.removed, 'files')}, {output.size(swept.removed_bytes)}")
-    click.echo(f"kept {output.counted(swept.kept, 'files')}, {output.size(swept.kept_bytes)}, in {root}")
+    click.echo(f"{verb} {output.counted(swept.removed, 'files')}, {output.spelled_size(swept.removed_bytes)}")
+    click.echo(f"kept {output.counted(swept.kept, 'files')}, {output.spelled_size(swept.kept_bytes)}, in {root}")

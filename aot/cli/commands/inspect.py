@@ -17,7 +17,7 @@ from aot.cli import output
 from aot.errors import BundleError, InputError
 
 
-@click.command("inspect", epilog=output.examples("aot inspect dist/tiny", "aot inspect dist/tiny --provenance"))
+@click.command("inspect", epilog=output.examples_epilog("aot inspect dist/tiny", "aot inspect dist/tiny --provenance"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--provenance", is_flag=True, help="Print what it was built from and by: an in-toto statement.")
 @output.as_json
@@ -35,7 +35,7 @@ def command(bundle: Path, provenance: bool, as_json: bool) -> None:
         _print(opened)
 
 
-def _provenance(bundle: Bundle) -> Any:
+def _provenance(bundle: Bundle) -> object:
     if "provenance" not in bundle.attachments:
         raise InputError(f"bundle {bundle.path}: has no provenance; one that is built anew has")
     found = statement.parse_statement(bundle)
@@ -89,11 +89,11 @@ def _print(bundle: Bundle) -> None:
     console, index = output.console(), bundle.index
     console.print(f"bundle {bundle.path}\ndigest {bundle.digest}\nvalid until {index.valid_until}", soft_wrap=True)
     weights = sum(blob.bytes for blob in index.weights.blobs)
-    console.print(f"weights {output.counted(len(index.weights.arrays), 'arrays')}, {output.size(weights)}")
+    console.print(f"weights {output.counted(len(index.weights.arrays), 'arrays')}, {output.spelled_size(weights)}")
     if (cost := loss.read_loss(bundle)) is not None:
-        console.print(output.loss(cost), soft_wrap=True)
+        console.print(output.loss_line(cost), soft_wrap=True)
     console.print()
-    combos = output.combos("combo", [(combo.key, combo.dimensions) for combo in index.combos])
+    combos = output.combos_table("combo", [(combo.key, combo.dimensions) for combo in index.combos])
     for made in (combos, _entries(index), _table_of_programs(index)):
         console.print(made)
         console.print()
@@ -107,9 +107,9 @@ def _entries(index: Index) -> Table:
         for chain in entry.chains:
             programs = [index.programs[p] for p in dict.fromkeys(p for p, _ in chain.calls)]
             peak = max((_needs(e.memory) for p in programs for e in p.executables), default=None)
-            shown = "" if peak is None else output.size(peak)
-            key = index.combos[entry.combo].key[:12]
-            table.add_row(key, entry.phase, _place(chain), str(len(chain.calls)), str(len(programs)), shown)
+            shown = "" if peak is None else output.spelled_size(peak)
+            combo_key = index.combos[entry.combo].key[:12]
+            table.add_row(combo_key, entry.phase, _place(chain), str(len(chain.calls)), str(len(programs)), shown)
     return table
 
 
@@ -120,12 +120,12 @@ def _table_of_programs(index: Index) -> Table:
     for program in index.programs:
         row = (program.digest[7:19], program.name)
         if not program.executables:
-            table.add_row(*row, _place(program), output.size(program.bytes))
+            table.add_row(*row, _place(program), output.spelled_size(program.bytes))
         for e in program.executables:
             sizes = (program.bytes, e.bytes, e.memory["arguments"], e.memory["temporaries"])
-            cost = (_flops(e.cost), output.size(e.cost["bytes_accessed"]) if "bytes_accessed" in e.cost else "")
-            target = output.target(e.target) + (", tuned" if e.tuning else "")
-            table.add_row(*row, target, *map(output.size, sizes), *cost)
+            cost = (_flops(e.cost), output.spelled_size(e.cost["bytes_accessed"]) if "bytes_accessed" in e.cost else "")
+            target = output.spelled_target(e.target) + (", tuned" if e.tuning else "")
+            table.add_row(*row, target, *map(output.spelled_size, sizes), *cost)
     return table
 
 

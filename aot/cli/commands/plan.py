@@ -13,15 +13,14 @@ from aot import plan as plans
 from aot.builder.lowering import footprint
 from aot.builder.pace import Progress
 from aot.builder.stages import build, releases, tokenizer
-from aot.cli import model, output, placement, progress
-from aot.cli.commands import shapes
+from aot.cli import model_line, output, placement_table, progress, shapes_table
 from aot.plan import Manifest, Plan
 
 if TYPE_CHECKING:
     from aot.builder.lowering.lower import Counted
 
 
-@click.command("plan", epilog=output.examples("aot plan manifests/tiny.yaml"))
+@click.command("plan", epilog=output.examples_epilog("aot plan manifests/tiny.yaml"))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @output.jax_released
 @output.as_json
@@ -41,24 +40,24 @@ def command(manifest: Path, jax_released: datetime.date | None, as_json: bool) -
     plan = plans.resolve(given)
     release = releases.installed(jax_released)
     late = releases.expiry_remarks(release)
-    with progress.waiting("counting programs") as say:
+    with progress.show_waiting("counting programs") as say:
         counted = build.count_plan(plan, _told(say, len(plan.combos)))
     numbers = {"programs": counted.programs, "compiles": counted.compiles}
     remarks = (*_remarks(given, plan, counted), *late)
     if as_json:
         combos = [{"key": combo.key, **combo.dimensions()} for combo in plan.combos]
-        meshes = [placement.placement_document(each) for each in counted.footprints]
-        document = {"combos": combos, **shapes.shapes_document(plan), **numbers, "meshes": meshes}
+        meshes = [placement_table.placement_document(each) for each in counted.footprints]
+        document = {"combos": combos, **shapes_table.shapes_document(plan), **numbers, "meshes": meshes}
         weights = sum(plans.weight_bytes(plan).values()) or None
-        more = {"model": model.model_document(plan), "bytes": weights, "cached": None, "remarks": remarks}
+        more = {"model": model_line.model_document(plan), "bytes": weights, "cached": None, "remarks": remarks}
         seconds = time.perf_counter() - begin
         output.print_document({**document, "valid_until": release.valid_until, **more, "seconds": seconds})
     else:
         _print(plan, numbers)
         for each in counted.footprints:
-            placement.show_placement(each)
+            placement_table.show_placement(each)
         click.echo(f"valid until {release.valid_until}")
-        click.echo(model.line(plan))
+        click.echo(model_line.model_line(plan))
     for remark in remarks:
         click.echo(f"remark: {remark}", err=as_json)
 
@@ -74,7 +73,7 @@ def _told(say: Callable[[str], None], combos: int) -> Progress:
 
 
 def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]:
-    laid = (remark for each in counted.footprints for remark in placement.placement_remarks(each))
+    laid = (remark for each in counted.footprints for remark in placement_table.placement_remarks(each))
     full = footprint.nearly_full(plan.targets, counted.footprints)
     planned = (*plan.dropped, *tokenizer.tokenizer_remarks(plan), *plans.waste(plan), *plans.endings(given, plan))
     return (*planned, *plans.uninstalled(plan), *plans.untuned(plan), *laid, *full)
@@ -82,11 +81,11 @@ def _remarks(given: Manifest, plan: Plan, counted: "Counted") -> tuple[str, ...]
 
 def _print(plan: Plan, counted: Mapping[str, int]) -> None:
     console = output.console()
-    console.print(output.combos("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
-    shapes.show_shapes(plan)
+    console.print(output.combos_table("key", [(combo.key, combo.dimensions()) for combo in plan.combos]))
+    shapes_table.show_shapes(plan)
     numbers = [output.counted(number, name) for name, number in {"combos": len(plan.combos), **counted}.items()]
-    targets = "; ".join(output.target(target.plain()) for target in plan.targets) or "no targets"
+    targets = "; ".join(output.spelled_target(target.plain()) for target in plan.targets) or "no targets"
     console.print(f"{', '.join(numbers)} ({targets})", soft_wrap=True)
     if plan.model.quantization:
-        sizes = (f"{dtype} {output.size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))
+        sizes = (f"{dtype} {output.spelled_size(size)}" for dtype, size in sorted(plans.weight_bytes(plan).items()))
         console.print(f"weights, quantized to {plan.model.quantization}: {', '.join(sizes)}", soft_wrap=True)

@@ -15,7 +15,7 @@ from aot.cli.progress import Display
 
 @click.command(
     "refresh",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot refresh dist/tiny -o dist/new", "aot refresh dist/tiny --manifest manifests/tiny.yaml -o dist/new"
     ),
 )
@@ -26,8 +26,8 @@ from aot.cli.progress import Display
     help="What the bundle was built from; needed where the installed jax refuses its programs.",
 )
 @click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="The new bundle.")
-@output.replace
-@output.jobs
+@output.replace_options
+@output.jobs_option
 @output.no_cache
 @output.jax_released
 @output.as_json

@@ -8,11 +8,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aot.cli import output, prompting
+
+if TYPE_CHECKING:
+    from aot.runtime.peers.distributed import Distributed
 
 _SAMPLING = {
     "--temperature": (float, "Above 0 draws tokens, 0 takes the most probable one."),
@@ -34,7 +37,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(
     "run",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         'aot run dist/tiny "def main("',
         'aot run dist/tiny --prompt "import " --n 4 --temperature 0.8 --seed 1',
         "aot run dist/tiny --chat conversation.json --stream --stats",
@@ -83,7 +86,9 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="What to do where no executable fits this machine: fail, or compile.",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
+@click.option(
+    "--key", "public_key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key."
+)
 @click.option("--devices", type=click.IntRange(min=1), help="Devices to run on; it takes the largest mesh they hold.")
 @click.option("--replicas", metavar="N|all", help="Devices that share the rows, each with all of a one-device bundle.")
 @click.option("--coordinator", metavar="HOST:PORT", help="Where the processes of a mesh meet: an address of process 0.")
@@ -94,7 +99,7 @@ def _sampling(command: Callable[..., Any]) -> Callable[..., Any]:
 @output.as_json
 def command(
     bundle: Path, texts: tuple[str, ...], prompts: tuple[str, ...], chats: tuple[Path, ...], arguments: tuple[str, ...],
-    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, key: Path | None, devices: int | None,
+    tokens: tuple[str, ...], images: tuple[str, ...], policy: str, public_key: Path | None, devices: int | None,
     replicas: str | None, coordinator: str | None, processes: int | None, process: int | None, stream: bool,
     stats: bool, logprobs: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -107,8 +112,8 @@ def command(
     if stream and as_json:
         raise click.UsageError("--stream prints text as it comes, --json one document: give one of the two")
     given: list[Any] = [*map(prompting.text_given, texts), *prompts]
-    given += [*map(prompting.conversation, chats), *map(prompting.ids, tokens)]
-    if not given and (piped := prompting.piped()):
+    given += [*map(prompting.read_conversation, chats), *map(prompting.parse_ids, tokens)]
+    if not given and (piped := prompting.piped_text()):
         given = [piped]
     if not given:
         raise click.UsageError(
@@ -121,10 +126,10 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\b")  # it speaks of damage to a picture, which is then an error
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if arguments:
-        chosen["template"] = prompting.template(arguments)
+        chosen["template"] = prompting.parse_template_arguments(arguments)
     if images:
         chosen["images"] = list(images) if stream else [list(images)]
-    how = {"policy": policy, "key": key, "devices": devices, "replicas": _replicas(replicas)}
+    how: dict[str, Any] = {"policy": policy, "key": public_key, "devices": devices, "replicas": _replicas(replicas)}
     how["distributed"] = _distributed(coordinator, processes, process)
     with _quiet(process or 0) if coordinator else contextlib.nullcontext():
         if stream:
@@ -133,11 +138,11 @@ def command(
             _generate(bundle, given, how, chosen, logprobs=logprobs, stats=stats, as_json=as_json)
 
 
-def _replicas(text: str | None) -> Any:
+def _replicas(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _distributed(coordinator: str | None, processes: int | None, process: int | None) -> Any:
+def _distributed(coordinator: str | None, processes: int | None, process: int | None) -> "Distributed | None":
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if all(value is None for value in given.values()):
         return None

@@ -10,13 +10,19 @@ from aot.errors import InputError
 
 @click.command(
     "sign",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot sign dist/tiny --key private.pem",
         "aot sign dist/tiny --key private.pem --certificate signer.pem --chain ca.pem",
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="The private key, PEM, on P-256 to P-521.")
+@click.option(
+    "--key",
+    "private_key",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The private key, PEM, on P-256 to P-521.",
+)
 @click.option("--password-file", type=click.Path(path_type=Path), help="Holds the password of the key, on one line.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="The key's certificate, to sign with as well.")
 @click.option(
@@ -27,7 +33,7 @@ from aot.errors import InputError
 )
 @output.as_json
 def command(
-    bundle: Path, key: Path, password_file: Path | None, certificate: Path | None, chain: tuple[Path, ...],
+    bundle: Path, private_key: Path, password_file: Path | None, certificate: Path | None, chain: tuple[Path, ...],
     as_json: bool,
 ) -> None:  # fmt: skip
     """Sign BUNDLE in place, instead of any signature that it has, and print its digest, which stays as it was.
@@ -39,7 +45,7 @@ def command(
     from aot.bundle import sign, store
 
     password = None if password_file is None else _password(password_file)
-    signature = sign.sign(bundle, key, password=password, certificate=certificate, chain=chain)
+    signature = sign.sign(bundle, private_key, password=password, certificate=certificate, chain=chain)
     digest = store.open(bundle).digest
     if as_json:
         output.print_document({"digest": digest, "signature": signature})

@@ -10,9 +10,9 @@ from aot.cli import output
 from aot.cli.progress import Display
 
 
-@click.command("tune", epilog=output.examples("aot tune manifest.yaml"))
+@click.command("tune", epilog=output.examples_epilog("aot tune manifest.yaml"))
 @click.argument("manifest", type=click.Path(path_type=Path))
-@output.jobs
+@output.jobs_option
 @output.as_json
 def command(manifest: Path, jobs: int, as_json: bool) -> None:
     """Write the file of every target of MANIFEST that names a tuning: what XLA chooses when it tries out on the
@@ -29,4 +29,6 @@ def command(manifest: Path, jobs: int, as_json: bool) -> None:
         output.print_document({"tunings": rows})
         return
     for each in written:
-        click.echo(f"{output.target(each.target.plain())}: {output.counted(each.choices, 'choices')}, {each.path}")
+        click.echo(
+            f"{output.spelled_target(each.target.plain())}: {output.counted(each.choices, 'choices')}, {each.path}"
+        )

@@ -19,12 +19,14 @@ _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_cod
 
 @click.command(
     "verify",
-    epilog=output.examples(
+    epilog=output.examples_epilog(
         "aot verify dist/tiny", "aot verify dist/tiny --run", "aot verify dist/tiny --key public.pem"
     ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key.")
+@click.option(
+    "--key", "public_key", type=click.Path(path_type=Path), help="Demand a signature by the pair of this public key."
+)
 @click.option(
     "--certificate-chain",
     "chain",
@@ -34,7 +36,7 @@ _CODES = {"differs": DifferenceError.exit_code, "not run": MachineError.exit_cod
 )
 @click.option("--run", is_flag=True, help="Run its golden inputs here, and compare with the outputs recorded.")
 @output.as_json
-def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, as_json: bool) -> int:
+def command(bundle: Path, public_key: Path | None, chain: tuple[Path, ...], run: bool, as_json: bool) -> int:
     """Check every byte of BUNDLE against the digests in its index, and print its own.
 
     Says whether it is signed, and whether that was checked, for which one of the options below gives a key or a
@@ -42,8 +44,8 @@ def command(bundle: Path, key: Path | None, chain: tuple[Path, ...], run: bool, 
 
     With --run exit code 6 when an entry gives other outputs than recorded, else 4 when one does not run here.
     """
-    admit = _admit(key, chain)
-    with progress.waiting(f"hashing {bundle}") as say:
+    admit = _admit(public_key, chain)
+    with progress.show_waiting(f"hashing {bundle}") as say:
         opened = store.verify(bundle, admit=admit)
         verified.remember(bundle, opened.index.weights, opened.hashed)
         stated = statement.read_statement(opened) is not None
@@ -73,13 +75,13 @@ def _signed(bundle: Bundle, admit: store.Admit | None) -> str:
 def _replayed(bundle: Bundle) -> tuple["Replayed", ...]:
     from aot.golden import replay as golden
 
-    return golden.replay(bundle)
+    return golden.replay_golden(bundle)
 
 
 def _golden(replayed: tuple["Replayed", ...]) -> dict[str, Any]:
     entries = [
         {
-            "key": entry.key,
+            "key": entry.combo_key,
             "phase": entry.phase,
             "verdict": entry.verdict,
             "cause": entry.cause,
@@ -95,7 +97,7 @@ def _print(replayed: tuple["Replayed", ...]) -> None:
     table = output.empty_table("entry", "phase", "verdict", "difference", "tolerance", "cause")
     for entry in replayed:
         shown = ("" if number is None else f"{number:.2g}" for number in (entry.difference, entry.tolerance))
-        table.add_row(entry.key[:12], entry.phase, entry.verdict, *shown, entry.cause)
+        table.add_row(entry.combo_key[:12], entry.phase, entry.verdict, *shown, entry.cause)
     output.console().print(table)
     ran = sum(entry.verdict in ("reproduced", "differs") for entry in replayed)
     largest = _largest(replayed)
@@ -106,11 +108,11 @@ def _largest(replayed: tuple["Replayed", ...]) -> float | None:
     return max((entry.difference for entry in replayed if entry.difference is not None), default=None)
 
 
-def _admit(key: Path | None, chain: tuple[Path, ...]) -> store.Admit | None:
-    if key is not None and chain:
+def _admit(public_key: Path | None, chain: tuple[Path, ...]) -> store.Admit | None:
+    if public_key is not None and chain:
         raise click.UsageError("--key and --certificate-chain are two ways to sign: give one of them")
-    if key is None and not chain:
+    if public_key is None and not chain:
         return None
     from aot.bundle import sign
 
-    return sign.by_certificate(chain) if key is None else sign.by_key(key)
+    return sign.by_certificate(chain) if public_key is None else sign.by_public_key(public_key)

@@ -38,14 +38,14 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def resolve(dtype: str) -> np.dtype[Any]:
+def weight_dtype(dtype: str) -> np.dtype[Any]:
     """The numpy dtype of weights named `dtype`; InputError for one that they cannot have."""
     if dtype not in _WANTED:
         raise InputError(f"dtype: must be one of {', '.join(_WANTED)}, got {dtype!r}")
     return np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
 
 
-def header(file: Path) -> dict[str, Stored]:
+def read_header(file: Path) -> dict[str, Stored]:
     """The tensors of a file by name. InputError for a file that the safetensors library does not open."""
     try:
         # The library checks the whole header but does not tell offsets, so it is parsed once more here.
@@ -63,7 +63,7 @@ def header(file: Path) -> dict[str, Stored]:
     }
 
 
-def prevailing(stored: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
+def prevailing_dtype(stored: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
     """The dtype for weights that most elements are stored in, by (kind, shape) of each array; float32 for float64."""
     elements: Counter[str] = Counter()
     for kind, shape in stored:
@@ -75,15 +75,15 @@ def prevailing(stored: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
 
 def read_tensor(stored: Stored, dtype: str) -> np.ndarray[Any, Any]:
     """A tensor's array in `dtype`. InputError where a finite value is too large for it."""
-    result = np.empty(stored.shape, resolve(dtype))
+    result = np.empty(stored.shape, weight_dtype(dtype))
     flat, start = result.reshape(-1), 0
     for piece in _pieces(stored):
-        flat[start : start + piece.size] = cast(piece, result.dtype, f"{stored.file}: tensor {stored.name!r}")
+        flat[start : start + piece.size] = cast_tensor(piece, result.dtype, f"{stored.file}: tensor {stored.name!r}")
         start += piece.size
     return result
 
 
-def cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any], place: str) -> np.ndarray[Any, Any]:
+def cast_tensor(array: np.ndarray[Any, Any], dtype: np.dtype[Any], place: str) -> np.ndarray[Any, Any]:
     """`array` in `dtype`; InputError where that makes a finite value infinite."""
     with np.errstate(over="ignore", invalid="ignore"):  # a NaN stays one
         result = array.astype(dtype, copy=False)
@@ -93,7 +93,7 @@ def cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any], place: str) -> np.nd
     return result
 
 
-def same(one: Stored, other: Stored) -> bool:
+def are_same_tensors(one: Stored, other: Stored) -> bool:
     """Whether two tensors have the same dtype, shape and bytes."""
     if (one.kind, one.shape) != (other.kind, other.shape):
         return False

@@ -22,12 +22,12 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 _NOT_WEIGHTS = ("training_args.bin",)
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 _HEAD = "lm_head.weight"
-_EMBEDDING = names.huggingface("embed/tokens")
+_EMBEDDING = names.huggingface_name("embed/tokens")
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
 _IGNORED = ".rotary_emb.inv_freq"
 
 
-def kind(directory: Path) -> str:
+def checkpoint_kind(directory: Path) -> str:
     """What the files of a directory are, "huggingface" or "orbax"; InputError where they are neither."""
     entries = _listing(directory)
     if any(name in entries for name in _ORBAX):
@@ -55,13 +55,13 @@ def check_checkpoint(directory: Path, config: Mapping[str, Any] | ModelConfig, d
 
     Raises InputError with a line for each tensor that is missing, not used, or of a wrong shape or dtype.
     """
-    arrays.resolve(dtype)
+    arrays.weight_dtype(dtype)
     model = _read(config)
     if stored := _named(_stored(directory), model):
         _check(directory, stored, model)
 
 
-def tensors(
+def checkpoint_tensors(
     directory: Path, config: Mapping[str, Any] | ModelConfig, dtype: str
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Each parameter's path and its array in `dtype` (float32, bfloat16 or float16), in the order of `parameters`.
@@ -76,12 +76,12 @@ def tensors(
     return _stream(stored, model, dtype)
 
 
-def stored_dtype(directory: Path) -> str | None:
+def checkpoint_dtype(directory: Path) -> str | None:
     """The dtype that most elements of the weights have, of those that weights can have; None without weight files."""
-    return arrays.prevailing((tensor.kind, tensor.shape) for tensor in _stored(directory).values())
+    return arrays.prevailing_dtype((tensor.kind, tensor.shape) for tensor in _stored(directory).values())
 
 
-def files(directory: Path) -> tuple[str, ...]:
+def weight_files(directory: Path) -> tuple[str, ...]:
     """The names of the weight files, the list of shards among them. Raises InputError where they do not open."""
     found = {tensor.file.name for tensor in _stored(directory).values()}
     return tuple(sorted(found if SINGLE in found or not found else {*found, SHARDED}))
@@ -96,7 +96,7 @@ def _stream(stored: dict[str, Stored], model: ModelConfig, dtype: str) -> Iterat
 
 
 def _check_tied(embedding: Stored, head: Stored) -> None:
-    if not arrays.same(embedding, head):
+    if not arrays.are_same_tensors(embedding, head):
         raise InputError(
             f"{head.file}: tensor {_HEAD!r} differs from {_EMBEDDING!r}, though tie_word_embeddings is true; "
             f"set it to false, or remove {_HEAD!r}"
@@ -117,7 +117,7 @@ def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> No
     found = {tensor.name: tensor for name, tensor in stored.items() if name not in unused}
     place = f"checkpoint {directory}"
     lines = names.name_faults(wanted, {name: tensor.shape for name, tensor in found.items()}, place, "tensor")
-    lines += names.cut(
+    lines += names.cut_lines(
         [
             f"{place}: tensor {name!r} is stored as {found[name].kind}, which is not one of {arrays.KINDS}"
             for name in wanted
@@ -143,7 +143,7 @@ def _named(stored: dict[str, Stored], model: ModelConfig) -> dict[str, Stored]:
 def _canonical(stored: dict[str, Stored]) -> dict[str, Stored]:
     named: dict[str, Stored] = {}
     for name, tensor in stored.items():
-        if (other := named.setdefault(family.canonical(name), tensor)) is not tensor:
+        if (other := named.setdefault(family.canonical_name(name), tensor)) is not tensor:
             raise InputError(f"{tensor.file}: tensor {name!r} is {other.name!r} by another name; keep one of them")
     return named
 
@@ -152,7 +152,7 @@ def _stored(directory: Path) -> dict[str, Stored]:
     """The place of each tensor by its name; empty where there are no weight files."""
     entries = _listing(directory)
     if SINGLE in entries:
-        return arrays.header(directory / SINGLE)
+        return arrays.read_header(directory / SINGLE)
     if SHARDED in entries:
         return _shards(directory)
     if parts := sorted(name for name in entries if name.endswith(".safetensors")):
@@ -175,7 +175,7 @@ def _shards(directory: Path) -> dict[str, Stored]:
     shards = sorted({str(file) for file in table.values()})
     for file in shards:
         _check_shard(directory, index, file)
-    stored = {file: arrays.header(directory / file) for file in shards}
+    stored = {file: arrays.read_header(directory / file) for file in shards}
     found = [(name, file) for file, header in stored.items() for name in header]
     wrong = sorted({(name, str(file)) for name, file in table.items()} ^ set(found))
     if wrong:

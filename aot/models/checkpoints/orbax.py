@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from aot import closest
 from aot.errors import InputError
 from aot.models.checkpoints import arrays
 from aot.models.families import names
+
+if TYPE_CHECKING:
+    import tensorstore
 
 _METADATA = "_METADATA"
 _ITEM = "default"
@@ -43,30 +46,30 @@ def check_orbax(directory: Path, subtree: str, parameters: Mapping[str, tuple[in
 
     Raises InputError with a line for each one that is missing, not used, or of a wrong shape or dtype.
     """
-    arrays.resolve(dtype)
+    arrays.weight_dtype(dtype)
     _opened(_tree(directory), subtree, parameters)
 
 
-def tensors(
+def orbax_tensors(
     directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]], dtype: str
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Each path of `parameters` and its array in `dtype`, in their order, read when it is asked for.
 
     `subtree` names the keys above the paths, separated by `/`. Raises InputError as `check` does, before the first one.
     """
-    wanted = arrays.resolve(dtype)
+    wanted = arrays.weight_dtype(dtype)
     tree = _tree(directory)
     opened = _opened(tree, subtree, parameters)
     return _stream(tree.directory, opened, parameters, wanted)
 
 
-def stored_dtype(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> str | None:
+def orbax_dtype(directory: Path, subtree: str, parameters: Mapping[str, tuple[int, ...]]) -> str | None:
     """The dtype that most elements of the parameters have, of those that weights can have; None without any."""
     tree = _tree(directory)
     leaves = _under(tree, subtree)
     opened = (_open(tree, leaves[path]) for path in parameters if path in leaves)
     kinds = {dtype: kind for kind, dtype in arrays.DTYPES.items()}
-    return arrays.prevailing((kinds.get(store.dtype.numpy_dtype, ""), tuple(store.shape)) for store in opened)
+    return arrays.prevailing_dtype((kinds.get(store.dtype.numpy_dtype, ""), tuple(store.shape)) for store in opened)
 
 
 def _stream(
@@ -95,7 +98,7 @@ def _opened(tree: _Tree, subtree: str, parameters: Mapping[str, tuple[int, ...]]
     surplus: dict[str, tuple[int, ...]] = {path: () for path in leaves if path not in wanted}
     found = surplus | {path: tuple(store.shape) for path, store in opened.items()}
     lines = names.name_faults(wanted, found, place, "array")
-    lines += names.cut(
+    lines += names.cut_lines(
         [
             f"{place}: array {path!r} is stored as {store.dtype.name}, which is not one of {_kinds()}"
             for path, store in opened.items()
@@ -114,17 +117,17 @@ def _kinds() -> str:
 
 def _under(tree: _Tree, subtree: str) -> dict[str, str]:
     """The leaves below `subtree`, by the rest of their paths."""
-    prefix = "".join(f"{key}/" for key in subtree.split("/") if key)
+    prefix = "".join(f"{part}/" for part in subtree.split("/") if part)
     below = {path.removeprefix(prefix): name for path, name in tree.leaves.items() if path.startswith(prefix)}
     found = {path.removesuffix(_VARIABLE): name for path, name in below.items()}
     if not found:
         tops = sorted({path.rpartition("/")[0] for path in tree.leaves} | {path.split("/")[0] for path in tree.leaves})
-        hint = closest.hint(subtree, tops, "it has")
+        hint = closest.closest_hint(subtree, tops, "it has")
         raise InputError(f"checkpoint {tree.directory}: model.subtree: nothing lies under {subtree!r}; {hint}")
     return found
 
 
-def _open(tree: _Tree, name: str) -> Any:
+def _open(tree: _Tree, name: str) -> "tensorstore.TensorStore":
     import tensorstore
 
     file = {"driver": "file", "path": f"{tree.directory.absolute()}/"}
@@ -144,7 +147,7 @@ def _read(directory: Path, path: str, store: Any, dtype: np.dtype[Any]) -> np.nd
         array = store.read(order="C").result()
     except ValueError as error:
         raise _damaged(directory, path, error) from None
-    return arrays.cast(array, dtype, f"checkpoint {directory}: array {path!r}")
+    return arrays.cast_tensor(array, dtype, f"checkpoint {directory}: array {path!r}")
 
 
 def _damaged(directory: Path, name: str, error: ValueError) -> InputError:
@@ -169,9 +172,9 @@ def _tree(directory: Path) -> _Tree:
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for leaf in table.values():
-        keys = [str(key["key"]) for key in leaf["key_metadata"]]
+        parts = [str(part["key"]) for part in leaf["key_metadata"]]
         if leaf["value_metadata"]["value_type"] not in _EMPTY:
-            yield "/".join(keys), ".".join(keys)
+            yield "/".join(parts), ".".join(parts)
 
 
 def _item(directory: Path) -> Path:

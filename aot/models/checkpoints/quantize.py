@@ -13,19 +13,19 @@ from aot.errors import InputError
 from aot.models.checkpoints import arrays
 from aot.models.families import names
 
-LARGEST = 127  # and not 128: the range is symmetric, so that a sign never changes the size of an error
+LARGEST_INT8 = 127  # and not 128: the range is symmetric, so that a sign never changes the size of an error
 
 _ROWS = 1 << 22  # elements quantized at once: beside the result, all the memory that it takes
 _SAMPLE = 256  # elements of a row, at the least, whose median stands for the row's
 _SMALLEST = np.float32(2.0**-12)
 """The least factor by which a column is evened: what it leaves of a float16 is still a normal number."""
 
-Tensor = np.ndarray[Any, Any]
+WeightTensor = np.ndarray[Any, Any]
 
 
 def stored_tensors(
-    tensors: Iterable[tuple[str, Tensor]], weights: Mapping[str, Array], head_dim: int
-) -> Iterator[tuple[str, Tensor]]:
+    tensors: Iterable[tuple[str, WeightTensor]], weights: Mapping[str, Array], head_dim: int
+) -> Iterator[tuple[str, WeightTensor]]:
     """Each tensor in the dtype that `weights` declares for its path, a quantized matrix followed by its scales.
 
     Matrices to be quantized are evened first, for which a layer's attention or MLP is read as a whole. Raises
@@ -39,8 +39,8 @@ def stored_tensors(
             yield from ((path, _cast(path, tensor, weights)) for path, tensor in unit)
 
 
-def rows(
-    matrix: Tensor, place: str, divisors: Tensor | None = None
+def quantize_rows(
+    matrix: WeightTensor, place: str, divisors: WeightTensor | None = None
 ) -> tuple[np.ndarray[Any, np.dtype[np.int8]], np.ndarray[Any, np.dtype[np.float32]]]:
     """A float32 matrix in int8, and the scale of each row: a row times its scale is the original, within half a scale.
 
@@ -49,12 +49,12 @@ def rows(
     """
     made, scales = np.empty(matrix.shape, np.int8), np.empty(matrix.shape[0], np.float32)
     for part in _pieces(matrix):
-        piece: Tensor = matrix[part].astype(np.float32, copy=False)
+        piece: WeightTensor = matrix[part].astype(np.float32, copy=False)
         piece = piece if divisors is None else piece / divisors
         largest = np.abs(piece).max(axis=1, initial=0)
         if not np.isfinite(largest).all():
             raise InputError(f"{place}: holds values that are not finite, which int8 cannot; leave out quantization")
-        scale = np.where(largest > 0, largest / np.float32(LARGEST), np.float32(1)).astype(np.float32)
+        scale = np.where(largest > 0, largest / np.float32(LARGEST_INT8), np.float32(1)).astype(np.float32)
         made[part] = np.rint(piece / scale[:, None])
         scales[part] = scale
     return made, scales
@@ -69,33 +69,33 @@ class _Evening:
     multiplied (arXiv:2211.10438, with the weights' magnitudes alone). No factor is above 1: no activation grows.
     """
 
-    divisors: Mapping[str, Tensor]
+    divisors: Mapping[str, WeightTensor]
     """What a matrix's columns are divided by, by path."""
-    multipliers: Mapping[str, Tensor]
+    multipliers: Mapping[str, WeightTensor]
     """What a matrix's rows or a bias are multiplied by, by path."""
-    norms: Mapping[str, Tensor]
+    norms: Mapping[str, WeightTensor]
     """Norms as they are to be stored."""
 
 
 def _quantized(
-    place: str, unit: Mapping[str, Tensor], weights: Mapping[str, Array], head_dim: int
-) -> Iterator[tuple[str, Tensor]]:
+    place: str, unit: Mapping[str, WeightTensor], weights: Mapping[str, Array], head_dim: int
+) -> Iterator[tuple[str, WeightTensor]]:
     """The tensors of a unit: a layer's attention or MLP, the embedding, the head."""
     evening = _evening(place, unit, weights, head_dim)
     for path, tensor in unit.items():
         factor = evening.multipliers.get(path, np.float32(1))
         if weights[path].dtype == "int8":
-            matrix, scale = rows(tensor, f"weight {path!r}", evening.divisors.get(path))
+            matrix, scale = quantize_rows(tensor, f"weight {path!r}", evening.divisors.get(path))
             yield path, matrix
-            yield names.scale(path), scale * factor  # no row loses anything by it
+            yield names.scale_path(path), scale * factor  # no row loses anything by it
         else:
             yield path, _cast(path, evening.norms.get(path, tensor * factor), weights)
 
 
-def _evening(place: str, unit: Mapping[str, Tensor], weights: Mapping[str, Array], head_dim: int) -> _Evening:
-    divisors: dict[str, Tensor] = {}
-    multipliers: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
+def _evening(place: str, unit: Mapping[str, WeightTensor], weights: Mapping[str, Array], head_dim: int) -> _Evening:
+    divisors: dict[str, WeightTensor] = {}
+    multipliers: dict[str, WeightTensor] = {}
+    norms: dict[str, WeightTensor] = {}
     for giver, known in names.TAKERS.items():
         norm, matrix = f"{place}/{giver}", f"{place}/{giver}_proj"
         takers = [path for name in known if (path := f"{place}/{name}") in unit]
@@ -111,7 +111,7 @@ def _evening(place: str, unit: Mapping[str, Tensor], weights: Mapping[str, Array
     return _Evening(divisors, multipliers, norms)
 
 
-def _factors(largest: Tensor) -> Tensor:
+def _factors(largest: WeightTensor) -> WeightTensor:
     """The factors of channels with these magnitudes: 1 of the largest."""
     top = largest.max(initial=0)
     if not np.isfinite(top) or top == 0:
@@ -119,7 +119,7 @@ def _factors(largest: Tensor) -> Tensor:
     return np.maximum(largest / top, _SMALLEST)
 
 
-def _of_heads(factors: Tensor, given: int, head_dim: int) -> tuple[Tensor, Tensor]:
+def _of_heads(factors: WeightTensor, given: int, head_dim: int) -> tuple[WeightTensor, WeightTensor]:
     """Factors of the rows that give channels, and of the channels: heads of queries share those of values."""
     shared = len(factors) // given
     dim = head_dim if shared > 1 else 1
@@ -127,7 +127,7 @@ def _of_heads(factors: Tensor, given: int, head_dim: int) -> tuple[Tensor, Tenso
     return of_rows.reshape(-1), np.repeat(of_rows[:, None], shared, axis=1).reshape(-1)
 
 
-def _moved(factors: Tensor, norm: Tensor, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
+def _moved(factors: WeightTensor, norm: WeightTensor, dtype: np.dtype[Any]) -> tuple[WeightTensor, WeightTensor]:
     """A norm times its factors, and those that its dtype leaves of them: what is rounded here is made up for there."""
     made = (norm * factors).astype(dtype).astype(np.float32)
     kept = (made != 0) & np.isfinite(made)
@@ -135,7 +135,7 @@ def _moved(factors: Tensor, norm: Tensor, dtype: np.dtype[Any]) -> tuple[Tensor,
     return np.where(kept, made, norm), left
 
 
-def _largest(matrix: Tensor) -> Tensor:
+def _largest(matrix: WeightTensor) -> WeightTensor:
     """The largest magnitude of each column, once rows are alike: each has a scale of its own, so none counts for more.
 
     They are so by their medians, on which a few large columns have no bearing.
@@ -151,18 +151,18 @@ def _largest(matrix: Tensor) -> Tensor:
     return found
 
 
-def _pieces(matrix: Tensor) -> Iterator[slice]:
+def _pieces(matrix: WeightTensor) -> Iterator[slice]:
     """Rows of a matrix that are taken at once."""
     step = max(1, _ROWS // max(1, matrix.shape[1]))
     return (slice(start, start + step) for start in range(0, matrix.shape[0], step))
 
 
-def _cast(path: str, tensor: Tensor, weights: Mapping[str, Array]) -> Tensor:
-    return arrays.cast(tensor, _dtype(path, weights), f"weight {path!r}")
+def _cast(path: str, tensor: WeightTensor, weights: Mapping[str, Array]) -> WeightTensor:
+    return arrays.cast_tensor(tensor, _dtype(path, weights), f"weight {path!r}")
 
 
 def _dtype(path: str, weights: Mapping[str, Array]) -> np.dtype[Any]:
-    return arrays.resolve(weights[path].dtype)
+    return arrays.weight_dtype(weights[path].dtype)
 
 
 def _place(path: str) -> str:

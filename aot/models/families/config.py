@@ -78,7 +78,7 @@ class DecoderConfig:
         The sizes must be there; other fields default as in transformers' classes. `family: qwen2` may stand for the
         architecture. Raises InputError with a line for each fault, each beginning with `place`.
         """
-        name = family(config, place)
+        name = family_name(config, place)
         fields = Fields(config, place)
         for field, implemented in _IMPLEMENTED.items():
             fields.refuse(field, implemented)
@@ -92,12 +92,12 @@ class DecoderConfig:
 
     def inverse_frequencies(self) -> tuple[float, ...]:
         """Rotary frequencies of the head_dim / 2 pairs, in radians a position, each a float32 value."""
-        return rope.frequencies(self.rope_theta, self.head_dim, self.rope_scaling)
+        return rope.rope_frequencies(self.rope_theta, self.head_dim, self.rope_scaling)
 
 
-def family(config: Mapping[str, Any], place: str = "config.json") -> str:
+def family_name(config: Mapping[str, Any], place: str = "config.json") -> str:
     """The family that `architectures`, `model_type` or `family` names; InputError where none or an unknown one does."""
-    named = [name for name in (architecture(config), config.get("model_type"), config.get("family")) if name]
+    named = [name for name in (named_architecture(config), config.get("model_type"), config.get("family")) if name]
     if not named:
         raise InputError(f"{place}: architectures: missing; name one of {', '.join(_SUPPORTED)}")
     families = {_known(name, place) for name in named}
@@ -106,7 +106,7 @@ def family(config: Mapping[str, Any], place: str = "config.json") -> str:
     return families.pop()
 
 
-def architecture(config: Mapping[str, Any]) -> Any:
+def named_architecture(config: Mapping[str, Any]) -> object:
     """What `architectures` names: the first of a list, or what stands for it."""
     named = config.get("architectures")
     return named[0] if isinstance(named, (list, tuple)) and named else named
@@ -116,7 +116,7 @@ def _known(name: Any, place: str) -> str:
     names = {**ARCHITECTURES, **{family: family for family in ARCHITECTURES.values()}}
     if isinstance(name, str) and name in names:
         return names[name]
-    meant = closest.architecture(name, (*names, *SEEING))
+    meant = closest.closest_architecture(name, (*names, *SEEING))
     hint = f"; did you mean {meant[0]!r}?" if meant else ""
     raise InputError(f"{place}: unknown architecture {name!r}, supported are {', '.join(_SUPPORTED)}{hint}")
 

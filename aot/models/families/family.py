@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from aot import vision
 from aot.chain import Array
 from aot.models.families import names
-from aot.models.families.config import SEEING, DecoderConfig, architecture
-from aot.models.families.names import Shape
+from aot.models.families.config import SEEING, DecoderConfig, named_architecture
+from aot.models.families.names import ParameterShape
 
 
 class EncoderConfig(Protocol):
@@ -20,11 +20,11 @@ class EncoderConfig(Protocol):
     def family(self) -> str: ...
     @property
     def images(self) -> vision.Images: ...
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter by its path, all below `vision/` and `projector/`; matrices are (out, in)."""
 
     @property
-    def kernel(self) -> Shape:
+    def kernel(self) -> ParameterShape:
         """The shape in which a checkpoint has `vision/patch_proj`: a convolution's, with all its axes."""
 
     def huggingface(self, path: str) -> str:
@@ -45,11 +45,11 @@ class ModelConfig:
     def family(self) -> str:
         return self.decoder.family if self.encoder is None else self.encoder.family
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter of a checkpoint by its path."""
-        return names.parameters(self.decoder) | ({} if self.encoder is None else self.encoder.parameters())
+        return names.parameter_shapes(self.decoder) | ({} if self.encoder is None else self.encoder.parameters())
 
-    def stored(self) -> dict[str, Shape]:
+    def stored(self) -> dict[str, ParameterShape]:
         """The shape of each tensor of a checkpoint by its name."""
         kernels = {} if self.encoder is None else {"vision/patch_proj": self.encoder.kernel}
         return {self.huggingface(path): kernels.get(path, shape) for path, shape in self.parameters().items()}
@@ -57,12 +57,14 @@ class ModelConfig:
     def weights(self, dtype: str, quantization: str | None) -> dict[str, Array]:
         """Each weight of a bundle by its path. Those of an encoder are never quantized: it runs once an image."""
         seen = {} if self.encoder is None else self.encoder.parameters()
-        return names.weights(self.decoder, dtype, quantization) | {p: Array(shape, dtype) for p, shape in seen.items()}
+        return names.weight_arrays(self.decoder, dtype, quantization) | {
+            p: Array(shape, dtype) for p, shape in seen.items()
+        }
 
     def huggingface(self, path: str) -> str:
         """The name of a parameter in a checkpoint."""
         if self.encoder is None or not path.startswith(("vision/", "projector/")):
-            return names.huggingface(path)
+            return names.huggingface_name(path)
         return self.encoder.huggingface(path)
 
     def ignored(self, name: str) -> bool:
@@ -77,7 +79,7 @@ def read_model_config(
 
     Raises InputError with a line for each fault.
     """
-    named = {architecture(config), config.get("model_type"), config.get("family")}
+    named = {named_architecture(config), config.get("model_type"), config.get("family")}
     for name, kind in SEEING.items():
         if named & {name, kind}:
             read: Callable[..., ModelConfig] = importlib.import_module(f"aot.models.families.{kind}").read
@@ -94,7 +96,7 @@ _SPELLINGS = (
 )
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The name of a tensor in a checkpoint, however the release that wrote it spelled it."""
     for pattern, replacement in _SPELLINGS:
         name = pattern.sub(replacement, name)

@@ -1,10 +1,12 @@
 """Fields: reads the fields of a configuration one by one and reports all their faults at once."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from aot.errors import InputError
 from aot.faults import Faults
+
+T = TypeVar("T")
 
 _REQUIRED: Any = object()
 _MOST = 2**31 - 1  # the largest size and index of an array axis
@@ -72,7 +74,7 @@ class Fields:
         words = ", ".join(map(repr, allowed))
         return str(self._checked(name, default, lambda value: value in allowed, f"one of {words}", default))
 
-    def _checked(self, name: str, default: Any, holds: Any, allowed: str, harmless: Any) -> Any:
+    def _checked(self, name: str, default: Any, holds: Callable[[Any], bool], allowed: str, harmless: T) -> T:
         value = self.config.get(name, default)
         if value is _REQUIRED:
             self.fault(name, f"missing; give {allowed}")

@@ -46,7 +46,7 @@ _PROCESSORS = tuple(f"{name}ImageProcessor{kind}" for name in ("CLIP", "Llava") 
 _SIDE = 224  # of images, where transformers' processors say nothing
 
 
-def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
+def read_llava(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
     """The model that transformers builds from the same fields, in the form of its release 5 or an older one.
 
     Raises InputError with a line for each fault.
@@ -59,9 +59,9 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     tower = _tower(fields, seen, layers, 1 if decoder is None else decoder.hidden_size)
     name = "image_token_index" if "image_token_index" in config else "image_token_id"
     token = fields.index(name, 32000, 1 << 31 if decoder is None else decoder.vocab_size)
-    processor = preprocessing.opened(preprocessor, place, _PROCESSORS, faults)
+    processor = preprocessing.preprocessor_fields(preprocessor, place, _PROCESSORS, faults)
     processor.refuse("do_pad", (False, None))
-    recipe = preprocessing.recipe(processor, _resize(processor))
+    recipe = preprocessing.processor_steps(processor, _resize(processor))
     fields.done()
     assert decoder is not None
     images = Images(token, (), (), tower.patch, int(tower.whole), tower.channels, "sequence", recipe)
@@ -134,7 +134,7 @@ def _resize(fields: Fields) -> list[Mapping[str, Any]]:
     elif not stretched:
         fields.fault("do_center_crop", "False is not implemented beside shortest_edge, only True is")
     fit = "stretch" if stretched else "cover"
-    resize = {"step": "resize", "resample": preprocessing.resample(fields), "fit": fit}
+    resize = {"step": "resize", "resample": preprocessing.resampling_filter(fields), "fit": fit}
     return [resize] if stretched else [resize, {"step": "crop"}]
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 from aot.vision import Images
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
@@ -55,7 +55,7 @@ class TowerConfig:
     projector_activation: str
     projector_bias: bool
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter by its path; matrices are (out, in), the kernel of the patches among them."""
         width = self.width
         patch = {"patch_proj": (width, self.channels * self.patch**2), "class_token": (width,)}
@@ -64,9 +64,9 @@ class TowerConfig:
         tower = {f"vision/{path}": shape for path, shape in (patch | block).items()}
         return tower | {f"projector/{path}": shape for path, shape in self._projector().items()}
 
-    def _block(self) -> dict[str, Shape]:
+    def _block(self) -> dict[str, ParameterShape]:
         width, inner = self.width, self.inner
-        norm: dict[str, Shape] = {"norm": (width,), "norm_bias": (width,)}
+        norm: dict[str, ParameterShape] = {"norm": (width,), "norm_bias": (width,)}
         attention = norm | {f"{name}_proj": (width, width) for name in "qkvo"}
         attention |= {f"{name}_bias": (width,) for name in "qkvo"}
         mlp = norm | {
@@ -78,9 +78,9 @@ class TowerConfig:
         groups = {"attention": attention, "mlp": mlp}
         return {f"{group}/{path}": shape for group, shapes in groups.items() for path, shape in shapes.items()}
 
-    def _projector(self) -> dict[str, Shape]:
+    def _projector(self) -> dict[str, ParameterShape]:
         hidden = self.hidden
-        shapes: dict[str, Shape] = {"first_proj": (hidden, self.width), "second_proj": (hidden, hidden)}
+        shapes: dict[str, ParameterShape] = {"first_proj": (hidden, self.width), "second_proj": (hidden, hidden)}
         return shapes | ({"first_bias": (hidden,), "second_bias": (hidden,)} if self.projector_bias else {})
 
 
@@ -95,11 +95,11 @@ class LlavaConfig:
     family: ClassVar[str] = "llava"
 
     @property
-    def kernel(self) -> Shape:
+    def kernel(self) -> ParameterShape:
         tower = self.tower
         return (tower.width, tower.channels, tower.patch, tower.patch)
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         return self.tower.parameters()
 
     def huggingface(self, path: str) -> str:

@@ -20,7 +20,9 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def opened(preprocessor: Mapping[str, Any] | None, place: str, processors: tuple[str, ...], faults: Faults) -> Fields:
+def preprocessor_fields(
+    preprocessor: Mapping[str, Any] | None, place: str, processors: tuple[str, ...], faults: Faults
+) -> Fields:
     """The fields of the configuration of one of some processors, which lies beside that of the model at `place`."""
     file = str(PurePath(place).with_name("preprocessor_config.json"))
     if preprocessor is None:
@@ -32,7 +34,7 @@ def opened(preprocessor: Mapping[str, Any] | None, place: str, processors: tuple
     return fields
 
 
-def recipe(fields: Fields, resize: Sequence[Step]) -> tuple[Step, ...]:
+def processor_steps(fields: Fields, resize: Sequence[Step]) -> tuple[Step, ...]:
     """The steps of a processor: to RGB, to the size that is wanted by the steps `resize`, to numbers as in training.
 
     What a processor says of sizes is left aside: a picture is brought to a size that was built.
@@ -48,7 +50,7 @@ def recipe(fields: Fields, resize: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def resample(fields: Fields) -> str:
+def resampling_filter(fields: Fields) -> str:
     """The name of the filter that pictures are resized with; the processors default to the bicubic one."""
     value = fields.config.get("resample", 3)
     if isinstance(value, bool) or value not in _FILTERS:

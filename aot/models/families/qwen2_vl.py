@@ -10,7 +10,7 @@ from aot.models.families import preprocessing
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.families.fields import Fields
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 from aot.vision import Images
 
 _FAMILY = "qwen2_vl"
@@ -73,10 +73,10 @@ class Qwen2VLConfig:
         return self.width // self.num_heads
 
     @property
-    def kernel(self) -> Shape:
+    def kernel(self) -> ParameterShape:
         return (self.width, self.channels, self.temporal_patch_size, self.patch_size, self.patch_size)
 
-    def parameters(self) -> dict[str, Shape]:
+    def parameters(self) -> dict[str, ParameterShape]:
         """The shape of each parameter by its path: the patches', the layers' in order, the merger's."""
         width, merged = self.width, self.width * self.merge_size**2
         groups = {
@@ -104,15 +104,15 @@ class Qwen2VLConfig:
         return False
 
 
-def _normed(width: int, **projections: tuple[int, int]) -> dict[str, Shape]:
+def _normed(width: int, **projections: tuple[int, int]) -> dict[str, ParameterShape]:
     """A norm and the projections behind it, (out, in) each, all with biases."""
-    shapes: dict[str, Shape] = {"norm": (width,), "norm_bias": (width,)}
+    shapes: dict[str, ParameterShape] = {"norm": (width,), "norm_bias": (width,)}
     for name, shape in projections.items():
         shapes |= {f"{name}_proj": shape, f"{name}_bias": shape[:1]}
     return shapes
 
 
-def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
+def read_qwen2_vl(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, place: str) -> ModelConfig:
     """The model of a configuration as published or as transformers 5 writes it, and of its image processor's.
 
     Raises InputError with a line for each fault.
@@ -121,10 +121,10 @@ def read(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, plac
     fields = Fields(config, place, faults=faults)
     decoder = _decoder(fields, place, faults)
     seen = fields.mapping("vision_config", {})
-    sizes, processor = _sizes(seen), preprocessing.opened(preprocessor, place, _PROCESSORS, faults)
+    sizes, processor = _sizes(seen), preprocessing.preprocessor_fields(preprocessor, place, _PROCESSORS, faults)
     vocab = 1 << 31 if decoder is None else decoder.vocab_size
     ids = {name: fields.index(f"{name}_token_id", default, vocab) for name, default in _TOKENS.items()}
-    recipe = preprocessing.recipe(processor, [_resize(processor)])
+    recipe = preprocessing.processor_steps(processor, [_resize(processor)])
     fields.done()
     assert decoder is not None
     _check(fields, seen, processor, decoder, sizes)
@@ -162,7 +162,7 @@ def _rope(text: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     if not isinstance(found, Mapping):
         return {name: found}, _SECTIONS
     kind = found.get("rope_type", found.get("type", "default"))
-    rest = {key: value for key, value in found.items() if key not in ("type", "mrope_section")}
+    rest = {name: value for name, value in found.items() if name not in ("type", "mrope_section")}
     return {name: rest | {"rope_type": "default" if kind == "mrope" else kind}}, found.get("mrope_section", _SECTIONS)
 
 
@@ -212,7 +212,7 @@ def _theta(seen: Fields) -> float:
 
 
 def _resize(processor: Fields) -> dict[str, Any]:
-    return {"step": "resize", "resample": preprocessing.resample(processor), "fit": "stretch"}
+    return {"step": "resize", "resample": preprocessing.resampling_filter(processor), "fit": "stretch"}
 
 
 def _check(fields: Fields, seen: Fields, processor: Fields, decoder: DecoderConfig, sizes: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ class Description:
     """What the model makes of images; None for one that takes none."""
 
 
-def describe(model: ModelConfig, config: Mapping[str, Any], place: str = "config.json") -> Description:
+def describe_model(model: ModelConfig, config: Mapping[str, Any], place: str = "config.json") -> Description:
     """The Description of a model and of the Hugging Face configuration that it was read from."""
     decoder, encoder = model.decoder, model.encoder
     images = None if encoder is None else encoder.images

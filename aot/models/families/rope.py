@@ -23,7 +23,7 @@ class RopeScaling:
     original_max_position_embeddings: int | None = None
 
 
-def frequencies(theta: float, head_dim: int, scaling: RopeScaling | None) -> tuple[float, ...]:
+def rope_frequencies(theta: float, head_dim: int, scaling: RopeScaling | None) -> tuple[float, ...]:
     """The head_dim / 2 frequencies `theta ** (-2 i / head_dim)`, scaled, each a float32 value.
 
     The formulas of `_compute_linear_scaling_rope_parameters` and `_compute_llama3_parameters` in transformers'

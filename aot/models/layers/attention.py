@@ -114,11 +114,11 @@ class Sums(NamedTuple):
         return cls(lowest, jnp.zeros_like(lowest), jnp.zeros(queries.shape, jnp.float32))
 
     def with_slots(
-        self, queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, platform: str
+        self, queries: jax.Array, attention_keys: jax.Array, values: jax.Array, visible: jax.Array, platform: str
     ) -> "Sums":
         """Adds keys and values [batch, kv_heads, slots, dim] for queries [batch, kv_heads, group, length, dim]."""
         flat = queries.reshape(*queries.shape[:2], -1, queries.shape[-1])
-        scores = by_head(flat, keys, 3, platform) * np.float32(queries.shape[-1] ** -0.5)
+        scores = by_head(flat, attention_keys, 3, platform) * np.float32(queries.shape[-1] ** -0.5)
         scores = scores.reshape(*queries.shape[:4], -1)
         scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
         highest = jnp.maximum(self.highest, jnp.max(scores, axis=-1, keepdims=True))
@@ -128,10 +128,10 @@ class Sums(NamedTuple):
         return Sums(highest, total, self.mixed * kept + added.reshape(queries.shape))
 
 
-def attend(query: jax.Array, keys: jax.Array, values: jax.Array, span: Span) -> jax.Array:
+def attend(query: jax.Array, attention_keys: jax.Array, values: jax.Array, span: Span) -> jax.Array:
     """Softmax attention: query [batch, length, heads, dim] over keys and values [batch, kv_heads, capacity, dim]."""
     batch, length, heads, dim = query.shape
-    kv_heads, capacity = keys.shape[1:3]
+    kv_heads, capacity = attention_keys.shape[1:3]
     # At least two blocks: where a whole cache is read, XLA fuses the reading with the writing, and writes it twice.
     size = min((capacity + 1) // 2, _BLOCK) if span.blockwise else capacity
     # Heads first: the two products then need no transposition of the scores, the largest arrays here.
@@ -141,8 +141,10 @@ def attend(query: jax.Array, keys: jax.Array, values: jax.Array, span: Span) -> 
         first = jnp.minimum(index * np.int32(size), np.int32(capacity - size))
         slots = first + jnp.arange(size, dtype=jnp.int32)
         visible = span.sees(slots) & (slots >= index * np.int32(size))[None, None]  # the last block may overlap
-        key, value = (_as(lax.dynamic_slice_in_dim(cache, first, size, 2), query.dtype) for cache in (keys, values))
-        return sums.with_slots(queries, key, value, visible, span.platform)
+        attention_key, value = (
+            _as(lax.dynamic_slice_in_dim(cache, first, size, 2), query.dtype) for cache in (attention_keys, values)
+        )
+        return sums.with_slots(queries, attention_key, value, visible, span.platform)
 
     sums = Sums.nothing(queries)
     sums = lax.fori_loop(*span.blocks(size), add, sums) if span.blockwise else add(jnp.int32(0), sums)
@@ -158,11 +160,11 @@ def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def by_head(x: jax.Array, y: jax.Array, axis: int, platform: str) -> jax.Array:
     """Products over x's last axis and an axis of y, for each row and head: [batch, kv_heads, …] in float32."""
     dimensions = (((3,), (axis,)), ((0, 1), (0, 1)))
-    precision = product.precision(x.dtype, platform)
+    precision = product.product_precision(x.dtype, platform)
     return lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-def rotate(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
+def rotate_heads(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
     """Rotary position embedding (arXiv:2104.09864) of x [batch, length, heads, dim], halves paired as in Llama."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cosines, sines = cosines[:, :, None], sines[:, :, None]

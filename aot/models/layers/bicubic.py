@@ -5,7 +5,7 @@ import math
 _A = -0.75
 
 
-def taps(size: int, given: int) -> tuple[list[list[int]], list[list[float]]]:
+def bicubic_taps(size: int, given: int) -> tuple[list[list[int]], list[list[float]]]:
     """The four of `given` values that each of `size` places mixes, and their weights, in double precision."""
     centres = [(place + 0.5) * given / size - 0.5 for place in range(size)]
     near = [[math.floor(centre) + step for step in (-1, 0, 1, 2)] for centre in centres]

@@ -16,11 +16,11 @@ from jax import lax
 from aot.chain import Array
 from aot.models.families.llava_config import TowerConfig
 from aot.models.layers import bicubic, vit
-from aot.models.layers.decoder import Declared, Part, added, filled, under
+from aot.models.layers.decoder import Declared, DecoderPart, add_float32, below_path, fill_module
 from aot.vision import Size
 
 
-class Piece(Part):
+class Piece(DecoderPart):
     """A module with its parameters and the sizes of the tower."""
 
     def __init__(self, config: TowerConfig, declared: Declared) -> None:
@@ -28,30 +28,32 @@ class Piece(Part):
         self.config = config
 
 
-class Attention(Piece):
+class ClipAttention(Piece):
     """Attention among the patches of an image."""
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         """X [images, patches, width]: the sum."""
         normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], self.config.epsilon)
         shape = (*x.shape[:2], self.config.heads, -1)
-        query, key, value = (self.linear(name, normed, platform).astype(x.dtype).reshape(shape) for name in "qkv")
-        mixed = vit.attend(query, key, value, platform).reshape(x.shape)
-        return added(x, self.linear("o", mixed, platform))
+        query, attention_key, value = (
+            self.linear(name, normed, platform).astype(x.dtype).reshape(shape) for name in "qkv"
+        )
+        mixed = vit.attend_patches(query, attention_key, value, platform).reshape(x.shape)
+        return add_float32(x, self.linear("o", mixed, platform))
 
 
-class Block(nnx.Module):
+class ClipBlock(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: TowerConfig, declared: Declared) -> None:
-        self.attention = Attention(config, under(declared, "attention"))
-        self.mlp = vit.MLP(config.epsilon, config.activation, under(declared, "mlp"))
+        self.attention = ClipAttention(config, below_path(declared, "attention"))
+        self.mlp = vit.VitMLP(config.epsilon, config.activation, below_path(declared, "mlp"))
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         return self.mlp(self.attention(x, platform), platform)
 
 
-class Patch(Piece):
+class ClipPatch(Piece):
     """Patches of an image as vectors behind that of the class token, each with the vector of its place."""
 
     def __call__(self, pixels: jax.Array, platform: str) -> jax.Array:
@@ -80,11 +82,11 @@ class Projector(Piece):
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         seen = x if self.config.whole else x[:, 1:]
-        inner = vit.ACTIVATIONS[self.config.projector_activation](self.linear("first", seen, platform))
+        inner = vit.ACTIVATION_FUNCTIONS[self.config.projector_activation](self.linear("first", seen, platform))
         return self.linear("second", inner.astype(x.dtype), platform).astype(x.dtype)
 
 
-class Clip(vit.Encoder[TowerConfig]):
+class Clip(vit.VitEncoder[TowerConfig]):
     """The parts that `aot.programs.encode.Encoder` asks of a family, on one platform."""
 
     def values(self, images: int, size: Size) -> dict[str, Array]:
@@ -92,29 +94,30 @@ class Clip(vit.Encoder[TowerConfig]):
         return {"x": Array((images, 1 + rows * columns, self.config.width), self.dtype)}
 
     def patch(self, weights: Mapping[str, jax.Array], pixels: jax.Array) -> dict[str, jax.Array]:
-        module: Patch = filled(_abstract(Patch, self.config, self.dtype), under(weights, "vision"))
+        module: ClipPatch = fill_module(_abstract(ClipPatch, self.config, self.dtype), below_path(weights, "vision"))
         return {"x": module(pixels, self.platform)}
 
     def block(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-        module: Block = filled(_abstract(Block, self.config, self.dtype), weights)
+        module: ClipBlock = fill_module(_abstract(ClipBlock, self.config, self.dtype), weights)
         return module(x, self.platform)
 
     def project(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-        module: Projector = filled(_abstract(Projector, self.config, self.dtype), under(weights, "projector"))
+        module: Projector = fill_module(_abstract(Projector, self.config, self.dtype), below_path(weights, "projector"))
         return module(x, self.platform)
 
 
 def _resized(table: jax.Array, size: int) -> jax.Array:
     """A table [places, …] at `size` places along its first axis."""
-    nearest, weights = bicubic.taps(size, len(table))
+    nearest, weights = bicubic.bicubic_taps(size, len(table))
     four = table[np.asarray(nearest, np.int32)]
     return jnp.einsum("ij,ij...->i...", np.asarray(weights, np.float32), four, precision=lax.Precision.HIGHEST)
 
 
 @cache
 def _abstract(kind: Any, config: TowerConfig, dtype: str) -> tuple[Any, Any]:
-    below = under(
-        Clip(config, dtype, "cpu").weights(), {Patch: "vision", Block: "vision/layers/0", Projector: "projector"}[kind]
+    below = below_path(
+        Clip(config, dtype, "cpu").weights(),
+        {ClipPatch: "vision", ClipBlock: "vision/layers/0", Projector: "projector"}[kind],
     )
     declared = {path: array for path, array in below.items() if not path.startswith("layers/")}
     return nnx.split(nnx.eval_shape(lambda: kind(config, declared)))

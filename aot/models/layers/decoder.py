@@ -18,13 +18,13 @@ from flax import nnx
 from aot.chain import Array
 from aot.models.families import names
 from aot.models.families.config import DecoderConfig
-from aot.models.layers.attention import Span, attend, rotate
+from aot.models.layers.attention import Span, attend, rotate_heads
 from aot.programs import product
 
 Declared = Mapping[str, Array]
 
 
-class Part(nnx.Module):
+class DecoderPart(nnx.Module):
     """A module with the parameters that `names` declares for it."""
 
     def __init__(self, declared: Declared) -> None:
@@ -33,15 +33,16 @@ class Part(nnx.Module):
 
     def linear(self, name: str, x: jax.Array, platform: str) -> jax.Array:
         """X [..., in] through the projection of a name: [..., out] in float32."""
-        weight, scale, bias = (self._value(f"{name}_{kind}") for kind in ("proj", "scale", "bias"))
-        return product.linear(x, product.Matrix(weight, scale), bias, platform)
+        weight: jax.Array = getattr(self, f"{name}_proj")[...]
+        scale, bias = (self._value(f"{name}_{kind}") for kind in ("scale", "bias"))
+        return product.apply_linear(x, product.Matrix(weight, scale), bias, platform)
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str) -> jax.Array | None:
         parameter = getattr(self, name, None)
         return None if parameter is None else parameter[...]
 
 
-class Attention(Part):
+class DecoderAttention(DecoderPart):
     """Grouped-query attention over a KV cache, rotary positions, an optional sliding window."""
 
     def __init__(self, config: DecoderConfig, declared: Declared) -> None:
@@ -53,21 +54,23 @@ class Attention(Part):
         config, (batch, length, _) = self.config, x.shape
         normed = rms_norm(x, self.norm[...], config.rms_norm_eps)
         query = self._heads(normed, "q", config.num_heads, span)
-        key = self._heads(normed, "k", config.num_kv_heads, span)
+        attention_key = self._heads(normed, "k", config.num_kv_heads, span)
         value = self.linear("v", normed, span.platform).astype(x.dtype)
         value = value.reshape(batch, length, config.num_kv_heads, config.head_dim)
-        keys, values = (span.write(cache[name], new.swapaxes(1, 2)) for name, new in (("key", key), ("value", value)))
-        mixed = attend(query, keys, values, span).reshape(batch, length, -1)
-        return added(x, self.linear("o", mixed, span.platform)), {"key": keys, "value": values}
+        attention_keys, values = (
+            span.write(cache[name], new.swapaxes(1, 2)) for name, new in (("key", attention_key), ("value", value))
+        )
+        mixed = attend(query, attention_keys, values, span).reshape(batch, length, -1)
+        return add_float32(x, self.linear("o", mixed, span.platform)), {"key": attention_keys, "value": values}
 
     def _heads(self, x: jax.Array, name: str, heads: int, span: Span) -> jax.Array:
         y = self.linear(name, x, span.platform).astype(x.dtype).reshape(*x.shape[:2], heads, self.config.head_dim)
         if self.config.qk_norm:
             y = rms_norm(y, getattr(self, f"{name}_norm")[...], self.config.rms_norm_eps)
-        return rotate(y, span.cosines, span.sines)
+        return rotate_heads(y, span.cosines, span.sines)
 
 
-class MLP(Part):
+class DecoderMLP(DecoderPart):
     """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: DecoderConfig, declared: Declared) -> None:
@@ -78,22 +81,22 @@ class MLP(Part):
         normed = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
         gate, up = (self.linear(name, normed, span.platform) for name in ("gate", "up"))
         gated = (gate * up / (np.float32(1) + jnp.exp(-gate))).astype(x.dtype)  # one loop over both, and one rounding
-        return added(x, self.linear("down", gated, span.platform))
+        return add_float32(x, self.linear("down", gated, span.platform))
 
 
-class Block(nnx.Module):
+class DecoderBlock(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: DecoderConfig, declared: Declared) -> None:
-        self.attention = Attention(config, under(declared, "attention"))
-        self.mlp = MLP(config, under(declared, "mlp"))
+        self.attention = DecoderAttention(config, below_path(declared, "attention"))
+        self.mlp = DecoderMLP(config, below_path(declared, "mlp"))
 
     def __call__(self, x: jax.Array, cache: Mapping[str, jax.Array], span: Span) -> tuple[jax.Array, dict[str, Any]]:
         x, cache = self.attention(x, cache, span)
         return self.mlp(x, span), dict(cache)
 
 
-def added(x: jax.Array, y: jax.Array) -> jax.Array:
+def add_float32(x: jax.Array, y: jax.Array) -> jax.Array:
     """X plus a float32 y, in x's dtype."""
     return (x.astype(jnp.float32) + y).astype(x.dtype)
 
@@ -105,12 +108,12 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     return normed.astype(x.dtype) * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
 
 
-def under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def below_path(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """What lies below a path, by the rest of its path."""
     return {path.removeprefix(f"{prefix}/"): a for path, a in arrays.items() if path.startswith(f"{prefix}/")}
 
 
-def filled(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> Any:
+def fill_module(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> nnx.Module:
     """A module that was split without values, with its weights by path."""
     graph, abstract = module
     state = nnx.map_state(lambda path, leaf: leaf.replace(weights["/".join(map(str, path))]), abstract)
@@ -118,8 +121,8 @@ def filled(module: tuple[Any, Any], weights: Mapping[str, jax.Array]) -> Any:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """The parts that `aot.programs.decoder.Decoder` asks of a family, on one platform."""
+class FamilyDecoder:
+    """The parts that `aot.programs.decoder_parts.Decoder` asks of a family, on one platform."""
 
     config: DecoderConfig
     dtype: str
@@ -161,7 +164,7 @@ class Decoder:
         return "embed/tokens" if self.config.tie_embeddings else "head/output"
 
     def _matrix(self, path: str) -> tuple[str, ...]:
-        return (path,) if self.quantization is None else (path, names.scale(path))
+        return (path,) if self.quantization is None else (path, names.scale_path(path))
 
     def weights(self) -> dict[str, Array]:
         return _weights(self.config, self.dtype, self.quantization)
@@ -177,7 +180,7 @@ class Decoder:
         rows = weights["embed/tokens"].at[tokens].get(mode="clip")
         if self.quantization is None:
             return rows
-        scales = weights[names.scale("embed/tokens")].at[tokens].get(mode="clip")
+        scales = weights[names.scale_path("embed/tokens")].at[tokens].get(mode="clip")
         return (rows.astype(jnp.float32) * scales[..., None]).astype(self.dtype)
 
     def span(
@@ -203,21 +206,21 @@ class Decoder:
     def block(
         self, weights: Mapping[str, jax.Array], x: jax.Array, cache: Mapping[str, jax.Array], span: Span
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        module: Block = filled(_abstract_block(self.config, self.dtype, self.quantization), weights)
+        module: DecoderBlock = fill_module(_abstract_block(self.config, self.dtype, self.quantization), weights)
         return module(x, cache, span)
 
     def head(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
         normed = rms_norm(x, weights["head/norm"], self.config.rms_norm_eps)
-        matrix = product.Matrix(weights[self._output], weights.get(names.scale(self._output)))
-        return product.project(normed, matrix, self.platform)
+        matrix = product.Matrix(weights[self._output], weights.get(names.scale_path(self._output)))
+        return product.project_rows(normed, matrix, self.platform)
 
 
 @cache
 def _weights(config: DecoderConfig, dtype: str, quantization: str | None) -> dict[str, Array]:
-    return names.weights(config, dtype, quantization)
+    return names.weight_arrays(config, dtype, quantization)
 
 
 @cache
 def _abstract_block(config: DecoderConfig, dtype: str, quantization: str | None) -> tuple[Any, Any]:
-    declared = under(_weights(config, dtype, quantization), "layers/0")
-    return nnx.split(nnx.eval_shape(lambda: Block(config, declared)))
+    declared = below_path(_weights(config, dtype, quantization), "layers/0")
+    return nnx.split(nnx.eval_shape(lambda: DecoderBlock(config, declared)))

@@ -13,15 +13,15 @@ from aot.chain import Array
 from aot.models.families import rope
 from aot.models.families.qwen2_vl import Qwen2VLConfig
 from aot.models.layers import vit
-from aot.models.layers.attention import rotate
-from aot.models.layers.decoder import Declared, Part, added, filled, under
+from aot.models.layers.attention import rotate_heads
+from aot.models.layers.decoder import Declared, DecoderPart, add_float32, below_path, fill_module
 from aot.programs import product
 from aot.vision import Size
 
 _EPSILON = 1e-6  # no field of the configuration
 
 
-class Attention(Part):
+class Qwen2VisionAttention(DecoderPart):
     """Attention among the patches of an image, turned by their rows and columns."""
 
     def __init__(self, config: Qwen2VLConfig, declared: Declared) -> None:
@@ -33,23 +33,23 @@ class Attention(Part):
         normed = vit.layer_norm(x, self.norm[...], self.norm_bias[...], _EPSILON)
         fused = self.linear("qkv", normed, platform).astype(x.dtype)
         parts = fused.reshape(*x.shape[:2], 3, self.config.num_heads, -1)
-        query, key = (rotate(parts[:, :, i], cosines[None], sines[None]) for i in (0, 1))
-        mixed = vit.attend(query, key, parts[:, :, 2], platform).reshape(x.shape)
-        return added(x, self.linear("o", mixed, platform))
+        query, attention_key = (rotate_heads(parts[:, :, i], cosines[None], sines[None]) for i in (0, 1))
+        mixed = vit.attend_patches(query, attention_key, parts[:, :, 2], platform).reshape(x.shape)
+        return add_float32(x, self.linear("o", mixed, platform))
 
 
-class Block(nnx.Module):
+class Qwen2VisionBlock(nnx.Module):
     """One layer: attention and MLP, each behind its norm and added to its input."""
 
     def __init__(self, config: Qwen2VLConfig, declared: Declared) -> None:
-        self.attention = Attention(config, under(declared, "attention"))
-        self.mlp = vit.MLP(_EPSILON, "quick_gelu", under(declared, "mlp"))
+        self.attention = Qwen2VisionAttention(config, below_path(declared, "attention"))
+        self.mlp = vit.VitMLP(_EPSILON, "quick_gelu", below_path(declared, "mlp"))
 
     def __call__(self, x: jax.Array, cosines: jax.Array, sines: jax.Array, platform: str) -> jax.Array:
         return self.mlp(self.attention(x, cosines, sines, platform), platform)
 
 
-class Merger(Part):
+class Merger(DecoderPart):
     """A square of patches to one embedding: norm of each, then an MLP over all of them."""
 
     def __call__(self, x: jax.Array, tokens: int, platform: str) -> jax.Array:
@@ -59,7 +59,7 @@ class Merger(Part):
         return self.linear("down", gelu, platform).astype(x.dtype)
 
 
-class Encoder(vit.Encoder[Qwen2VLConfig]):
+class Qwen2VisionEncoder(vit.VitEncoder[Qwen2VLConfig]):
     """The parts that `aot.programs.encode.Encoder` asks of a family, on one platform."""
 
     def values(self, images: int, size: Size) -> dict[str, Array]:
@@ -70,16 +70,16 @@ class Encoder(vit.Encoder[Qwen2VLConfig]):
 
     def patch(self, weights: Mapping[str, jax.Array], pixels: jax.Array) -> dict[str, jax.Array]:
         patches = _patches(self.config, pixels.astype(self.dtype))
-        x = product.linear(patches, product.Matrix(weights["vision/patch_proj"]), None, self.platform)
+        x = product.apply_linear(patches, product.Matrix(weights["vision/patch_proj"]), None, self.platform)
         angles = _angles(self.config, Size(*pixels.shape[2:]))
         return {"x": x.astype(self.dtype), "cosines": jnp.cos(angles), "sines": jnp.sin(angles)}
 
     def block(self, weights: Mapping[str, jax.Array], x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
-        module: Block = filled(_abstract_block(self.config, self.dtype), weights)
+        module: Qwen2VisionBlock = fill_module(_abstract_block(self.config, self.dtype), weights)
         return module(x, cosines, sines, self.platform)
 
     def project(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-        module: Merger = filled(_abstract_merger(self.config, self.dtype), under(weights, "projector"))
+        module: Merger = fill_module(_abstract_merger(self.config, self.dtype), below_path(weights, "projector"))
         return module(x, x.shape[1] // self.config.merge_size**2, self.platform)
 
 
@@ -101,7 +101,7 @@ def _angles(config: Qwen2VLConfig, size: Size) -> jax.Array:
     """Rotary angles [patches, head_dim / 2]: of its row in the first half, of its column in the second."""
     merge = config.merge_size
     rows, columns = (side // config.images.unit for side in size)
-    frequencies = np.asarray(rope.frequencies(config.rope_theta, config.head_dim // 2, None), np.float32)
+    frequencies = np.asarray(rope.rope_frequencies(config.rope_theta, config.head_dim // 2, None), np.float32)
     shape = (rows, columns, merge, merge)
     places = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(4))
     row, column, inner_row, inner_column = places
@@ -112,11 +112,11 @@ def _angles(config: Qwen2VLConfig, size: Size) -> jax.Array:
 
 @cache
 def _abstract_block(config: Qwen2VLConfig, dtype: str) -> tuple[Any, Any]:
-    declared = under(Encoder(config, dtype, "cpu").weights(), "vision/layers/0")
-    return nnx.split(nnx.eval_shape(lambda: Block(config, declared)))
+    declared = below_path(Qwen2VisionEncoder(config, dtype, "cpu").weights(), "vision/layers/0")
+    return nnx.split(nnx.eval_shape(lambda: Qwen2VisionBlock(config, declared)))
 
 
 @cache
 def _abstract_merger(config: Qwen2VLConfig, dtype: str) -> tuple[Any, Any]:
-    declared = under(Encoder(config, dtype, "cpu").weights(), "projector")
+    declared = below_path(Qwen2VisionEncoder(config, dtype, "cpu").weights(), "projector")
     return nnx.split(nnx.eval_shape(lambda: Merger(declared)))

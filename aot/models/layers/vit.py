@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 
 from aot.chain import Array
-from aot.models.families.names import Shape
+from aot.models.families.names import ParameterShape
 from aot.models.layers import attention
-from aot.models.layers.decoder import Declared, Part, added
+from aot.models.layers.decoder import Declared, DecoderPart, add_float32
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -28,21 +28,21 @@ QUERIES = 512
 """Patches that attend at a time: scores of all would take the square of their number."""
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
+def attend_patches(query: jax.Array, attention_key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
     """Softmax attention of [images, patches, heads, dim]: each patch sees all patches of its image."""
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    query, attention_key, value = (x.swapaxes(1, 2) for x in (query, attention_key, value))
     *rest, patches, size = query.shape
     parts = -(-patches // QUERIES)
     width = -(-patches // parts)
     padded = jnp.pad(query, ((0, 0), (0, 0), (0, parts * width - patches), (0, 0)))
     split = jnp.moveaxis(padded.reshape(*rest, parts, width, size), 2, 0)
-    mixed = lax.map(lambda part: _mixed(part, key, value, platform), split)
+    mixed = lax.map(lambda part: _mixed(part, attention_key, value, platform), split)
     return jnp.moveaxis(mixed, 0, 2).reshape(*rest, parts * width, size)[:, :, :patches].swapaxes(1, 2)
 
 
-def _mixed(query: jax.Array, key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
+def _mixed(query: jax.Array, attention_key: jax.Array, value: jax.Array, platform: str) -> jax.Array:
     """Values [images, heads, queries, dim] as queries see them."""
-    scores = attention.by_head(query, key, 3, platform) * np.float32(query.shape[-1] ** -0.5)
+    scores = attention.by_head(query, attention_key, 3, platform) * np.float32(query.shape[-1] ** -0.5)
     shares = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
     return attention.by_head(shares, value, 2, platform).astype(query.dtype)
 
@@ -52,7 +52,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(np.float32(1.702) * x)
 
 
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATION_FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": jax.nn.gelu,
@@ -62,7 +62,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class MLP(Part):
+class VitMLP(DecoderPart):
     """A norm, then two projections with an activation between them, added to the input."""
 
     def __init__(self, epsilon: float, activation: str, declared: Declared) -> None:
@@ -71,8 +71,8 @@ class MLP(Part):
 
     def __call__(self, x: jax.Array, platform: str) -> jax.Array:
         normed = layer_norm(x, self.norm[...], self.norm_bias[...], self.epsilon)
-        inner = ACTIVATIONS[self.activation](self.linear("up", normed, platform)).astype(x.dtype)
-        return added(x, self.linear("down", inner, platform))
+        inner = ACTIVATION_FUNCTIONS[self.activation](self.linear("up", normed, platform)).astype(x.dtype)
+        return add_float32(x, self.linear("down", inner, platform))
 
 
 class Config(Protocol):
@@ -80,14 +80,14 @@ class Config(Protocol):
 
     @property
     def depth(self) -> int: ...
-    def parameters(self) -> dict[str, Shape]: ...
+    def parameters(self) -> dict[str, ParameterShape]: ...
 
 
 C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
-class Encoder(Generic[C]):
+class VitEncoder(Generic[C]):
     """What the parts of all encoders have in common, as `aot.programs.encode.Encoder` asks for it."""
 
     config: C

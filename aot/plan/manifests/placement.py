@@ -41,7 +41,7 @@ def _known(look_up: Callable[[str], Any], value: str) -> str:
 def _flags(platform: str, value: list[str]) -> list[str] | None:
     """Sorted: their order means nothing."""
     try:
-        xla_flags.options(platform, value)
+        xla_flags.parse_flags(platform, value)
     except InputError as error:
         raise Wrong(("", str(error))) from None
     return sorted(value) or None
@@ -66,7 +66,7 @@ class Cpu(Section):
 class Cuda(Section):
     """NVIDIA GPUs of one kind."""
 
-    device: Annotated[Text, AfterValidator(partial(_known, devices.gpu))]
+    device: Annotated[Text, AfterValidator(partial(_known, devices.find_gpu))]
     devices: Positive | None = None
     mesh: Mesh | None = None
     tuning: Text | None = None
@@ -76,7 +76,7 @@ class Cuda(Section):
 class Tpu(Section):
     """A TPU slice."""
 
-    topology: Annotated[Text, AfterValidator(partial(_known, devices.topology))]
+    topology: Annotated[Text, AfterValidator(partial(_known, devices.parse_topology))]
     mesh: Mesh | None = None
     xla_flags: Annotated[list[Text] | None, AfterValidator(partial(_flags, "tpu"))] = None
 

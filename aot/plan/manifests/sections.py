@@ -57,7 +57,7 @@ def _doubling(value: dict[Any, Any]) -> list[int]:
     if set(value) != {"min", "max"}:
         raise Wrong(("", f"must be a length, a list, or a mapping of min and max, got {value!r}"))
     try:
-        return list(dimensions.doubling(value["min"], value["max"]))
+        return list(dimensions.doubling_sizes(value["min"], value["max"]))
     except InputError as error:
         raise Wrong(("", str(error).split(": ", 1)[1])) from None
 
@@ -135,8 +135,8 @@ def _sampling(value: Any) -> Any:
 
 
 def _option(key: Any, value: Any) -> str | None:
-    if key not in sampling.FIELDS:
-        return dimensions.unknown_key(key, sampling.FIELDS)
+    if key not in sampling.SAMPLING_FIELDS:
+        return dimensions.unknown_key(key, sampling.SAMPLING_FIELDS)
     if value is None:
         return None
     try:

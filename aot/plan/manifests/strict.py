@@ -147,5 +147,5 @@ def _text(details: ErrorDetails) -> str:
     if kind == "missing":
         return words
     allowed = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
-    meant = closest.close(found, allowed) if isinstance(found, str) else []
+    meant = closest.closest_names(found, allowed) if isinstance(found, str) else []
     return f"{words}, got {reprlib.repr(found)}" + (f"; did you mean {' or '.join(map(repr, meant))}?" if meant else "")

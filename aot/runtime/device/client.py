@@ -12,7 +12,7 @@ from aot.bundle.index.records import ArgumentRecord, ProgramRecord
 from aot.errors import MachineError
 
 if TYPE_CHECKING:
-    pass
+    from jaxlib import _jax, xla_client
 
 Buffer = Any  # an array on the device
 Executable = Callable[[Sequence[Buffer]], list[Buffer]]
@@ -49,7 +49,9 @@ class Client(Protocol):
         """A stored program, compiled here and now."""
 
 
-def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRecord) -> Any:
+def load_executable(
+    backend: "_jax.Client", data: bytes, devices: Sequence["_jax.Device"], program: ProgramRecord
+) -> "_jax.LoadedExecutable":
     """Stored bytes of an executable, loaded on some devices of a backend. Raises MachineError for what it refuses."""
     from jaxlib import xla_client
 
@@ -61,7 +63,9 @@ def loaded(backend: Any, data: bytes, devices: Sequence[Any], program: ProgramRe
         raise MachineError(f"program {program.name}: its executable does not load here: {cause}; rebuild it") from error
 
 
-def run_loaded(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord) -> Any:
+def run_loaded(
+    loaded: "_jax.LoadedExecutable", arguments: Sequence[Buffer], program: ProgramRecord
+) -> "_jax.ExecuteResults":
     """The raw results of a loaded executable. Raises MachineError for what XLA reports: other arrays, no memory."""
     try:
         return loaded.execute_sharded(arguments)
@@ -70,16 +74,16 @@ def run_loaded(loaded: Any, arguments: Sequence[Buffer], program: ProgramRecord)
         raise MachineError(f"program {program.name}: XLA does not run it: {cause[:200]}; verify the bundle") from error
 
 
-def zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
+def host_zeros(record: ArgumentRecord) -> "np.ndarray[Any, Any]":
     """Host zeros for an argument. Raises MachineError where there is no memory for them."""
     try:
-        return np.zeros(record.shape, dtype(record.dtype))
+        return np.zeros(record.shape, numpy_dtype(record.dtype))
     except MemoryError as error:
         shape = list(record.shape)
         raise MachineError(f"{record.name}: no memory for {shape} of {record.dtype}; use a smaller bucket") from error
 
 
-def _options_for(devices: Sequence[Any]) -> Any:
+def _options_for(devices: Sequence["_jax.Device"]) -> "xla_client.CompileOptions | None":
     """How an executable is loaded for these devices; None for those by whose ids it was built, the first ones."""
     from jaxlib import xla_client
 
@@ -93,7 +97,7 @@ def _options_for(devices: Sequence[Any]) -> Any:
     return options
 
 
-def handler(aval: Any, sharding: Any) -> Any:
+def result_handler(aval: object, sharding: object) -> "_jax.ResultHandler":
     """What makes a committed array of a raw result, and skips the checks of what we know to be so."""
     from jaxlib import _jax
 
@@ -107,7 +111,7 @@ def _checks(make: Any) -> bool:
     return "_skip_checks" in str(make.__doc__)
 
 
-def collect() -> None:
+def free_unused_arrays() -> None:
     """Has jaxlib let go of host arrays that no device uses any more; by itself it waits for its next occasion."""
     from jaxlib import _jax
 
@@ -115,6 +119,6 @@ def collect() -> None:
         _jax.collect_garbage()
 
 
-def dtype(name: str) -> "np.dtype[Any]":
+def numpy_dtype(name: str) -> "np.dtype[Any]":
     """The numpy dtype of a record's name, bfloat16 included."""
     return _DTYPES.get(name) or np.dtype(name)

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from functools import cache
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ class _Listener(MetaPathFinder):
         else:
             sys.meta_path.insert(0, self)
 
-    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         """Nothing, but for jax's own monitoring a loader that has us listen from its first moment."""
         if name != "jax.monitoring":
             return None
@@ -43,7 +44,7 @@ class _Listener(MetaPathFinder):
         self.count += event == _COMPILE_EVENT
 
 
-def watch() -> None:
+def watch_compilations() -> None:
     """Begins to count, where that has not begun: jax tells of a compile only who has asked it to."""
     _listener()
 

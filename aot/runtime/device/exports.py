@@ -9,22 +9,24 @@ from jax.sharding import AbstractMesh, AxisType
 
 from aot.bundle.index.bounds import Mesh
 
-Lay = Callable[[Any], Sequence[Any]]
-"""The sharding of each argument of a `jax.export.Exported`."""
+Lay = Callable[[export.Exported], Sequence[Any]]
+"""The sharding of each argument of a program."""
 
 
-def read_export(data: bytes) -> Any:
-    """The `jax.export.Exported` of a stored program."""
+def read_export(data: bytes) -> export.Exported:
+    """A stored program as jax exported it."""
     return export.deserialize(bytearray(data))
 
 
-def abstract(mesh: Mesh) -> AbstractMesh:
+def abstract_mesh(mesh: Mesh) -> AbstractMesh:
     """A mesh that no device stands behind; of no axes for one device. XLA lays what no sharding is said of."""
     names = tuple(name for name, _ in mesh)
     return AbstractMesh(tuple(size for _, size in mesh), names, (AxisType.Auto,) * len(names))
 
 
-def jitted(exported: Any, shardings: Sequence[Any], function: Any = None, results: Any = None) -> tuple[Any, Any]:
+def jit_export(
+    exported: export.Exported, shardings: Sequence[Any], function: Any = None, results: Any = None
+) -> tuple[Any, Any]:
     """A program, or a function that calls it, to be jitted; and its arguments, abstract, laid as the shardings say."""
     described = zip(exported.in_avals, shardings, strict=True)
     specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval, sharding in described]
@@ -34,8 +36,8 @@ def jitted(exported: Any, shardings: Sequence[Any], function: Any = None, result
     return made, arguments
 
 
-def lower_export(data: bytes, lay: Lay) -> Any:
-    """A stored program as a `jax.stages.Lowered`."""
+def lower_export(data: bytes, lay: Lay) -> jax.stages.Lowered:
+    """A stored program, lowered anew."""
     exported = read_export(data)
-    made, arguments = jitted(exported, lay(exported))
+    made, arguments = jit_export(exported, lay(exported))
     return made.lower(*arguments)

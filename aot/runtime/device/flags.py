@@ -15,7 +15,7 @@ from aot.runtime.fitting import fit
 
 log = logging.getLogger("aot")
 
-VARIABLE = "XLA_FLAGS"
+FLAGS_VARIABLE = "XLA_FLAGS"
 _KNOWN = re.compile(r"--xla_force_host_platform_device_count=\d+")
 _UNKNOWN = re.compile(r"Unknown flags? in XLA_FLAGS: (.*)")
 _CAUSE = re.compile(r"^[EF]\d{4} .*?\] (.*)", re.MULTILINE)
@@ -23,12 +23,12 @@ _TRY = "import sys; sys.path[:] = sys.argv[1:]; from jaxlib import xla_client; x
 _PATIENCE = 120.0
 
 
-def settle() -> None:
+def settle_flags() -> None:
     """Takes out what this jaxlib does not know, with a line. To be called before XLA starts in this process.
 
     Raises MachineError where it refuses them for another reason, as for a value or a file that is not there.
     """
-    if not all(map(_KNOWN.fullmatch, os.environ.get(VARIABLE, "").split())):
+    if not all(map(_KNOWN.fullmatch, os.environ.get(FLAGS_VARIABLE, "").split())):
         _settled(os.getpid())
 
 
@@ -37,14 +37,16 @@ def _settled(process: int) -> None:
     said = _refused()
     if (unknown := _UNKNOWN.search(said)) is not None:
         names = unknown[1].split()
-        left = [flag for flag in os.environ[VARIABLE].split() if flag not in names]
-        if left != os.environ[VARIABLE].split():
-            log.warning("%s: jaxlib %s does not know %s; left out", VARIABLE, fit.jaxlib(), " ".join(names))
-            os.environ[VARIABLE] = " ".join(left)
+        left = [flag for flag in os.environ[FLAGS_VARIABLE].split() if flag not in names]
+        if left != os.environ[FLAGS_VARIABLE].split():
+            log.warning(
+                "%s: jaxlib %s does not know %s; left out", FLAGS_VARIABLE, fit.jaxlib_version(), " ".join(names)
+            )
+            os.environ[FLAGS_VARIABLE] = " ".join(left)
             said = _refused() if left else ""
     if cause := _CAUSE.search(said):
         raise MachineError(
-            f"{VARIABLE}: jaxlib {fit.jaxlib()} refuses it: {cause[1]}; correct the variable or unset it"
+            f"{FLAGS_VARIABLE}: jaxlib {fit.jaxlib_version()} refuses it: {cause[1]}; correct the variable or unset it"
         )
 
 

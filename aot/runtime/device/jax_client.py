@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,11 +16,14 @@ from aot.runtime.device import client, exports
 from aot.runtime.device.client import Buffer, Executable
 from aot.runtime.fitting import machine
 
+if TYPE_CHECKING:
+    from jaxlib import _jax
+
 _ACCELERATORS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 """Platforms by jax's names."""
 
 
-class Client:
+class JaxClient:
     """One device of this process, by jax's own backend."""
 
     def __init__(self, device: Any) -> None:
@@ -35,25 +38,25 @@ class Client:
         return jax.device_put(array, self._device)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(client.zeros(record))
+        return self.put(client.host_zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         return np.asarray(buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        return _callable(client.loaded(self._device.client, data, [self._device], program), program)
+        return _callable(client.load_executable(self._device.client, data, [self._device], program), program)
 
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         here = jax.sharding.SingleDeviceSharding(self._device)
         return _callable(compile_export(data, lambda exported: [here] * len(exported.in_avals)), program)
 
 
-def compile_export(data: bytes, lay: exports.Lay) -> Any:
+def compile_export(data: bytes, lay: exports.Lay) -> "_jax.LoadedExecutable":
     """A stored program, compiled for arguments that lie as is said."""
     return exports.lower_export(data, lay).compile().runtime_executable()
 
 
-def devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[Any]:
+def find_devices(platform: str, needed: int, ids: Sequence[int] = ()) -> list[jax.Device]:
     """Devices of this process: those of the ids, else all; on CPU at least as many as are needed, if jax has not begun.
 
     Raises MachineError where they are fewer, or one has no such id, InputError in a child of a process that has some.
@@ -98,7 +101,7 @@ def _home() -> int:
     return os.getpid()
 
 
-def _callable(loaded: Any, program: ProgramRecord) -> Executable:
+def _callable(loaded: "_jax.LoadedExecutable", program: ProgramRecord) -> Executable:
     def run(arguments: Sequence[Buffer]) -> list[Buffer]:
         results = client.run_loaded(loaded, list(arguments), program).disassemble_into_single_device_arrays()
         return [shards[0] for shards in results]

@@ -24,10 +24,10 @@ class UnknownError(Exception):
     """A jaxlib whose private names are not those that we know; says which."""
 
 
-def clients(ids: Sequence[int]) -> "Iterator[Client]":
+def virtual_clients(ids: Sequence[int]) -> "Iterator[JaxlibClient]":
     """A client for each of some virtual devices, of which there are as many as it takes. Raises UnknownError."""
     backend = _backend(max(ids) + 1 if any(ids) or len(ids) > 1 else None, os.getpid())
-    return (Client(backend, id) for id in ids)
+    return (JaxlibClient(backend, id) for id in ids)
 
 
 def count_virtual_devices() -> int:
@@ -35,10 +35,10 @@ def count_virtual_devices() -> int:
     return len(_backend(None, os.getpid()).devices())
 
 
-class Client:
+class JaxlibClient:
     """The CPU of this process, or one of its virtual devices. Raises UnknownError where jaxlib is not as we know it."""
 
-    def __init__(self, backend: Any = None, id: int = 0) -> None:
+    def __init__(self, backend: "_jax.Client | None" = None, id: int = 0) -> None:
         try:
             self._start(backend, id)
             self._try()
@@ -51,7 +51,7 @@ class Client:
         return self._put(_aval(array.shape, array.dtype), self._sharding, [array], self._devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        return self.put(client.zeros(record))
+        return self.put(client.host_zeros(record))
 
     def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
         try:
@@ -61,8 +61,8 @@ class Client:
             return array
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
-        loaded = client.loaded(self._client, data, self._devices, program)
-        handlers = [self._handler(tuple(result.shape), client.dtype(result.dtype)) for result in program.results]
+        loaded = client.load_executable(self._client, data, self._devices, program)
+        handlers = [self._handler(tuple(result.shape), client.numpy_dtype(result.dtype)) for result in program.results]
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             made: list[Buffer] = client.run_loaded(loaded, arguments, program).consume_with_handlers(handlers)
@@ -73,7 +73,7 @@ class Client:
     def compile(self, data: bytes, program: ProgramRecord) -> Executable:
         raise AssertionError("a client that compiles was not asked for")
 
-    def _start(self, backend: Any, id: int) -> None:
+    def _start(self, backend: "_jax.Client | None", id: int) -> None:
         if "jax" not in sys.modules:  # which has set it already
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("jax_enable_x64", False))
         self._client = backend or _backend(None, os.getpid())
@@ -96,13 +96,13 @@ class Client:
         if not np.array_equal(self.read(self.put(given)), given):
             raise UnknownError("jaxlib: an array comes back changed")
 
-    def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
+    def _handler(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "_jax.ResultHandler":
         """What makes an array of a raw result."""
-        return client.handler(_aval(shape, dtype), self._sharding)
+        return client.result_handler(_aval(shape, dtype), self._sharding)
 
 
 @cache
-def _backend(devices: int | None, process: int) -> Any:
+def _backend(devices: int | None, process: int) -> "_jax.Client":
     """One for all bundles of a process, of so many devices, or as many as XLA_FLAGS say.
 
     Its threads go with it, and it goes with Python's cycle collector alone, as jaxlib's clients and devices hold each
@@ -127,7 +127,7 @@ class _Aval:
 _aval = cache(_Aval)
 
 
-def _sharding(device: Any, devices: Any) -> Any:
+def _sharding(device: "_jax.Device", devices: "xla_client.DeviceList") -> "xla_client.SingleDeviceSharding":
     """Everything on one device, with the methods that jaxlib calls and jax would add."""
     whole = xla_client.HloSharding.replicate()
 
@@ -135,7 +135,7 @@ def _sharding(device: Any, devices: Any) -> Any:
         memory_kind = None
         _internal_device_list = devices
 
-        def _to_xla_hlo_sharding(self, rank: int) -> Any:
+        def _to_xla_hlo_sharding(self, rank: int) -> "xla_client.HloSharding":
             return whole
 
         def devices_indices_map(self, shape: tuple[int, ...]) -> dict[Any, tuple[slice, ...]]:

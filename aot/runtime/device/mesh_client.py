@@ -19,10 +19,8 @@ from aot.runtime.device.client import Buffer, Executable
 from aot.runtime.peers import processes
 from aot.runtime.peers.processes import Group
 
-Array = Any
 
-
-class Client:
+class MeshClient:
     """The devices of a mesh, in its order; those of other processes too, where there are any."""
 
     def __init__(self, platform: str, mesh: Mesh, ids: Sequence[int] = (), group: Group | None = None) -> None:
@@ -30,7 +28,7 @@ class Client:
         shape, names = [size for _, size in mesh], [name for name, _ in mesh]
         needed = math.prod(shape)
         if group is None:
-            self._devices = jax_client.devices(platform, max([needed, *(id + 1 for id in ids)]), ids)[:needed]
+            self._devices = jax_client.find_devices(platform, max([needed, *(id + 1 for id in ids)]), ids)[:needed]
         else:
             self._devices = _joined(platform, needed, group)
         grid: Any = np.array(self._devices, object)
@@ -41,23 +39,23 @@ class Client:
         # Looking these up takes longer than putting a small array; there are few axes and shapes in a bundle.
         self._sharding, self._parts = cache(self._sharding_of), cache(self._parts_of)
 
-    def put(self, array: Array, axes: Axes = ()) -> Buffer:
+    def put(self, array: "np.ndarray[Any, Any]", axes: Axes = ()) -> Buffer:
         aval, sharding, devices, parts = self._parts(array.shape, array.dtype, axes)
         return xla_client.batched_device_put(aval, sharding, [array[part] for part in parts], devices)
 
     def zeros(self, record: ArgumentRecord) -> Buffer:
-        kind = client.dtype(record.dtype)
+        kind = client.numpy_dtype(record.dtype)
         aval, sharding, devices, _ = self._parts(record.shape, kind, record.sharding)
         part = np.zeros(sharding.shard_shape(record.shape), kind)
         return xla_client.batched_device_put(aval, sharding, [part] * len(devices), devices)
 
-    def read(self, buffer: Buffer) -> Array:
-        with processes.watched(self._group):
+    def read(self, buffer: Buffer) -> "np.ndarray[Any, Any]":
+        with processes.watched_call(self._group):
             return np.asarray(buffer.addressable_data(0) if buffer.is_fully_replicated else buffer)
 
     def load(self, data: bytes, program: ProgramRecord) -> Executable:
         mesh_contract.check_partitions(data, program, len(self._devices))
-        loaded = client.loaded(self._devices[0].client, data, self._devices, program)
+        loaded = client.load_executable(self._devices[0].client, data, self._devices, program)
         header = (loaded.get_hlo_text() or "").partition("\n")[0]
         mesh_contract.check_executable(header, program, self._sharding)
         return self._callable(loaded, program)
@@ -66,13 +64,13 @@ class Client:
         made = jax_client.compile_export(data, lambda exported: exported.in_shardings_jax(self._mesh))
         return self._callable(made, program)
 
-    def _callable(self, loaded: Any, program: ProgramRecord) -> Executable:
+    def _callable(self, loaded: "_jax.LoadedExecutable", program: ProgramRecord) -> Executable:
         handlers = [self._handler(result) for result in program.results]
         check = mesh_contract.argument_check(program, self._sharding)
 
         def run(arguments: Sequence[Buffer]) -> list[Buffer]:
             check(arguments)
-            with self._lock, _named(program), processes.watched(self._group):
+            with self._lock, _named(program), processes.watched_call(self._group):
                 made: list[Buffer] = loaded.execute_sharded(list(arguments)).consume_with_handlers(handlers)
                 if self._one_at_a_time:
                     made[-1].block_until_ready()  # all become ready at once
@@ -80,10 +78,10 @@ class Client:
 
         return run
 
-    def _handler(self, record: ArgumentRecord) -> Any:
+    def _handler(self, record: ArgumentRecord) -> "_jax.ResultHandler":
         """What makes one array of the parts that the devices give."""
-        aval = jax.core.ShapedArray(record.shape, client.dtype(record.dtype))
-        return client.handler(aval, self._sharding(record.sharding))
+        aval = jax.core.ShapedArray(record.shape, client.numpy_dtype(record.dtype))
+        return client.result_handler(aval, self._sharding(record.sharding))
 
     def _sharding_of(self, axes: Axes) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*axes))
@@ -120,7 +118,7 @@ def _joined(platform: str, needed: int, group: Group) -> list[Any]:
     return sorted(found, key=lambda device: (device.process_index, device.id))
 
 
-def _cpu(group: Group, count: int) -> Any:
+def _cpu(group: Group, count: int) -> "_jax.Client":
     """A client of so many virtual devices, which meets those of the other processes."""
     address = group.here  # by default Gloo takes what the host name resolves to, which need not be reachable
     return xla_client.make_cpu_client(

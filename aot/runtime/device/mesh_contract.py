@@ -13,7 +13,7 @@ from aot.bundle.index.bounds import Axes
 from aot.bundle.index.records import ArgumentRecord, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.errors import BundleError
-from aot.runtime.device.client import Buffer, dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.fitting import entries
 from aot.runtime.place import Place
 
@@ -24,14 +24,16 @@ _LAYOUT = "entry_computation_layout={"
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _NAMES = {"bool": "pred", "bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
 
-Lay = Callable[[Axes], Any]
+LayAxes = Callable[[Axes], Any]
 """The sharding that axes stand for."""
 
 
 def check_devices(bundle: Bundle, place: Place) -> None:
     """Raises BundleError where an executable for the place is for another number of devices than its mesh has."""
     for program in bundle.index.programs:
-        if (program.platform, program.mesh) == place and (executable := entries.fitting(program)) is not None:
+        if (program.platform, program.mesh) == place and (
+            executable := entries.fitting_executable(program)
+        ) is not None:
             data = bundle.read(executable.digest, executable.bytes)
             check_partitions(data, program, math.prod(size for _, size in place.mesh))
             break  # all others are looked at when they are loaded
@@ -50,7 +52,7 @@ def check_partitions(data: bytes, program: ProgramRecord, devices: int) -> None:
         )
 
 
-def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
+def check_executable(header: str, program: ProgramRecord, lay: LayAxes) -> None:
     """Raises BundleError where an executable, by the first line of its HLO, takes or gives other parts of arrays."""
     if (found := _signature(header)) is None:
         return  # a compiler that does not say so
@@ -65,9 +67,9 @@ def check_executable(header: str, program: ProgramRecord, lay: Lay) -> None:
             )
 
 
-def argument_check(program: ProgramRecord, lay: Lay) -> Callable[[Sequence[Buffer]], None]:
+def argument_check(program: ProgramRecord, lay: LayAxes) -> Callable[[Sequence[Buffer]], None]:
     """What raises BundleError for arguments that the program does not take."""
-    wanted = [(array.shape, dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
+    wanted = [(array.shape, numpy_dtype(array.dtype), lay(array.sharding)) for array in program.arguments]
     donated = [place for place, array in enumerate(program.arguments) if array.donated]
 
     def check(arguments: Sequence[Buffer]) -> None:
@@ -93,7 +95,7 @@ def _same(found: Any, wanted: Any, rank: int) -> bool:
     return found is wanted or bool(found.is_equivalent_to(wanted, rank))
 
 
-def _part(array: ArgumentRecord, lay: Lay) -> tuple[str, tuple[int, ...]]:
+def _part(array: ArgumentRecord, lay: LayAxes) -> tuple[str, tuple[int, ...]]:
     name = _NAMES[array.dtype] if array.dtype in _NAMES else array.dtype.replace("int", "s").replace("us", "u")
     return name, tuple(lay(array.sharding).shard_shape(array.shape))
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aot")
 
-VARIABLE = "AOT_CLIENT"
+CLIENT_VARIABLE = "AOT_CLIENT"
 """Environment variable that names the implementation to use: jaxlib or jax."""
 
 
-def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None) -> Client:
+def open_client(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None) -> Client:
     """The client for a place: without jax for one device, where nothing is to be compiled and jaxlib is known to us.
 
     `ids` are the devices to take; `group` the processes that the mesh spans. Raises InputError for an unknown name in
@@ -35,42 +35,42 @@ def open(place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Grou
         _heed_flags()
         from aot.runtime.device import mesh_client
 
-        return mesh_client.Client(place.platform, place.mesh, ids, group)
-    return each(place.platform, ids or (0,), compiling=compiling)[0]
+        return mesh_client.MeshClient(place.platform, place.mesh, ids, group)
+    return open_replicas(place.platform, ids or (0,), compiling=compiling)[0]
 
 
 def open_for(
     bundle: Bundle, place: Place, *, compiling: bool, ids: Sequence[int] = (), group: "Group | None" = None
 ) -> Client:
-    """The client for a place that a bundle was built for, found to be so before any device is made. Raises as `open`.
+    """The client for a place that a bundle was built for, found to be so before any device is made.
 
-    Raises BundleError where its executables are for another number of devices.
+    Raises as `open_client`, and BundleError where its executables are for another number of devices.
     """
     if place.mesh:
         from aot.runtime.device import mesh_contract
 
         mesh_contract.check_devices(bundle, place)
-    return open(place, compiling=compiling, ids=ids, group=group)
+    return open_client(place, compiling=compiling, ids=ids, group=group)
 
 
-def each(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
-    """A client for each of some devices of this process. Raises as `open`."""
+def open_replicas(platform: str, ids: Sequence[int], *, compiling: bool) -> "list[Client]":
+    """A client for each of some devices of this process. Raises as `open_client`."""
     _check_ids(ids)
-    asked = os.environ.get(VARIABLE) or "jaxlib"
+    asked = os.environ.get(CLIENT_VARIABLE) or "jaxlib"
     if asked not in ("jaxlib", "jax"):
-        raise InputError(f"{VARIABLE}: must be jaxlib or jax, got {asked!r}")
+        raise InputError(f"{CLIENT_VARIABLE}: must be jaxlib or jax, got {asked!r}")
     _heed_flags()
     if asked == "jaxlib" and platform == "cpu" and not compiling:
         _quiet()
         from aot.runtime.device import jaxlib_client
 
         try:
-            return list(jaxlib_client.clients(ids))
+            return list(jaxlib_client.virtual_clients(ids))
         except jaxlib_client.UnknownError as unknown:
             log.warning("taking the slower way through jax: %s", unknown)
     from aot.runtime.device import jax_client
 
-    return [jax_client.Client(device) for device in jax_client.devices(platform, max(ids) + 1, ids)]
+    return [jax_client.JaxClient(device) for device in jax_client.find_devices(platform, max(ids) + 1, ids)]
 
 
 def _check_ids(ids: Sequence[int]) -> None:
@@ -84,7 +84,7 @@ def count_devices(platform: str) -> int:
     if "jax" in sys.modules or platform != "cpu":
         from aot.runtime.device import jax_client
 
-        return len(jax_client.devices(platform, 1))
+        return len(jax_client.find_devices(platform, 1))
     _quiet()
     from aot.runtime.device import jaxlib_client
 
@@ -95,7 +95,7 @@ def _heed_flags() -> None:
     if "XLA_FLAGS" in os.environ:
         from aot.runtime.device import flags
 
-        flags.settle()
+        flags.settle_flags()
 
 
 def _quiet() -> None:

@@ -11,14 +11,14 @@ import numpy as np
 from aot.bundle import weights as layout
 from aot.bundle.index.bounds import Axes
 from aot.bundle.store import Bundle
-from aot.runtime.device.client import Buffer, Client, dtype
+from aot.runtime.device.client import Buffer, Client, numpy_dtype
 from aot.slots import WEIGHT
 
 _POPULATE_READ = 22  # madvise(2), since Linux 5.14; others refuse it, and pages come as they are touched
 _THREADS = 2
 
 
-def maps(bundle: Bundle) -> tuple[memoryview, ...]:
+def map_weights(bundle: Bundle) -> tuple[memoryview, ...]:
     """The weight blobs, mapped; threads make their pages present while other things are done."""
     views = tuple(bundle.map(blob.digest, blob.bytes) for blob in bundle.index.weights.blobs)
     for view in views:
@@ -26,7 +26,7 @@ def maps(bundle: Bundle) -> tuple[memoryview, ...]:
     return views
 
 
-def weights(
+def place_weights(
     bundle: Bundle, views: tuple[memoryview, ...], client: Client, shardings: Mapping[str, Axes]
 ) -> Mapping[str, Buffer]:
     """Every weight on the device, by its slot, laid over a mesh as programs take it.
@@ -40,7 +40,7 @@ def weights(
         layout.agree(table, bundle.index.weights, position, where)
         for path, (kind, shape, offset) in table.items():
             count = int(np.prod(shape, dtype=np.int64))
-            array = np.frombuffer(view, dtype(kind), count, offset).reshape(shape)
+            array = np.frombuffer(view, numpy_dtype(kind), count, offset).reshape(shape)
             slot = WEIGHT.slot(path)
             placed[slot] = client.put(array, shardings.get(slot, ()))
     return placed

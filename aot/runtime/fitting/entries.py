@@ -28,7 +28,7 @@ class Entry:
 
     index: Index
     combo: Combo
-    key: str
+    combo_key: str
     phase: str
     place: Place
     chains: Sequence[ChainRecord]
@@ -77,7 +77,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EntryVerdict:
     """Whether an entry is `ready`, `compiles` or is `unusable` on this machine, and why."""
 
     entry: Entry
@@ -85,7 +85,7 @@ class Verdict:
     cause: str
 
 
-def place(index: Index, devices: int | None = None, platform: str | None = None) -> Place:
+def find_place(index: Index, devices: int | None = None, platform: str | None = None) -> Place:
     """Where the bundle of an index runs on this machine: on the largest of its meshes that so many devices hold.
 
     Unless it is said how many: on one device, and a bundle without programs for one on its first mesh. `platform` is
@@ -103,7 +103,7 @@ def place(index: Index, devices: int | None = None, platform: str | None = None)
     )
 
 
-def one(index: Index) -> Place:
+def one_device(index: Index) -> Place:
     """One device. Raises MachineError for a bundle that has no programs for one."""
     platform = platform_of(index)
     if (meshes := _meshes(index, platform)) and () not in meshes:
@@ -111,7 +111,7 @@ def one(index: Index) -> Place:
     return Place(platform)
 
 
-def shared(index: Index, processes: int, devices: int | None = None) -> Place:
+def shared_place(index: Index, processes: int, devices: int | None = None) -> Place:
     """The first mesh of which several processes can have equal parts; of the largest, where it is said how many
     devices there are. Raises MachineError where there is none.
     """
@@ -147,7 +147,9 @@ def platform_of(index: Index) -> str:
     calls = {(chain.platform, program) for chain in _first(index) for program, _ in chain.calls}
     found = {platform for platform, _ in calls}
     have = [name for name in _ACCELERATORS if name in found and machine.accelerators_of(name).devices]
-    fits = (name for name in have if any(fitting(index.programs[p]) for platform, p in calls if platform == name))
+    fits = (
+        name for name in have if any(fitting_executable(index.programs[p]) for platform, p in calls if platform == name)
+    )
     return next(fits, PLATFORM if PLATFORM in found or not have else have[0])
 
 
@@ -159,11 +161,11 @@ def _first(index: Index) -> list[ChainRecord]:
 def entries_of(index: Index, place: Place) -> tuple[Entry, ...]:
     """All entries, in the order of the index."""
     combos = [Combo(**dict(record.dimensions)) for record in index.combos]
-    keys = [record.key for record in index.combos]
-    return tuple(Entry(index, combos[e.combo], keys[e.combo], e.phase, place, e.chains) for e in index.entries)
+    combo_keys = [record.key for record in index.combos]
+    return tuple(Entry(index, combos[e.combo], combo_keys[e.combo], e.phase, place, e.chains) for e in index.entries)
 
 
-def layout(index: Index, place: Place) -> dict[str, Axes]:
+def weight_layout(index: Index, place: Place) -> dict[str, Axes]:
     """How the programs for a mesh take each weight, by its slot: one and the same way. Empty on one device."""
     if not place.mesh:
         return {}
@@ -174,7 +176,7 @@ def layout(index: Index, place: Place) -> dict[str, Axes]:
     return {slot: argument.sharding for slot, argument in pairs if WEIGHT.holds(slot)}
 
 
-def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
+def programs_of(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
     """The programs of entries, each once, in the order in which these call them."""
     seen: set[int] = set()
     for entry in found:
@@ -184,28 +186,28 @@ def programs(found: Iterable[Entry]) -> Iterator[ProgramRecord]:
                 yield entry.index.programs[place]
 
 
-def verdict(entry: Entry) -> Verdict:
+def judge_entry(entry: Entry) -> EntryVerdict:
     """The worst among the entry's programs."""
     if entry.chain is None:
-        return Verdict(entry, "unusable", "; ".join([*_elsewhere(entry), _absent(entry)]))
+        return EntryVerdict(entry, "unusable", "; ".join([*_elsewhere(entry), _absent(entry)]))
     chosen = []
     for program, _ in entry.calls:
-        chosen.append(fitting(program))
+        chosen.append(fitting_executable(program))
         if chosen[-1] is None:
             elsewhere = () if program.executables else _elsewhere(entry)
-            cause = "; ".join([misfit(program), *elsewhere])
-            return Verdict(entry, "compiles", f"program {program.name}: {cause}")
-    remarks = dict.fromkeys(fit.remark(executable) for executable in chosen if executable is not None)
-    return Verdict(entry, "ready", "; ".join(filter(None, remarks)))
+            cause = "; ".join([misfit_of_program(program), *elsewhere])
+            return EntryVerdict(entry, "compiles", f"program {program.name}: {cause}")
+    remarks = dict.fromkeys(fit.remark_on(executable) for executable in chosen if executable is not None)
+    return EntryVerdict(entry, "ready", "; ".join(filter(None, remarks)))
 
 
-def fitting(program: ProgramRecord) -> ExecutableRecord | None:
+def fitting_executable(program: ProgramRecord) -> ExecutableRecord | None:
     """The executable that this machine runs as built; of several the one for the richest instruction set."""
     fits = [executable for executable in program.executables if fit.misfit_cause(executable) is None]
     return max(fits, key=lambda e: len(e.requires.get("features", ())), default=None)
 
 
-def misfit(program: ProgramRecord) -> str:
+def misfit_of_program(program: ProgramRecord) -> str:
     """Why none of the program's executables runs here as built."""
     return "; ".join(_causes(program)) or f"no executable for {program.platform} was built"
 

@@ -19,7 +19,7 @@ def misfit_cause(executable: ExecutableRecord) -> str | None:
     return lacking(executable) or _versions(executable)
 
 
-def remark(executable: ExecutableRecord) -> str:
+def remark_on(executable: ExecutableRecord) -> str:
     """What to know of one that runs: it may leave cores idle, or miss what the system hides."""
     target, cores = executable.built_for, os.cpu_count() or 1
     threads = target.threads if isinstance(target, CpuTarget) else None
@@ -29,7 +29,7 @@ def remark(executable: ExecutableRecord) -> str:
 
 
 @cache
-def jaxlib() -> str:
+def jaxlib_version() -> str:
     """The version of the jaxlib that is installed."""
     import jaxlib
 
@@ -37,12 +37,12 @@ def jaxlib() -> str:
 
 
 def _cpu(executable: ExecutableRecord) -> str | None:
-    requires, here = executable.requires, isa.machine()
+    requires, here = executable.requires, isa.this_machine()
     if requires["machine"] != here.machine:
         return f"built for {requires['machine']}, this machine is {here.machine}"
     if not here.features:
         return f"{_built(executable)}, and what this cpu has is not to be found out (/proc/cpuinfo is hidden)"
-    if lacking := isa.missing(requires, here):
+    if lacking := isa.missing_features(requires, here):
         rest = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         return f"{_built(executable)}, this cpu lacks {', '.join(lacking[:_SHOWN])}{rest}"
     return None
@@ -80,9 +80,9 @@ def _versions(executable: ExecutableRecord) -> str | None:
     for name in _LOADERS:
         if name not in compiler:
             continue
-        here = jaxlib() if name == "jaxlib" else extras.version(name)
+        here = jaxlib_version() if name == "jaxlib" else extras.wheel_version(name)
         if here is None:
-            needed = extras.requirement(executable.built_for.platform)
+            needed = extras.pip_requirement(executable.built_for.platform)
             return f"built by {name} {compiler[name]}, which is not installed; pip install {needed}"
         if here != compiler[name]:
             return f"built by {name} {compiler[name]}, this is {here}"

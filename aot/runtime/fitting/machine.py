@@ -49,16 +49,16 @@ def _gpus() -> Accelerators:
     if not any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg"))):
         return Accelerators(())
     with suppress(OSError, AttributeError):
-        return nvml(ctypes.CDLL(_NVML))
-    return proc(Path("/proc/driver/nvidia"))
+        return read_nvml(ctypes.CDLL(_NVML))
+    return read_proc(Path("/proc/driver/nvidia"))
 
 
 @functools.cache
 def _tpus() -> Accelerators:
-    return pci(Path("/sys/bus/pci/devices"))
+    return read_pci(Path("/sys/bus/pci/devices"))
 
 
-def nvml(library: ctypes.CDLL) -> Accelerators:
+def read_nvml(library: ctypes.CDLL) -> Accelerators:
     """GPUs as NVIDIA's management library tells them. Raises OSError where it does not answer."""
     _ask(library.nvmlInit_v2)
     try:
@@ -96,7 +96,7 @@ def _ask(function: "ctypes._NamedFuncPointer", *arguments: object) -> None:
         raise OSError(f"{function.__name__}: {status}")
 
 
-def proc(root: Path) -> Accelerators:
+def read_proc(root: Path) -> Accelerators:
     """GPUs as the kernel's driver tells them, without compute capabilities."""
     texts = [path.read_text() for path in sorted(root.glob("gpus/*/information"))]
     rows = (line.partition(":") for text in texts for line in text.splitlines())
@@ -108,9 +108,9 @@ def proc(root: Path) -> Accelerators:
     return Accelerators(kinds, next((word for word in words if word[0].isdigit() and "." in word), None))
 
 
-def pci(root: Path) -> Accelerators:
+def read_pci(root: Path) -> Accelerators:
     """The TPU chips on the bus."""
-    known = {tpu.pci: tpu.kind for tpu in map(devices.tpu, devices.tpus())}
+    known = {tpu.pci: tpu.kind for tpu in map(devices.find_tpu, devices.tpu_versions())}
     found = []
     for vendor in sorted(root.glob("*/vendor")):
         with suppress(OSError):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from aot.errors import InputError
 
-GATHER = 60.0
+GATHER_SECONDS = 60.0
 """Seconds in which all processes have to come."""
 _MOST, _LONGEST = 1 << 12, 86_400
 
@@ -18,7 +18,7 @@ class Distributed:
     processes: int
     process: int
     """The number of this one."""
-    timeout: float = GATHER
+    timeout: float = GATHER_SECONDS
     """Seconds in which all have to come, and later on to take the same step of a request."""
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from aot import directories, strict_json
 from aot.errors import AotError, InputError
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 
-VARIABLE = "AOT_COORDINATOR_SECRET"
+SECRET_VARIABLE = "AOT_COORDINATOR_SECRET"
 """Environment variable with the secret."""
 
 _REFUSED = b"refused"
@@ -39,12 +39,12 @@ _TICK = 1.0
 
 
 @contextlib.contextmanager
-def secret(address: Any) -> Iterator[str]:
+def shared_secret(address: Any) -> Iterator[str]:
     """The secret for a coordinator that listens at an address; for those on this machine in a file, while this lasts.
 
     Raises InputError where there is no place for that file.
     """
-    if given := os.environ.get(VARIABLE):
+    if given := os.environ.get(SECRET_VARIABLE):
         yield given
         return
     made = secrets.token_hex(32)
@@ -55,7 +55,8 @@ def secret(address: Any) -> Iterator[str]:
         _write(path, made)
     except (AotError, OSError) as error:
         raise InputError(
-            f"coordinator: its secret cannot be written ({error}); set {VARIABLE}, to the same text for all processes"
+            f"coordinator: its secret cannot be written ({error}); set {SECRET_VARIABLE}, to the same text for all "
+            "processes"
         ) from error
     try:
         yield made
@@ -69,12 +70,14 @@ def knock(link: Link, greeting: Line, seconds: float) -> None:
     Raises InputError where the secret is missing or another, OSError where nobody of ours is there.
     """
     nonce, own = link.read(seconds), secrets.token_hex(16).encode()
-    key, body = _known(link.socket.getpeername()), json.dumps(greeting).encode()
-    link.write(b" ".join([_proof(key, b"process", nonce, own, body), own, body]))
+    secret, body = _known(link.socket.getpeername()), json.dumps(greeting).encode()
+    link.write(b" ".join([_proof(secret, b"process", nonce, own, body), own, body]))
     answer = link.read(SILENCE)
     if answer == _REFUSED:
-        raise InputError(f"coordinator: the secret of this process is another; give all of them the same {VARIABLE}")
-    if not hmac.compare_digest(answer, _proof(key, b"coordinator", own, nonce)):
+        raise InputError(
+            f"coordinator: the secret of this process is another; give all of them the same {SECRET_VARIABLE}"
+        )
+    if not hmac.compare_digest(answer, _proof(secret, b"coordinator", own, nonce)):
         raise StrangerError("is none of aot's")
 
 
@@ -82,7 +85,7 @@ class Door:
     """The coordinator's side."""
 
     def __init__(self, listener: socket.socket, secret: str) -> None:
-        self._listener, self._key = listener, _key(secret)
+        self._listener, self._secret = listener, _secret_bytes(secret)
         self._guests: dict[socket.socket, _Guest] = {}  # the one that came first is first
         listener.setblocking(False)
 
@@ -92,10 +95,10 @@ class Door:
             ready.register(self._listener, selectors.EVENT_READ)
             try:
                 while (left := end - time.monotonic()) > 0:
-                    for key, _ in ready.select(min(left, _TICK)):
-                        if key.fileobj is self._listener:
+                    for event, _ in ready.select(min(left, _TICK)):
+                        if event.fileobj is self._listener:
                             self._let_in(ready)
-                        elif found := self._heard(key.fileobj, ready):
+                        elif found := self._heard(event.fileobj, ready):
                             yield found
                     self._dismiss(ready)
             finally:
@@ -125,13 +128,13 @@ class Door:
         """Raises ValueError for one that does not know the secret, or says nothing."""
         proof, own, body = line.split(b" ", 2)
         link = Link(connection)
-        if not hmac.compare_digest(proof, _proof(self._key, b"process", nonce, own, body)):
+        if not hmac.compare_digest(proof, _proof(self._secret, b"process", nonce, own, body)):
             link.write(_REFUSED)
             raise ValueError("knows another secret")
         greeting = strict_json.parse_strictly(body)
         if not isinstance(greeting, dict):
             raise ValueError("says nothing of itself")
-        link.write(_proof(self._key, b"coordinator", own, nonce))
+        link.write(_proof(self._secret, b"coordinator", own, nonce))
         return link, greeting
 
     def _dismiss(self, ready: selectors.BaseSelector) -> None:
@@ -170,15 +173,16 @@ class _Guest:
 
 def _known(address: Any) -> bytes:
     """The secret for the coordinator at an address, as this process knows it."""
-    if given := os.environ.get(VARIABLE):
-        return _key(given)
+    if given := os.environ.get(SECRET_VARIABLE):
+        return _secret_bytes(given)
     try:
         path = _file(address)
         directories.check_directory(path.parent, "state")
-        return _key(path.read_text())
+        return _secret_bytes(path.read_text())
     except (AotError, OSError) as error:
         raise InputError(
-            f"coordinator: no secret for it is here ({error}); set {VARIABLE}, to the same text for all processes"
+            f"coordinator: no secret for it is here ({error}); set {SECRET_VARIABLE}, to the same text for all "
+            "processes"
         ) from error
 
 
@@ -195,9 +199,9 @@ def _write(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def _key(secret: str) -> bytes:
+def _secret_bytes(secret: str) -> bytes:
     return secret.encode(errors="surrogateescape")
 
 
-def _proof(key: bytes, *said: bytes) -> bytes:
-    return hmac.new(key, b" ".join(said), "sha256").hexdigest().encode()
+def _proof(secret: bytes, *said: bytes) -> bytes:
+    return hmac.new(secret, b" ".join(said), "sha256").hexdigest().encode()

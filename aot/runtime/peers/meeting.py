@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot import children
 from aot.errors import InputError, MachineError, PeerError
@@ -16,13 +16,16 @@ from aot.runtime.peers.distributed import Distributed
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 from aot.runtime.peers.processes import Group
 
+if TYPE_CHECKING:
+    from jaxlib import _jax
+
 _RETRY = 0.1
 
 _groups: dict[Distributed, Group] = {}
 _started: list[subprocess.Popen[bytes]] = []  # held, as Python would complain of one that outlives its object
 
 
-def join(distributed: Distributed, **values: object) -> Group:
+def join_group(distributed: Distributed, **values: object) -> Group:
     """Meets the other processes, which must have equal values.
 
     Raises InputError where they have not, or the address cannot be used, PeerError where one does not come.
@@ -72,7 +75,7 @@ def _coordinator(distributed: Distributed) -> Iterator[None]:
             f"coordinator {distributed.coordinator}: process 0 cannot listen there: {cause}; give an address of its"
             " machine with a free port"
         ) from error
-    with listener, door.secret(listener.getsockname()) as secret:
+    with listener, door.shared_secret(listener.getsockname()) as secret:
         process = _started_coordinator(listener, distributed)
         assert process.stdin is not None
         with process.stdin as stdin, contextlib.suppress(BrokenPipeError):  # it is gone, as will be found out
@@ -84,8 +87,8 @@ def _coordinator(distributed: Distributed) -> Iterator[None]:
 def _started_coordinator(listener: socket.socket, distributed: Distributed) -> "subprocess.Popen[bytes]":
     arguments = map(str, (listener.fileno(), distributed.processes, distributed.timeout))
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = children.command("aot.runtime.peers.coordinator", *arguments)
-    variables = {**os.environ, **children.variables()}
+    command = children.child_command("aot.runtime.peers.coordinator", *arguments)
+    variables = {**os.environ, **children.child_variables()}
     process = subprocess.Popen(command, env=variables, pass_fds=[listener.fileno()], start_new_session=True, **streams)
     _started.append(process)
     return process
@@ -118,7 +121,7 @@ def _admitted(connection: socket.socket, greeting: Line, seconds: float) -> Link
     return link
 
 
-def _client(distributed: Distributed) -> Any:
+def _client(distributed: Distributed) -> "_jax.DistributedRuntimeClient":
     """The client of jax's service, by which devices and Gloo find their peers."""
     from jax._src import distributed as jax_distributed
     from jaxlib import _jax
@@ -130,7 +133,7 @@ def _client(distributed: Distributed) -> Any:
         raise MachineError("distributed: jax.distributed was initialized already; leave that to aot.load")
     upstream = socket.create_connection(distributed.address, timeout=distributed.timeout)
     client = _jax.get_distributed_runtime_client(
-        relay.to(upstream), distributed.process, init_timeout=NEVER, heartbeat_timeout=NEVER,
+        relay.relay_to(upstream), distributed.process, init_timeout=NEVER, heartbeat_timeout=NEVER,
         shutdown_on_destruction=False, use_compression=True,
     )  # fmt: skip
     client.connect()

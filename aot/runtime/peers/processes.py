@@ -51,7 +51,7 @@ class Group:
         """The address of this machine by which the coordinator is reached."""
         return str(self._link.socket.getsockname()[0])
 
-    def backend(self, devices: int, make: "Callable[[Group, int], Any]") -> Any:
+    def backend(self, devices: int, make: "Callable[[Group, int], T]") -> T:
         """What `make` gives for so many devices of this process: made once, for the other processes know it then."""
         if self._backend is None:
             with self.watched():
@@ -233,6 +233,6 @@ def _differing(answer: Line) -> InputError:
     )
 
 
-def watched(group: Group | None) -> AbstractContextManager[None]:
+def watched_call(group: Group | None) -> AbstractContextManager[None]:
     """A call that takes all processes of a group, if there is one."""
     return _NOTHING if group is None else group.watched()

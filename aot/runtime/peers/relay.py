@@ -12,7 +12,7 @@ import threading
 _CHUNK = 1 << 16
 
 
-def to(upstream: socket.socket) -> str:
+def relay_to(upstream: socket.socket) -> str:
     """An address for one connection, whose bytes go to and come from `upstream` for as long as this process lasts."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1)
     host, port = listener.getsockname()

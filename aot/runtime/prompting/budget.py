@@ -89,7 +89,7 @@ def _items(value: Any) -> Iterable[Any]:
     return value if isinstance(value, Collection) and not isinstance(value, range) else ()
 
 
-def listed(value: Any) -> Any:
+def list_iterator(value: object) -> object:
     """The value, or where it is an iterator, which has no size, a list of what it gives."""
     if isinstance(value, runtime.LoopContext) or not isinstance(value, Iterator):
         return value

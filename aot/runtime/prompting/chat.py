@@ -63,14 +63,14 @@ class Template:
 def _parsed(source: str) -> "jinja2.Template":
     from aot.runtime.prompting import rendering
 
-    return rendering.environment().from_string(source)
+    return rendering.template_environment().from_string(source)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error)[:_LONGEST].split()) or type(error).__name__
 
 
-def variables(given: Mapping[str, Any] | None, messages: Any) -> dict[str, Any]:
+def template_variables(given: Mapping[str, Any] | None, messages: Any) -> dict[str, Any]:
     """What a template is rendered with: a copy made of plain JSON values. Raises InputError for anything else."""
     if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
         raise InputError(f"template: must be a mapping of names to JSON values, got {given!r:.80}")
@@ -114,7 +114,7 @@ def _check_content(content: Any, place: str) -> None:
             )
 
 
-def _plain(value: Any, place: str, depth: int = 0) -> Any:
+def _plain(value: Any, place: str, depth: int = 0) -> object:
     if depth > _DEEPEST:
         raise InputError(f"{place}: is nested too deep, in more than {_DEEPEST} lists or mappings; give flatter values")
     if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ _FILES = {
 """Files with a template alone, by its name."""
 
 
-def find(texts: Mapping[str, str], config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
+def find_templates(texts: Mapping[str, str], config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
     """Sources of templates by name.
 
     Files with one alone speak first, then `chat_template.json`, which is a processor's, then `tokenizer_config.json`.

@@ -9,14 +9,13 @@ import numpy as np
 
 from aot import vision
 from aot.precompile import Combo
-from aot.runtime.device.client import dtype
+from aot.runtime.device.client import Buffer, numpy_dtype
 from aot.runtime.execute import Executor
 from aot.runtime.fitting.entries import Entry
 from aot.runtime.prompting import rotary
 from aot.runtime.requests import Image, Prepared
+from aot.runtime.values import HostArray
 from aot.vision import Images, Size
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -29,32 +28,32 @@ class Encoding:
     """Combos with vision that the call may use."""
 
     @cached_property
-    def _made(self) -> dict[int, Array]:
+    def _made(self) -> dict[int, HostArray]:
         """The embeddings [tokens, hidden] of images, by identity."""
         return {}
 
-    def inputs(self, entry: Entry, prompts: Sequence[Prepared]) -> dict[str, Any]:
+    def inputs(self, entry: Entry, asked: Sequence[Prepared]) -> dict[str, Any]:
         """What a prefill with vision takes beside tokens and lengths, for prompts in its first rows."""
-        self._encode([image for prompt in prompts for image in prompt.images])
-        taken = {"embeddings": self._embeddings(entry, prompts)}
-        return taken | ({"positions": self._positions(entry, prompts)} if "positions" in entry.inputs else {})
+        self._encode([image for prepared in asked for image in prepared.images])
+        taken = {"embeddings": self._embeddings(entry, asked)}
+        return taken | ({"positions": self._positions(entry, asked)} if "positions" in entry.inputs else {})
 
-    def _embeddings(self, entry: Entry, prompts: Sequence[Prepared]) -> Any:
+    def _embeddings(self, entry: Entry, asked: Sequence[Prepared]) -> Buffer:
         wanted = entry.inputs["embeddings"]
-        if not any(prompt.images for prompt in prompts):
+        if not any(prepared.images for prepared in asked):
             return self.executor.blank(wanted)
-        made = np.zeros(wanted.shape, dtype(wanted.dtype))
-        for row, prompt in enumerate(prompts):
-            if prompt.images:
-                places = np.flatnonzero(np.asarray(prompt.ids) == self._images.token)
-                made[row, places] = np.concatenate([self._made[id(image)] for image in prompt.images])
+        made = np.zeros(wanted.shape, numpy_dtype(wanted.dtype))
+        for row, prepared in enumerate(asked):
+            if prepared.images:
+                places = np.flatnonzero(np.asarray(prepared.ids) == self._images.token)
+                made[row, places] = np.concatenate([self._made[id(image)] for image in prepared.images])
         return made
 
-    def _positions(self, entry: Entry, prompts: Sequence[Prepared]) -> Array:
+    def _positions(self, entry: Entry, asked: Sequence[Prepared]) -> HostArray:
         made = np.zeros(entry.inputs["positions"].shape, np.int32)
-        for row, prompt in enumerate(prompts):
-            grids = [self._images.grid(image.size) for image in prompt.images]
-            made[row, :, : len(prompt.ids)], _ = rotary.positions(prompt.ids, grids, self._images.token)
+        for row, prepared in enumerate(asked):
+            grids = [self._images.grid(image.size) for image in prepared.images]
+            made[row, :, : len(prepared.ids)], _ = rotary.rotary_positions(prepared.ids, grids, self._images.token)
         return made
 
     def _encode(self, images: Iterable[Image]) -> None:
@@ -65,7 +64,7 @@ class Encoding:
                 by_size.setdefault(image.size, {})[id(image)] = image
         for size, fresh in by_size.items():
             waiting = list(fresh.values())
-            for combo in vision.batches(self.combos, size, len(waiting)):
+            for combo in vision.encode_batches(self.combos, size, len(waiting)):
                 entry = self.entries[combo, "encode"]
                 part, waiting = waiting[: combo.vision_batch_size], waiting[combo.vision_batch_size or 1 :]
                 self._call(entry, part)

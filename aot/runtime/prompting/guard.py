@@ -87,7 +87,7 @@ def _escaped(character: str) -> str:
     return json.dumps(character)[1:-1]
 
 
-def _mapped(value: Any, change: Callable[[str, bool], str]) -> Any:
+def _mapped(value: Any, change: Callable[[str, bool], str]) -> object:
     if isinstance(value, str):
         return change(value, True)
     if isinstance(value, dict):

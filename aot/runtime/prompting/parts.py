@@ -23,7 +23,7 @@ _DETAIL = "detail"  # OpenAI's; here the shape follows from the picture
 Messages = Sequence[Mapping[str, Any]]
 
 
-def taken(messages: Messages, beside: Sequence[Any], place: str) -> tuple[list[Any], list[Any]]:
+def take_images(messages: Messages, beside: Sequence[Any], place: str) -> tuple[list[Any], list[Any]]:
     """The conversation with PLACE for every image, and the images in their order, those from `beside` filled in.
 
     Where no part is a place for these, they stand before the text of the last message of a user. Raises InputError,
@@ -83,7 +83,7 @@ def _carried(part: Mapping[str, Any], place: str) -> "Carried":
     return Carried(_source(part, place))
 
 
-def _source(part: Mapping[str, Any], place: str) -> Any:
+def _source(part: Mapping[str, Any], place: str) -> object:
     """What a part says of where its picture lies."""
     if part["type"] == "image_url":
         return _url(part, place)
@@ -94,7 +94,7 @@ def _source(part: Mapping[str, Any], place: str) -> Any:
     return next(value for name, value in part.items() if name != "type")
 
 
-def _url(part: Mapping[str, Any], place: str) -> Any:
+def _url(part: Mapping[str, Any], place: str) -> str:
     given = part.get("image_url")
     inner = given if isinstance(given, Mapping) else {"url": given}
     unknown = [*(part.keys() - {"type", "image_url"}), *(inner.keys() - {"url", _DETAIL})]
@@ -102,4 +102,4 @@ def _url(part: Mapping[str, Any], place: str) -> Any:
         raise InputError(
             f'{place}: must be {{"type": "image_url", "image_url": {{"url": …}}}}, got {shown(part)}; give a data URL'
         )
-    return inner["url"]
+    return str(inner["url"])

@@ -52,7 +52,7 @@ class Carried:
     picture: Any
 
 
-def opened(given: Any, place: str) -> "Image":
+def open_picture(given: Any, place: str) -> "Image":
     """A picture, decoded and upright: of a path, a data URL, the bytes of a file, a Pillow image or an array.
 
     An array is uint8 [height, width, 3]. `place` begins the message of the InputError for what is none.
@@ -74,7 +74,7 @@ def opened(given: Any, place: str) -> "Image":
     return _tried(lambda: ImageOps.exif_transpose(picture), _DAMAGED, place)
 
 
-def _held(given: Any, place: str) -> Any:
+def _held(given: object, place: str) -> object:
     """What is carried, which is no path and no address."""
     if not isinstance(given, str | os.PathLike):
         return given

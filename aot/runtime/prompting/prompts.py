@@ -12,14 +12,14 @@ from aot.vision import Size
 
 if TYPE_CHECKING:
     from aot.runtime.prompting.recipe import Recipe
-    from aot.runtime.prompting.text import Text
+    from aot.runtime.prompting.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Reader:
     """What a bundle makes of prompts."""
 
-    text: "Callable[[], Text | None]"
+    text: "Callable[[], TextTokenizer | None]"
     """Gives the bundle's tokenizer, with the image token reserved."""
     vocab_size: int
     recipe: "Recipe | None" = None
@@ -36,7 +36,7 @@ class Reader:
         if requests.is_conversation(prompt):
             from aot.runtime.prompting import parts  # as the tokenizer, when a text is read
 
-            given, beside = parts.taken(given, beside, place)
+            given, beside = parts.take_images(given, beside, place)
         if self.recipe is None:
             if beside:
                 raise InputError(f"{place}: has {len(beside)} images, and this bundle takes text alone; leave them out")
@@ -54,7 +54,7 @@ class Reader:
         return Prepared(_spread(ids, images.token, [image.tokens for image in shown]), shown)
 
     def _tokens(self, prompt: Prompt, position: int, first: Sequence[int] = ()) -> list[int]:
-        return requests.tokens(prompt, position, self.text, self.vocab_size, first, self.template)
+        return requests.encode_prompt(prompt, position, self.text, self.vocab_size, first, self.template)
 
     def _image(self, given: Any, place: str) -> Image:
         from aot.runtime.prompting import pictures
@@ -62,9 +62,9 @@ class Reader:
         assert self.recipe is not None
         if not self.sizes:
             raise NoEntryError(f"{place}: no entry with these props takes images; add one to precompile and rebuild")
-        picture = pictures.opened(given, place)
+        picture = pictures.open_picture(given, place)
         images = self.recipe.images
-        size = vision.choose(self.sizes, Size(picture.height, picture.width), images.fit)
+        size = vision.choose_size(self.sizes, Size(picture.height, picture.width), images.fit)
         return Image(size, images.tokens(size), self.recipe.pixels(picture, size, place))
 
 

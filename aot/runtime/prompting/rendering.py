@@ -4,13 +4,15 @@ import functools
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 from jinja2 import ext, nodes, parser, runtime, sandbox
 from jinja2.visitor import NodeTransformer
 
 from aot.runtime.prompting import budget
+
+T = TypeVar("T")
 
 _NODE = 30  # units for each node of a body, in one step through it
 _COMPARING = {"in", "eq", "equalto", "ne", "lt", "le", "gt", "ge", "==", "!=", "<", "<=", ">", ">=", "lessthan"}
@@ -26,7 +28,7 @@ FAULTS = (
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     """The environment with the names that `transformers` gives to templates."""
     made = _Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols], optimized=False)
     made.filters["tojson"] = _to_json
@@ -43,18 +45,18 @@ def environment() -> jinja2.Environment:
 _SPENT, _WEIGHED, _MEASURED = " spent", " weighed", " measured"
 
 
-def _weighed(value: Any) -> Any:
+def _weighed(value: T) -> T:
     budget.weigh(value)
     return value
 
 
-def _measured(value: Any) -> Any:
+def _measured(value: T) -> T:
     budget.spend(budget.weight(value))
     return value
 
 
 @jinja2.pass_context
-def _finalized(_: Any, value: Any) -> Any:  # with a context, so that nothing is printed when a template is compiled
+def _finalized(_: object, value: T) -> T:  # with a context, so that nothing is printed when a template is compiled
     return _weighed(value)
 
 
@@ -63,8 +65,8 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     first = 1 if getattr(function, "jinja_pass_arg", None) is not None else 0
 
     @functools.wraps(function)
-    def filter(*args: Any, **kwargs: Any) -> Any:
-        value, others = budget.listed(args[first]), (*args[first + 1 :], *kwargs.values())
+    def filter(*args: Any, **kwargs: Any) -> object:
+        value, others = budget.list_iterator(args[first]), (*args[first + 1 :], *kwargs.values())
         budget.spend_for(name, value, others)
         return _measured(function(*args[:first], value, *args[first + 1 :], **kwargs))
 
@@ -134,12 +136,12 @@ class _Bounded(sandbox.ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return tree
 
-    def call_binop(self, context: runtime.Context, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: runtime.Context, operator: str, left: Any, right: Any) -> object:
         budget.spend_for_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: runtime.Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(map(budget.listed, args))
+    def call(self, context: runtime.Context, function: Any, /, *args: Any, **kwargs: Any) -> object:
+        args = tuple(map(budget.list_iterator, args))
         given = (*args, *kwargs.values())
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):

@@ -8,7 +8,7 @@ import numpy as np
 Grid = tuple[int, int]
 
 
-def positions(
+def rotary_positions(
     ids: Sequence[int], images: Sequence[Grid], token: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.int32]], int]:
     """The time, row and column of each token, int32 [3, length], and how far the next token's are from `length`.

@@ -10,7 +10,7 @@ from aot.errors import InputError, shown
 MOST_STRINGS, MOST_CHARACTERS = 256, 1 << 16
 """Bounds of the stop strings of one request together."""
 
-Matched = tuple[int, ...]
+MatchedLengths = tuple[int, ...]
 """The most of each string's first characters that a text ends with."""
 
 
@@ -19,10 +19,10 @@ class Stops:
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = _checked(strings)
-        self.start: Matched = (0,) * len(self._strings)
+        self.start: MatchedLengths = (0,) * len(self._strings)
         """What the empty text matches."""
 
-    def read(self, matched: Matched, piece: str) -> tuple[Matched, int | None]:
+    def read(self, matched: MatchedLengths, piece: str) -> tuple[MatchedLengths, int | None]:
         """What a text matches with a further piece, and where the first string of those now in it begins.
 
         That is counted from the beginning of the piece, so it may be negative; None where there is none.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aot import nesting
 from aot.errors import BundleError, InputError
 from aot.runtime.prompting import chat, guard, vocabulary
-from aot.runtime.prompting.stopping import Matched, Stops
+from aot.runtime.prompting.stopping import MatchedLengths, Stops
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -21,7 +21,7 @@ _TAIL = 32  # tokens of a prompt that are looked at: a few give text
 _MOST_CHARACTERS = 1 << 22  # of a prompt: beyond that the regular expressions of common tokenizers give up
 
 
-class Text:
+class TextTokenizer:
     """A tokenizer with its chat template, special tokens and text from users kept apart.
 
     Text that would have become a special token, or one of the `reserved` ids, is encoded by a twin in which those
@@ -36,7 +36,9 @@ class Text:
         self._where = where
         special = vocabulary.special_tokens(tokenizer)
         self._special = frozenset(special.values())
-        self._guard = guard.Guard(vocabulary.guarded({**special, **vocabulary.added(tokenizer, reserved)}))
+        self._guard = guard.Guard(
+            vocabulary.guarded_tokens({**special, **vocabulary.added_tokens(tokenizer, reserved)})
+        )
         self._guarded = frozenset(self._guard.names.values())
         stages = vocabulary.decoder_stages(tokenizer)
         self._has_byte_pieces = any(stage["type"] == "ByteFallback" for stage in stages)
@@ -45,7 +47,7 @@ class Text:
     @classmethod
     def from_files(
         cls, files: Mapping[str, bytes], where: str, reserved: Collection[int] = (), ends: Collection[int] = ()
-    ) -> "Text":
+    ) -> "TextTokenizer":
         """The text of a bundle's tokenizer files by name; only `tokenizer.json` must be there.
 
         Added tokens among those that end a text are special, whether the tokenizer says so or not.
@@ -58,10 +60,12 @@ class Text:
         legacy = _mapping(files, "special_tokens_map.json", where)
         tokenizer, declared = (
             vocabulary.read_tokenizer(files["tokenizer.json"], where),
-            vocabulary.declared(config, where),
+            vocabulary.declared_tokens(config, where),
         )
-        ending = {token.content for id, token in declared.items() if id in ends} | {*vocabulary.added(tokenizer, ends)}
-        vocabulary.complete(tokenizer, declared, ending | chat.special_names(config, legacy), where)
+        ending = {token.content for id, token in declared.items() if id in ends} | {
+            *vocabulary.added_tokens(tokenizer, ends)
+        }
+        vocabulary.complete_vocabulary(tokenizer, declared, ending | chat.special_names(config, legacy), where)
         template = _template(files, config, chat.named_tokens(config, legacy), where)
         return cls(tokenizer, template, where, reserved)
 
@@ -96,7 +100,7 @@ class Text:
         """
         if self._template is None:
             raise InputError(f"conversation: {self._where} has no chat template; give the prompt as a string")
-        given = chat.variables(variables, messages)
+        given = chat.template_variables(variables, messages)
         hidden, stand_ins = self._guard.hidden(given, self._template.spelled(given))
         rendered = self._template.render(hidden)
         if hidden == given:
@@ -110,7 +114,7 @@ class Text:
 
     @functools.cached_property
     def _twin(self) -> "tuple[Tokenizer, dict[str, str]]":
-        return vocabulary.twin(self._tokenizer, dict(self._guard.names), self._where)
+        return vocabulary.guarded_twin(self._tokenizer, dict(self._guard.names), self._where)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, special ones and those outside the vocabulary left out."""
@@ -118,7 +122,7 @@ class Text:
         if not known:
             return ""
         try:
-            return str(vocabulary.tried(lambda: self._tokenizer.decode(known, skip_special_tokens=True)))
+            return str(vocabulary.try_step(lambda: self._tokenizer.decode(known, skip_special_tokens=True)))
         except vocabulary.PanicError as error:
             raise BundleError(f"{self._where}: the tokenizer cannot decode ({error}); rebuild") from error
 
@@ -150,7 +154,7 @@ class Stream:
     string.
     """
 
-    def __init__(self, text: Text, stop: Sequence[str] = (), behind: Sequence[int] = ()) -> None:
+    def __init__(self, text: TextTokenizer, stop: Sequence[str] = (), behind: Sequence[int] = ()) -> None:
         self.stopped = False
         """Whether a stop string was found; tokens after it are dropped."""
         self.count = 0
@@ -200,7 +204,7 @@ class Stream:
         self._held = candidate[final:]
         return candidate[:final]
 
-    def _until_stop(self, piece: str) -> tuple[str, Matched]:
+    def _until_stop(self, piece: str) -> tuple[str, MatchedLengths]:
         """What is held with a further piece, cut before the first stop string in it, and what all of that matches."""
         matched, begin = self._stops.read(self._matched, piece)
         self.stopped = begin is not None
@@ -219,7 +223,7 @@ def _encoded(tokenizer: "Tokenizer", text: str, add_special_tokens: bool, place:
         raise InputError(f"{place}: has {len(text)} characters, above the limit of {_MOST_CHARACTERS}; give less text")
     try:
         text.encode()
-        return vocabulary.tried(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        return vocabulary.try_step(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens))
     except UnicodeEncodeError as error:
         raise InputError(f"{place}: is no Unicode text: {text[error.start]!r} at character {error.start}") from error
     except Exception as error:  # the library's own are bare: a vocabulary without an unknown token, for one
@@ -230,7 +234,7 @@ def _template(
     files: Mapping[str, bytes], config: Mapping[str, Any], tokens: Mapping[str, str], where: str
 ) -> chat.Template | None:
     texts = {name: _string(files, name, where) or "" for name in files if name.endswith(".jinja")}
-    sources = chat.find(texts, config, _mapping(files, "chat_template.json", where))
+    sources = chat.find_templates(texts, config, _mapping(files, "chat_template.json", where))
     if "default" not in sources:
         return None
     return chat.Template(sources["default"], tokens, where, sources.get("tool_use"))

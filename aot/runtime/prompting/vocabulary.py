@@ -25,7 +25,7 @@ class PanicError(Exception):
     """A fault inside the tokenizer library, which it had not foreseen."""
 
 
-def tried(step: Callable[[], _T]) -> _T:
+def try_step(step: Callable[[], _T]) -> _T:
     """What a call of the library gives. Raises PanicError where it panics, beside what it raises itself."""
     try:
         return step()
@@ -40,7 +40,7 @@ def read_tokenizer(data: bytes, where: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = tried(lambda: Tokenizer.from_buffer(data))
+        tokenizer = try_step(lambda: Tokenizer.from_buffer(data))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         _check_names(tokenizer)
@@ -108,7 +108,7 @@ def _try(tokenizer: "Tokenizer") -> None:
     ids = [0, tokenizer.get_vocab_size() - 1]
     for step in (lambda: tokenizer.encode(_TRIAL), lambda: tokenizer.decode(ids)):
         try:
-            tried(step)
+            try_step(step)
         except PanicError:
             raise
         except Exception:
@@ -121,12 +121,12 @@ def special_tokens(tokenizer: "Tokenizer") -> dict[str, int]:
     return {token.content: id for id, token in sorted(added.items()) if token.special}
 
 
-def added(tokenizer: "Tokenizer", ids: Collection[int]) -> dict[str, int]:
+def added_tokens(tokenizer: "Tokenizer", ids: Collection[int]) -> dict[str, int]:
     """Name to id of those ids that are added tokens, which text may spell whether they are marked special or not."""
     return {token.content: id for id, token in sorted(tokenizer.get_added_tokens_decoder().items()) if id in ids}
 
 
-def declared(config: Mapping[str, Any], where: str) -> "dict[int, AddedToken]":
+def declared_tokens(config: Mapping[str, Any], where: str) -> "dict[int, AddedToken]":
     """The added tokens that a `tokenizer_config.json` describes, by id."""
     from tokenizers import AddedToken
 
@@ -140,12 +140,13 @@ def declared(config: Mapping[str, Any], where: str) -> "dict[int, AddedToken]":
         ) from error
 
 
-def complete(
+def complete_vocabulary(
     tokenizer: "Tokenizer", declared: "Mapping[int, AddedToken]", special: Collection[str], where: str
 ) -> None:
     """Adds the declared tokens that the tokenizer lacks, and marks as special what is named so.
 
-    A special token of one character stays as it is, see `guarded`. Raises BundleError where a token cannot have its id.
+    A special token of one character stays as it is, see `guarded_tokens`. Raises BundleError where a token cannot have
+    its id.
     """
     held = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     missing = {token.content: id for id, token in declared.items() if tokenizer.token_to_id(token.content) is None}
@@ -181,7 +182,7 @@ def _marked(token: "AddedToken", held: "AddedToken | None", special: Collection[
     return AddedToken(token.content, **flags)
 
 
-def guarded(special: dict[str, int]) -> dict[str, int]:
+def guarded_tokens(special: dict[str, int]) -> dict[str, int]:
     """The special tokens that text must not spell.
 
     Those of one character are left: some checkpoints declare a letter as their pad token, and it has no other spelling.
@@ -189,7 +190,7 @@ def guarded(special: dict[str, int]) -> dict[str, int]:
     return {name: id for name, id in special.items() if len(name) > 1}
 
 
-def twin(tokenizer: "Tokenizer", guarded: dict[str, int], where: str) -> tuple["Tokenizer", dict[str, str]]:
+def guarded_twin(tokenizer: "Tokenizer", guarded: dict[str, int], where: str) -> tuple["Tokenizer", dict[str, str]]:
     """A tokenizer with its guarded tokens renamed beyond guessing, and the new name of each.
 
     `Tokenizer.encode_special_tokens` is not enough: it leaves the pieces in the model, and Unigram finds them there.

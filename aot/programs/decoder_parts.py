@@ -1,9 +1,12 @@
 """What the phases of generation ask of a decoder family."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aot.chain import Array
+
+if TYPE_CHECKING:
+    import jax
 
 
 class Decoder(Protocol):
@@ -35,10 +38,10 @@ class Decoder(Protocol):
     def cache(self, batch: int, capacity: int) -> Mapping[str, Array]:
         """The cache arrays of a layer by name, batch first, with room for so many tokens a row."""
 
-    def embed(self, weights: Mapping[str, Any], tokens: Any) -> Any:
+    def embed(self, weights: Mapping[str, Any], tokens: "jax.Array") -> "jax.Array":
         """Tokens [batch, length] to vectors [batch, length, hidden]."""
 
-    def span(self, window: int | None, start: Any, lengths: Any, width: int, positions: Any = None) -> Any:
+    def span(self, window: int | None, start: Any, lengths: Any, width: int, positions: Any = None) -> object:
         """Where tokens lie and what they see, for rows that hold `start` tokens and get `lengths` of `width` more.
 
         With sections `positions` [batch, sections, width] say how they are turned.
@@ -47,5 +50,5 @@ class Decoder(Protocol):
     def block(self, weights: Mapping[str, Any], x: Any, cache: Mapping[str, Any], span: Any) -> tuple[Any, Any]:
         """One layer, by its weights' paths below `layers/<n>/`: x and cache after it."""
 
-    def head(self, weights: Mapping[str, Any], x: Any) -> Any:
+    def head(self, weights: Mapping[str, Any], x: "jax.Array") -> "jax.Array":
         """Vectors [rows, hidden] to logits [rows, vocab] in float32."""

@@ -36,7 +36,7 @@ class Beside:
     added: int
 
 
-def held() -> Held:
+def held_bytes() -> Held:
     """What this process holds, once all threads that still load something have ended."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -49,7 +49,7 @@ def held() -> Held:
     return Held(**found)
 
 
-def peak() -> int:
+def peak_bytes() -> int:
     """Bytes of the largest resident set that this process has had."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -57,14 +57,14 @@ def peak() -> int:
 
 def of_second(path: str, trial: Trial) -> Beside:
     """What this process of a bundle and a second one hold, which gives a token."""
-    alone = held()
-    command = children.command("aot.bench.second", path, trial.argument())
-    variables, pipe = {**os.environ, **children.variables()}, subprocess.PIPE
+    alone = held_bytes()
+    command = children.child_command("aot.bench.second", path, trial.argument())
+    variables, pipe = {**os.environ, **children.child_variables()}, subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         line = process.stdout.readline()
-        beside = held()
+        beside = held_bytes()
         process.stdin.close()
     if not line:
         raise ChildProcessError("a second process of the bundle ended before it gave a token")

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aot.bundle.index.records import Index
 from aot.bundle.store import Bundle
 from aot.errors import InputError, MachineError
 from aot.partition import spelled_mesh
 from aot.runtime.device import client, opening
+from aot.runtime.executables import Policy
 from aot.runtime.execute import Executor
 from aot.runtime.fitting import entries, fit
 from aot.runtime.peers.distributed import Distributed
@@ -26,7 +27,7 @@ class Devices:
 
     given: int | Sequence[int] | None = None
     """So many, or those with these ids."""
-    replicas: int | str | None = None
+    replicas: int | Literal["all"] | None = None
     distributed: Distributed | None = None
 
     def __post_init__(self) -> None:
@@ -47,15 +48,15 @@ class Devices:
     def place(self, index: Index) -> Place:
         """Where the bundle of an index runs. Raises MachineError where it was built for no such place."""
         if self.replicas is not None:
-            return entries.one(index)
+            return entries.one_device(index)
         number = len(self.ids) if self.ids else self.given
         assert not isinstance(number, Sequence)
         if self.distributed is None:
-            return entries.place(index, number)
-        return entries.shared(index, self.distributed.processes, number)
+            return entries.find_place(index, number)
+        return entries.shared_place(index, self.distributed.processes, number)
 
     def executors(
-        self, bundle: Bundle, policy: str, place: Place, compiling: bool, views: tuple[memoryview, ...]
+        self, bundle: Bundle, policy: Policy, place: Place, compiling: bool, views: tuple[memoryview, ...]
     ) -> "tuple[tuple[Executor, ...], Group | None]":
         """One for each replica, of weights that are mapped, and the processes that the one of a mesh spans."""
         group = None
@@ -63,11 +64,11 @@ class Devices:
             from aot.runtime.peers import meeting  # one process alone does without
 
             mesh = spelled_mesh(dict(place.mesh))
-            group = meeting.join(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib())
+            group = meeting.join_group(self.distributed, bundle=bundle.digest, mesh=mesh, jaxlib=fit.jaxlib_version())
         if self.replicas is None:
             clients = [opening.open_for(bundle, place, compiling=compiling, ids=self.ids, group=group)]
         else:
-            clients = opening.each(place.platform, self._replicas(place.platform), compiling=compiling)
+            clients = opening.open_replicas(place.platform, self._replicas(place.platform), compiling=compiling)
         return tuple(Executor(bundle, policy, place, client=each, views=views) for each in clients), group
 
     def _replicas(self, platform: str) -> tuple[int, ...]:

@@ -25,12 +25,12 @@ OPTIONS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "seed": ((2,), "uint32"),
     "sequence": ((), "int32"),
 }
-"""The per-row options of `sample`: for each the shape after `batch`, and the dtype. `seed` is (high, low word)."""
+"""The options of `sample_tokens`, one a row: their shapes after `batch`, and dtypes. `seed` is (high, low word)."""
 
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
-def sample(
+def sample_tokens(
     logits: Array,
     prompted: Array,
     counts: Array,
@@ -210,9 +210,9 @@ def _noise(seed: Array, sequence: Array, generated: Array, vocab: int) -> Array:
     a token's depend on nothing but these and its id.
     """
     zero = jnp.zeros_like(sequence, jnp.uint32)
-    key = _threefry((seed[:, 0], seed[:, 1]), (zero, sequence.astype(jnp.uint32)))
-    # behind a barrier, or the compiler hashes the row's key anew for each of its tokens
-    high, low = lax.optimization_barrier(_threefry(key, (zero, generated.astype(jnp.uint32))))
+    rng = _threefry((seed[:, 0], seed[:, 1]), (zero, sequence.astype(jnp.uint32)))
+    # behind a barrier, or the compiler hashes the row's stream anew for each of its tokens
+    high, low = lax.optimization_barrier(_threefry(rng, (zero, generated.astype(jnp.uint32))))
     ids = lax.broadcasted_iota(jnp.uint32, (seed.shape[0], vocab), 1)
     first, second = _threefry((_row(high), _row(low)), (jnp.zeros_like(ids), ids))
     # of all 32 bits, and fine near 0, where the large noise comes from: jax.random.gumbel ends at 16, this at 22.9;
@@ -221,18 +221,18 @@ def _noise(seed: Array, sequence: Array, generated: Array, vocab: int) -> Array:
     return -jnp.log(-jnp.log1p(-jnp.minimum(uniform, jnp.float32(1 - 2.0**-24))))
 
 
-def _threefry(key: tuple[Array, Array], count: tuple[Array, Array]) -> tuple[Array, Array]:
+def _threefry(rng: tuple[Array, Array], count: tuple[Array, Array]) -> tuple[Array, Array]:
     """Threefry-2x32 of 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
     Written out because jax's own depends on the configuration: a custom call for CUDA, another stream of bits
     without `jax_threefry_partitionable`, and a loop on a CPU that takes four times as long.
     """
-    keys = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-    first, second = count[0] + keys[0], count[1] + keys[1]
+    parts = (*rng, rng[0] ^ rng[1] ^ jnp.uint32(0x1BD11BDA))
+    first, second = count[0] + parts[0], count[1] + parts[1]
     for turn in range(5):
         for distance in ((13, 15, 26, 6), (17, 29, 16, 24))[turn % 2]:
             first = first + second
             second = first ^ ((second << jnp.uint32(distance)) | (second >> jnp.uint32(32 - distance)))
-        first = first + keys[(turn + 1) % 3]
-        second = second + keys[(turn + 2) % 3] + jnp.uint32(turn + 1)
+        first = first + parts[(turn + 1) % 3]
+        second = second + parts[(turn + 2) % 3] + jnp.uint32(turn + 1)
     return first, second

@@ -12,6 +12,7 @@ from typing import Any
 
 from aot import buckets, children, errors, isa
 from aot.bench import figures, process
+from aot.bench.figures import RunDocument
 from aot.bench.process import Contestant
 from aot.bench.trial import Trial
 from aot.bundle import store
@@ -20,6 +21,7 @@ from aot.bundle.store import BLOBS, Bundle
 from aot.errors import AotError, InputError
 from aot.precompile import Combo
 from aot.runtime.device import flags
+from aot.runtime.verification import Verify
 
 BUNDLE, BANDWIDTH = "bundle", "bandwidth"
 _SLACK = 1 << 29
@@ -32,32 +34,34 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What to measure; None is what the bundle suggests."""
 
     rounds: int
     prompt_tokens: int | None
     new_tokens: int | None
-    verify: str
+    verify: Verify
 
 
-def measure_bundle(path: Path, options: Options, report: Callable[[int, str], None] = lambda number, name: None) -> Any:
+def measure_bundle(
+    path: Path, options: BenchOptions, report: Callable[[int, str], None] = lambda number, name: None
+) -> dict[str, Any]:
     """The document of `aot bench`.
 
     Raises InputError for a bundle without a language model, NoEntryError for a request that fits none of its entries,
     what a measured process raised of AotError, and AotError where every run failed for another reason.
     """
-    flags.settle()  # once for all processes that are measured
+    flags.settle_flags()  # once for all processes that are measured
     bundle = store.open(path)
     trial = _trial(bundle, options)
-    found = _found([contestant(bundle, trial), bandwidth()], options.rounds, report)
-    width = fastest(found[BANDWIDTH])
+    found = _found([bundle_contestant(bundle, trial), bandwidth_contestant()], options.rounds, report)
+    width = greatest_bandwidth(found[BANDWIDTH])
     known = {} if width is None else {BANDWIDTH: width}
     documents = [{**document, **known} for document in found[BUNDLE] if "error" not in document]
     if not documents:
         raise AotError(f"bundle {path}: no run of it succeeded: {found[BUNDLE][-1]['error']}; try aot run")
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "versions": documents[0]["versions"],
         "bundle": {"digest": bundle.digest, **_described(bundle.index), "weight_bytes": documents[0]["weight_bytes"]},
         "request": {"prompt_tokens": len(trial.prompt), "new_tokens": trial.new_tokens},
@@ -69,9 +73,9 @@ def measure_bundle(path: Path, options: Options, report: Callable[[int, str], No
 
 def _found(
     contestants: Sequence[Contestant], rounds: int, report: Callable[[int, str], None]
-) -> dict[str, list[process.Document]]:
+) -> dict[str, list[RunDocument]]:
     """The documents of each by name; the first AotError of a process is raised here as well."""
-    found: dict[str, list[process.Document]] = {each.name: [] for each in contestants}
+    found: dict[str, list[RunDocument]] = {each.name: [] for each in contestants}
     for name, document in process.measure_in_turn(contestants, rounds, report):
         if "class" in document:
             raise getattr(errors, document["class"])(document["error"])
@@ -79,39 +83,43 @@ def _found(
     return found
 
 
-def contestant(bundle: Bundle, trial: Trial) -> Contestant:
+def bundle_contestant(bundle: Bundle, trial: Trial) -> Contestant:
     """A bundle as a contestant. Our modules are compiled, as pip leaves them."""
     compileall.compile_dir(Path(__file__).parents[1], quiet=2)
-    command = children.command("aot.bench.child", str(bundle.path), trial.argument())
+    command = children.child_command("aot.bench.child", str(bundle.path), trial.argument())
     blobs = tuple(sorted((bundle.path / BLOBS).iterdir()))
     weights = sum(blob.bytes for blob in bundle.index.weights.blobs)
-    return Contestant(BUNDLE, command, {**SHARED, **children.variables()}, (*blobs, *_libraries()), weights + _SLACK)
+    return Contestant(
+        BUNDLE, command, {**SHARED, **children.child_variables()}, (*blobs, *_libraries()), weights + _SLACK
+    )
 
 
-def bandwidth() -> Contestant:
+def bandwidth_contestant() -> Contestant:
     """What measures the machine's read bandwidth, as a contestant."""
-    return Contestant(BANDWIDTH, children.command("aot.bench.bandwidth"), children.variables(), (), _SLACK * 3)
+    return Contestant(
+        BANDWIDTH, children.child_command("aot.bench.bandwidth"), children.child_variables(), (), _SLACK * 3
+    )
 
 
-def fastest(documents: Sequence[process.Document]) -> float | None:
-    """Bytes a second, of what `bandwidth` printed; None where each run failed."""
+def greatest_bandwidth(documents: Sequence[RunDocument]) -> float | None:
+    """Bytes a second, of what `bandwidth_contestant` printed; None where each run failed."""
     return max((document[BANDWIDTH] for document in documents if BANDWIDTH in document), default=None)
 
 
-def prompt(tokens: int, vocabulary: int, image: int | None = None) -> list[int]:
+def prompt_ids(tokens: int, vocabulary: int, image: int | None = None) -> list[int]:
     """Token ids without a meaning, the same for every bundle of a vocabulary; none stands for an image."""
     ids = ((position + 1) * _STEP % vocabulary for position in range(tokens))
     return [(id + 1) % vocabulary if id == image else id for id in ids]
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What figures depend on, for people."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cpu = isa.processor()
+    cpu = isa.processor_name()
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": memory, "kernel": platform.release()}
 
 
-def _trial(bundle: Bundle, options: Options) -> Trial:
+def _trial(bundle: Bundle, options: BenchOptions) -> Trial:
     """What is asked: by default the longest prompt of the smallest batch, and the tokens that it suggests or has."""
     record, combos = _language(bundle)
     props = combos[0].required_props
@@ -125,7 +133,7 @@ def _trial(bundle: Bundle, options: Options) -> Trial:
     if table.choose(need) is None:
         raise table.refusal(need)
     images = bundle.index.images
-    ids = prompt(length, record.vocab_size, None if images is None else images.token)
+    ids = prompt_ids(length, record.vocab_size, None if images is None else images.token)
     return Trial(tuple(ids), new, options.verify, props)
 
 

@@ -20,7 +20,7 @@ def show_shapes(plan: Plan) -> None:
     known = images.images_of(plan)
     if known is None or not images.sizes(plan):
         return
-    held = {(vision.shape(combo), combo.prefill_length) for combo in plan.combos}
+    held = {(vision.image_shape(combo), combo.prefill_length) for combo in plan.combos}
     lengths = sorted({length for size, length in held if size and length})
     columns = ("tokens", "in a prompt", *(f"prefill {length}" for length in lengths))
     table = output.empty_table("image", *columns, right=columns)

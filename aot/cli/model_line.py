@@ -5,7 +5,7 @@ from typing import Any
 from aot import plan as plans
 from aot.builder.stages import tokenizer
 from aot.plan import Plan
-from aot.runtime.prompting.text import Text
+from aot.runtime.prompting.text import TextTokenizer
 
 
 def model_document(plan: Plan) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def model_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def line(plan: Plan) -> str:
+def model_line(plan: Plan) -> str:
     """The model for people."""
     found = model_document(plan)
     if "factory" in found:
@@ -39,4 +39,4 @@ def line(plan: Plan) -> str:
 
 def _has_template(plan: Plan) -> bool:
     given = tokenizer.tokenizer_blobs(plan.model.tokenizer)
-    return bool(given) and Text.from_files(given, str(plan.model.tokenizer)).has_template
+    return bool(given) and TextTokenizer.from_files(given, str(plan.model.tokenizer)).has_template

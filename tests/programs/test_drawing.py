@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import export
 from oracle import Row
 
-from aot.programs import sampling
+from aot.programs import drawing
 
 # small cases are padded to one shape: they share one compilation
 ROWS, VOCAB = 64, 16
@@ -28,7 +28,7 @@ EVERYTHING = Row(
     seed=(7, 8),
     sequence=3,
 )
-sample = jax.jit(sampling.sample)
+sample = jax.jit(drawing.sample_tokens)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +40,7 @@ def _strict() -> Iterator[None]:
 def options(rows):
     return {
         name: jnp.asarray(np.array([getattr(row, name) for row in rows], dtype).reshape(len(rows), *shape))
-        for name, (shape, dtype) in sampling.OPTIONS.items()
+        for name, (shape, dtype) in drawing.OPTIONS.items()
     }
 
 
@@ -101,7 +101,7 @@ def test_draws_agree_with_the_oracle(row, logits, data):
 def test_suppressed_tokens_are_as_if_they_were_not_there_but_for_the_logprob(row):
     ids, logits = (1, 3, 15), np.float32([0.5, 3.0, -1.0, 3.0, *[0.25] * 12])
     left = np.where(np.isin(np.arange(VOCAB), ids), -np.inf, logits)
-    suppressing = jax.jit(functools.partial(sampling.sample, suppressed=ids))
+    suppressing = jax.jit(functools.partial(drawing.sample_tokens, suppressed=ids))
     full = np.broadcast_to(logits, (ROWS, VOCAB))
     nothing = np.zeros_like(full, bool), np.zeros_like(full, np.int32), np.arange(ROWS, dtype=np.int32)
     token, logprob = suppressing(full, *nothing, options([row] * ROWS))
@@ -117,7 +117,7 @@ def test_many_suppressed_tokens_of_a_large_vocabulary_are_a_small_constant():
     ids = tuple(range(3, 150_000, 2))
 
     def mask():
-        return sampling._among(ids, 151_937)
+        return drawing._among(ids, 151_937)
 
     module = export.export(jax.jit(mask))().mlir_module()
 
@@ -307,9 +307,11 @@ def test_each_part_of_a_token_s_place_changes_the_noise():
 def exported(platform):
     arrays = {"logits": jnp.float32, "prompted": jnp.bool_, "counts": jnp.int32}
     shapes = [jax.ShapeDtypeStruct((2, 1000), dtype) for dtype in arrays.values()]
-    request = {n: jax.ShapeDtypeStruct((2, *shape), jnp.dtype(d)) for n, (shape, d) in sampling.OPTIONS.items()}
+    request = {n: jax.ShapeDtypeStruct((2, *shape), jnp.dtype(d)) for n, (shape, d) in drawing.OPTIONS.items()}
     generated = jax.ShapeDtypeStruct((2,), jnp.int32)
-    module = export.export(jax.jit(sampling.sample), platforms=[platform])(*shapes, generated, request).mlir_module()
+    module = export.export(jax.jit(drawing.sample_tokens), platforms=[platform])(
+        *shapes, generated, request
+    ).mlir_module()
     return [re.sub(r" loc\(.*?\)$", "", line) for line in module.splitlines() if not line.startswith("#loc")]
 
 

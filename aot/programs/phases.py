@@ -21,8 +21,8 @@ from typing import Any
 
 from aot import chain
 from aot.chain import Array, Axes, Call, Chain, Program
-from aot.programs import sampling, steps
-from aot.programs.decoder import Decoder
+from aot.programs import drawing, steps
+from aot.programs.decoder_parts import Decoder
 from aot.slots import INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT
 
 BATCH: Axes = ("batch_size",)
@@ -30,7 +30,7 @@ TOKENS: Axes = ("batch_size", "prefill_length")
 
 
 @dataclass(frozen=True)
-class Options:
+class GenerationOptions:
     """Generation options that are factors of the programs."""
 
     streaming_chunks: int
@@ -59,7 +59,7 @@ class Phases:
     """Makes the chains of one model on one platform."""
 
     decoder: Decoder
-    options: Options
+    options: GenerationOptions
     image: int | None = None
     """The token that embeddings of images take the place of; None for a prefill without any."""
 
@@ -107,7 +107,7 @@ class Phases:
         one state can be gathered from several sources. Each sequence then draws its own first token.
         """
         here, there = self._state(sizes), self._state(source)
-        kept = [path for path in here if path not in steps.DRAWN]
+        kept = [path for path in here if path not in steps.DRAWN_STATE]
         calls = (self._take(path, there[path], here[path]) for path in kept)
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
         if self.options.logits == "last":
@@ -134,7 +134,7 @@ class Phases:
     def _place(self, sizes: Sizes, image: int) -> Call:
         x, tokens = self._x(sizes), Array((sizes.batch, sizes.width), "int32")
         arguments = {"x": x, "embeddings": x, "tokens": tokens}
-        program = chain.program("place", steps.Place(image), arguments, {"x"})
+        program = chain.program("place", steps.PlaceStep(image), arguments, {"x"})
         takes = {"x": VALUE.slot("x"), "embeddings": INPUT.slot("embeddings"), "tokens": INPUT.slot("tokens")}
         return chain.call(program, takes, {"x": VALUE.slot("x")})
 
@@ -146,7 +146,7 @@ class Phases:
             takes = {"start": STATE.slot("lengths"), "offset": STATE.slot("offset")}
             return chain.call(program, takes, {"positions": VALUE.slot("positions")})
         arguments = {"positions": self._turns(sizes), "start": rows, "lengths": rows, "offset": rows}
-        program = chain.program("offset", steps.offset, arguments)
+        program = chain.program("offset", steps.position_offset, arguments)
         takes = {"positions": INPUT.slot("positions"), "start": STATE.slot("lengths"), "lengths": INPUT.slot("lengths")}
         return chain.call(program, {**takes, "offset": STATE.slot("offset")}, {"offset": STATE.slot("offset")})
 
@@ -164,7 +164,7 @@ class Phases:
         rows = Array((sizes.batch,), "int32")
         turns = {} if self.decoder.sections is None else {"positions": self._turns(sizes)}
         arguments = {"x": self._x(sizes), "start": rows, "lengths": rows, **turns, **held, **weights}
-        function = steps.Block(self.decoder, self.decoder.windows[layer])
+        function = steps.BlockStep(self.decoder, self.decoder.windows[layer])
         caches = {f"cache/{name}": STATE.slot(f"cache/{layer}/{name}") for name in cached}
         program = _program("block", function, tuple(arguments.items()), frozenset({"x", *caches}))
         takes = {"x": VALUE.slot("x"), "start": STATE.slot("lengths"), "lengths": INPUT.slot("lengths"), **caches}
@@ -187,7 +187,9 @@ class Phases:
         state = self._state(sizes)
         taken = {name: state[name] for name in ("prompted", "counts", "generated", "token")}
         inputs = {"tokens": Array((sizes.batch, sizes.width), "int32"), "lengths": state["lengths"]}
-        program = chain.program("prompt", steps.prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"})
+        program = chain.program(
+            "prompt", steps.book_prompt, {**taken, **inputs, "start": state["lengths"]}, {"prompted"}
+        )
         takes = {**{name: STATE.slot(name) for name in taken}, **{name: INPUT.slot(name) for name in inputs}}
         gives = {"prompted": STATE.slot("prompted"), "lengths": STATE.slot("lengths")}
         return chain.call(program, {**takes, "start": STATE.slot("lengths")}, gives)
@@ -200,12 +202,14 @@ class Phases:
         program = chain.program("first", steps.First(shown, suppressed), {**taken, **request})
         takes = {**{name: STATE.slot(name) for name in taken}, **{name: INPUT.slot(name) for name in request}}
         gives = {"first": OUTPUT.slot("token"), "logprob": OUTPUT.slot("logprob")}
-        gives |= {name: STATE.slot(name) for name in steps.DRAWN} | ({"shown": OUTPUT.slot("logits")} if shown else {})
+        gives |= {name: STATE.slot(name) for name in steps.DRAWN_STATE} | (
+            {"shown": OUTPUT.slot("logits")} if shown else {}
+        )
         return chain.call(program, takes, gives)
 
     def _take(self, path: str, source: Array, into: Array) -> Call:
         arguments = {"source": source, "into": into, "rows": Array(into.shape[:1], "int32")}
-        program = _program("take", steps.take, tuple(arguments.items()), frozenset({"into"}))
+        program = _program("take", steps.take_rows, tuple(arguments.items()), frozenset({"into"}))
         takes = {"source": SOURCE.slot(path), "into": STATE.slot(path), "rows": INPUT.slot("rows")}
         return chain.call(program, takes, {"result": STATE.slot(path)})
 
@@ -232,9 +236,9 @@ class Phases:
     def _request(self, sizes: Sizes) -> dict[str, Array]:
         """Inputs that say how to draw and when to end: traced, so that no value ever recompiles."""
         rows = (sizes.batch,)
-        drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
+        drawn = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in drawing.OPTIONS.items()}
         ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
-        return {**drawing, **ending, "pad": Array((), "int32")}
+        return {**drawn, **ending, "pad": Array((), "int32")}
 
 
 @cache

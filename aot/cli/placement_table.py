@@ -29,21 +29,21 @@ def show_placement(found: "Footprint") -> None:
     if found.mesh:
         table = output.empty_table("array", "shape", f"on mesh {partition.spelled_mesh(found.mesh)}", "rule", "arrays")
         for name, count, first in _alike(found.arrays):
-            lies = ", ".join("·".join(partition.names(entry)) or "–" for entry in first.axes) or "–"
+            lies = ", ".join("·".join(partition.axis_names(entry)) or "–" for entry in first.axes) or "–"
             shape = f"{first.dtype} {list(first.shape)}"
             cells = (name, shape, lies if any(first.axes) else "whole", first.rule or "", str(count))
             table.add_row(*cells)
         console.print(table)
     place = "each device holds" if found.mesh else "one device holds"
-    held = f"weights {output.size(found.weights)}, state and KV cache {output.size(found.state)}"
+    held = f"weights {output.spelled_size(found.weights)}, state and KV cache {output.spelled_size(found.state)}"
     console.print(f"{place} {held}", soft_wrap=True)
 
 
 def placement_remarks(found: "Footprint") -> Iterator[str]:
     """What rules would split and is whole; what reached a rule that takes everything."""
     whole = (why for array in found.arrays for why in array.whole)
-    yield from dict.fromkeys(f"replicated: {partition.general(why)}" for why in whole)
-    rest = [partition.general(array.path) for array in found.arrays if array.rule == ".*"]
+    yield from dict.fromkeys(f"replicated: {partition.general_path(why)}" for why in whole)
+    rest = [partition.general_path(array.path) for array in found.arrays if array.rule == ".*"]
     if rest:
         yield f"rule '.*' takes {', '.join(dict.fromkeys(rest))}"
 
@@ -52,7 +52,7 @@ def _alike(arrays: "Sequence[Placement]") -> list[tuple[str, int, "Placement"]]:
     """The arrays that differ in the number of their layer alone, as one: name, count, the first of them."""
     groups: dict[Any, dict[str, Placement]] = {}
     for array in sorted(arrays, key=lambda each: slot_of(each.path).kind in (INPUT, STATE, VALUE)):
-        groups.setdefault((partition.general(array.path), array.shape, array.axes), {})[array.path] = array
+        groups.setdefault((partition.general_path(array.path), array.shape, array.axes), {})[array.path] = array
     return [(name, len(group), next(iter(group.values()))) for (name, _, _), group in groups.items()]
 
 
