@@ -82,7 +82,8 @@ def read_model_config(
     named = {named_architecture(config), config.get("model_type"), config.get("family")}
     for name, kind in SEEING.items():
         if named & {name, kind}:
-            read: Callable[..., ModelConfig] = importlib.import_module(f"aot.models.families.{kind}").read
+            module = importlib.import_module(f"aot.models.families.{kind}")
+            read: Callable[..., ModelConfig] = getattr(module, f"read_{kind}")
             return read(config, preprocessor, place)
     return ModelConfig(DecoderConfig.from_huggingface(config, place))
 
