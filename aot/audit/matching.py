@@ -51,6 +51,8 @@ class Matched:
         for place, chain, other in self._chains:
             if len(chain.calls) != len(other.calls):
                 yield len(chain.calls), len(other.calls), f"number of calls in {_spelled(place)}"
+            elif chain.repeat != other.repeat:
+                yield codec.plain(chain.repeat), codec.plain(other.repeat), f"repeated calls in {_spelled(place)}"
 
     def texts(self) -> Iterator[Difference]:
         """The first differing operation of each pair of programs with one contract and two digests."""

@@ -11,7 +11,8 @@ from aot.chain import Call, Program
 from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
 from aot.models.layers.decoder import Decoder
-from aot.programs.generation import Options, Phases, Sizes
+from aot.programs.calls import Options, Sizes
+from aot.programs.generation import Phases
 
 _PLATFORM = "cpu"
 _AT_ONCE = 32  # tokens whose distributions are compared at once, in float64

@@ -17,7 +17,8 @@ from aot.models.layers.decoder import Decoder
 from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.generation import Options, Phases, Sizes
+from aot.programs.calls import Options, Sizes
+from aot.programs.generation import Phases
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 

@@ -18,7 +18,7 @@ from aot.programs.decoder import Decoder
 Arrays = dict[str, Any]
 
 DRAWN = ("counts", "generated", "token", "done")
-"""State that drawing the first token sets anew."""
+"""State that begins anew with a prompt."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def prompt(
     generated: jax.Array,
     token: jax.Array,
 ) -> Arrays:
-    """Books tokens [batch, length] as prompt.
+    """Books tokens [batch, length] as prompt, behind which nothing is generated yet.
 
     What was generated before and is in the cache is prompt from now on. The last token generated is not in the
     cache: it belongs to the text only if the caller sends it again.
@@ -120,33 +120,91 @@ def prompt(
     held = counts.at[rows, token].add(-(generated > 0).astype(jnp.int32)) > 0
     given = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
     ids = jnp.where(given, tokens, np.int32(prompted.shape[1]))
-    return {"prompted": (prompted | held).at[rows[:, None], ids].set(True, mode="drop"), "lengths": start + lengths}
+    booked = (prompted | held).at[rows[:, None], ids].set(True, mode="drop")
+    return {"prompted": booked, **_undrawn(counts, start + lengths)}
+
+
+def undrawn(lengths: jax.Array, counts: jax.Array) -> Arrays:
+    """The state of rows that hold `lengths` tokens of prompt, get no more, and of which nothing is generated."""
+    return {**_undrawn(counts, lengths), "fed": jnp.zeros_like(lengths)}
+
+
+def _undrawn(counts: jax.Array, lengths: jax.Array) -> Arrays:
+    return {"counts": jnp.zeros_like(counts), "generated": jnp.zeros_like(lengths), "done": lengths <= 0}
 
 
 @dataclass(frozen=True)
-class First:
-    """The first token of each row, from the logits after its prompt; rows without a prompt are done at once."""
+class Draw:
+    """The next token of each row that is not done, from the logits after the `fed` tokens that it got last.
 
+    A row whose cache is full is done: there is no slot for the token that it would be fed. `tokens` [batch, 1] and
+    `fed` [batch] are what is fed next, `more` whether there is any.
+    """
+
+    capacity: int
     shown: bool
-    """Whether the logits are an output too."""
+    """Whether the logits are given too."""
     suppressed: tuple[int, ...] = ()
+    """Tokens that are not drawn."""
+    begin_suppressed: tuple[int, ...] = ()
     """Tokens that are not drawn first."""
 
-    def __call__(self, logits: jax.Array, prompted: jax.Array, lengths: jax.Array, **request: jax.Array) -> Arrays:
-        none = jnp.zeros_like(lengths)
-        counts = jnp.zeros(logits.shape, jnp.int32)
-        token, logprob = sampling.sample(logits, prompted, counts, none, request, self.suppressed)
-        live = lengths > 0
-        token = jnp.where(live, token, request["pad"])
+    def __call__(
+        self,
+        logits: jax.Array,
+        prompted: jax.Array,
+        counts: jax.Array,
+        generated: jax.Array,
+        lengths: jax.Array,
+        token: jax.Array,
+        done: jax.Array,
+        fed: jax.Array,
+        **request: jax.Array,
+    ) -> Arrays:
+        live = ~done
+        best, logprob = sampling.sample(
+            logits, prompted, counts, generated, request, self.suppressed, self.begin_suppressed
+        )
+        drawn = jnp.where(live, best, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
-        drawn = {
-            "counts": counts.at[rows, token].add(live.astype(jnp.int32), mode="drop"),
-            "generated": live.astype(jnp.int32),
-            "token": token,
-            "done": ~live | _ends(token, request) | (request["limit"] <= 1),
+        lengths, generated = lengths + fed, generated + live.astype(jnp.int32)
+        done |= _ends(drawn, request) | (generated >= request["limit"]) | (lengths >= np.int32(self.capacity))
+        state = {
+            "counts": counts.at[rows, drawn].add(live.astype(jnp.int32), mode="drop"),
+            "generated": generated,
+            "lengths": lengths,
+            "token": jnp.where(live, drawn, token),
+            "done": done,
         }
-        outputs = {"first": token, "logprob": jnp.where(live, logprob, np.float32(0))}
-        return {**drawn, **outputs, **({"shown": logits} if self.shown else {})}
+        shown = {"drawn": drawn, "logprob": jnp.where(live, logprob, np.float32(0))}
+        return {**state, **_next(state), **shown, **({"shown": logits} if self.shown else {})}
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A call of decode begins: rows that are to `stop`, or whose cache is full, are done.
+
+    Gives what `Draw` gives where nothing is drawn.
+    """
+
+    capacity: int
+    shown: int | None = None
+    """Of how many tokens logits are given, all of them 0."""
+
+    def __call__(
+        self, token: jax.Array, done: jax.Array, lengths: jax.Array, stop: jax.Array, pad: jax.Array
+    ) -> Arrays:
+        done |= stop | (lengths >= np.int32(self.capacity))
+        nothing = {"drawn": jnp.full_like(token, pad), "logprob": jnp.zeros(token.shape, jnp.float32)}
+        if self.shown is not None:
+            nothing["shown"] = jnp.zeros((len(token), self.shown), jnp.float32)
+        return {"done": done, **_next({"token": token, "done": done}), **nothing}
+
+
+def _next(state: Arrays) -> Arrays:
+    """The token that each row is fed next, whether it is, and whether any is."""
+    done = state["done"]
+    return {"tokens": state["token"][:, None], "fed": (~done).astype(jnp.int32), "more": ~jnp.all(done)}
 
 
 def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
@@ -158,23 +216,19 @@ def take(source: jax.Array, into: jax.Array, rows: jax.Array) -> Arrays:
 
 @dataclass(frozen=True)
 class Decode:
-    """Up to `chunk` steps: each feeds the last token, and draws the next for the rows that are not done.
-
-    A row whose cache is full is done: there is no slot for the token that it would be fed.
-    """
+    """Up to `chunk` steps in one program: each feeds the last token, and draws the next for the rows not done."""
 
     decoder: Decoder
     chunk: int
     logits: str
-    capacity: int
-    suppressed: tuple[int, ...] = ()
-    """Tokens that are not drawn."""
+    begin: Begin
+    draw: Draw
 
     def __call__(self, **arrays: jax.Array) -> Arrays:
         weights, state, request = (_under(arrays, kind) for kind in ("weight/", "state/", "input/"))
         prompted = state.pop("prompted")
-        state["done"] |= request["stop"] | self._full(state["lengths"])
-        outputs = self._outputs(state["token"].shape[0], prompted.shape[1], request["pad"])
+        begun = self.begin(state["token"], state["done"], state["lengths"], request.pop("stop"), request["pad"])
+        state["done"] = begun["done"]
 
         def more(carry: Any) -> jax.Array:
             step, state, _ = carry
@@ -182,63 +236,48 @@ class Decode:
 
         def advance(carry: Any) -> Any:
             step, state, outputs = carry
-            state, shown = self._step(weights, state, prompted, request)
-            return step + np.int32(1), state, self._record(outputs, step, shown)
+            live = ~state["done"]
+            state, drawn = self._step(weights, state, prompted, request)
+            return step + np.int32(1), state, self._record(outputs, step, drawn, live)
 
-        step, state, outputs = lax.while_loop(more, advance, (jnp.int32(0), state, outputs))
+        step, state, outputs = lax.while_loop(more, advance, (jnp.int32(0), state, self._outputs(begun)))
         results = {"steps": step, **outputs}
         return _slots("state", state) | _slots("output", results)
 
-    def _full(self, lengths: jax.Array) -> jax.Array:
-        return lengths >= np.int32(self.capacity)
-
-    def _outputs(self, batch: int, vocab: int, pad: jax.Array) -> Arrays:
-        shape = (batch, self.chunk)
-        made = {"tokens": jnp.full(shape, pad, jnp.int32), "logprobs": jnp.zeros(shape, jnp.float32)}
-        wide = {"all": (*shape, vocab), "last": (batch, vocab)}
-        return made | ({"logits": jnp.zeros(wide[self.logits], jnp.float32)} if self.logits in wide else {})
-
-    def _record(self, outputs: Arrays, step: jax.Array, shown: Arrays) -> Arrays:
-        made = {name: outputs[name].at[:, step].set(shown[name]) for name in ("tokens", "logprobs")}
+    def _outputs(self, begun: Arrays) -> Arrays:
+        every = {"tokens": begun["drawn"], "logprobs": begun["logprob"]}
         if self.logits == "all":
-            made["logits"] = outputs["logits"].at[:, step].set(shown["logits"])
+            every["logits"] = begun["shown"]
+        made = {name: jnp.repeat(first[:, None], self.chunk, axis=1) for name, first in every.items()}
+        return made | ({"logits": begun["shown"]} if self.logits == "last" else {})
+
+    def _record(self, outputs: Arrays, step: jax.Array, drawn: Arrays, live: jax.Array) -> Arrays:
+        shown = {"tokens": drawn["drawn"], "logprobs": drawn["logprob"]}
+        if self.logits == "all":
+            shown["logits"] = drawn["shown"]
+        made = {name: outputs[name].at[:, step].set(value) for name, value in shown.items()}
         if self.logits == "last":
-            made["logits"] = jnp.where(shown["live"][:, None], shown["logits"], outputs["logits"])
+            made["logits"] = jnp.where(live[:, None], drawn["shown"], outputs["logits"])
         return made
 
     def _step(self, weights: Arrays, state: Arrays, prompted: jax.Array, request: Arrays) -> tuple[Arrays, Arrays]:
-        live = ~state["done"]
-        logits, cache = self._forward(weights, state, live)
-        drawn, logprob = sampling.sample(
-            logits, prompted, state["counts"], state["generated"], request, self.suppressed
-        )
-        token = jnp.where(live, drawn, request["pad"])
-        rows = jnp.arange(token.shape[0], dtype=jnp.int32)
-        generated, lengths = (state[name] + live.astype(jnp.int32) for name in ("generated", "lengths"))
-        following = {
-            **state,
-            **cache,
-            "lengths": lengths,
-            "counts": state["counts"].at[rows, token].add(live.astype(jnp.int32), mode="drop"),
-            "generated": generated,
-            "token": jnp.where(live, token, state["token"]),
-            "done": state["done"] | _ends(token, request) | (generated >= request["limit"]) | self._full(lengths),
-        }
-        logprob = jnp.where(live, logprob, np.float32(0))
-        return following, {"tokens": token, "logprobs": logprob, "logits": logits, "live": live}
+        fed = (~state["done"]).astype(jnp.int32)
+        logits, cache = self._forward(weights, state, fed)
+        names = ("counts", "generated", "lengths", "token", "done")
+        drawn = self.draw(logits, prompted, fed=fed, **{name: state[name] for name in names}, **request)
+        return {**state, **cache, **{name: drawn[name] for name in names}}, drawn
 
-    def _forward(self, weights: Arrays, state: Arrays, live: jax.Array) -> tuple[jax.Array, Arrays]:
-        token = state["token"]
+    def _forward(self, weights: Arrays, state: Arrays, fed: jax.Array) -> tuple[jax.Array, Arrays]:
+        token, positions = state["token"], None
         if self.decoder.platform == "cpu":
             # Without this XLA converts narrow weights once, ahead of the loop, and streams the wide copies instead.
             weights, token = lax.optimization_barrier((weights, token))
-        positions = None
         if self.decoder.sections is not None:
             positions = Positions(len(self.decoder.sections), 1)(state["lengths"], state["offset"])["positions"]
         x, cache, spans = self.decoder.embed(weights, token[:, None]), dict[str, Any](), dict[int | None, Any]()
         for layer, window in enumerate(self.decoder.windows):
             if window not in spans:
-                spans[window] = self.decoder.span(window, state["lengths"], live.astype(jnp.int32), 1, positions)
+                spans[window] = self.decoder.span(window, state["lengths"], fed, 1, positions)
             own = _under(state, f"cache/{layer}/")
             x, new = self.decoder.block(_under(weights, f"layers/{layer}/"), x, own, spans[window])
             cache |= {f"cache/{layer}/{name}": array for name, array in new.items()}

@@ -19,7 +19,7 @@ from aot.models import divergence
 from aot.models.families import names
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
-from aot.programs.generation import Options
+from aot.programs.calls import Options
 
 LOSS = Loss("int8", "bfloat16", 96, 0.0123, 0.75)
 

@@ -25,7 +25,8 @@ from aot.models.language import LanguageModel
 from aot.models.layers.decoder import Decoder
 from aot.precompile import Combo
 from aot.programs import product
-from aot.programs.generation import Options, Phases, Sizes
+from aot.programs.calls import Options, Sizes
+from aot.programs.generation import Phases
 from manifests import FAMILIES
 
 SHAPES = [(1, 32, 96), (1, 96, 32), (2, 32, 96), (5, 96, 32), (3, 64, 64)]

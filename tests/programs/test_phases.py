@@ -8,7 +8,7 @@ from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
-from aot.programs.generation import Options
+from aot.programs.calls import Options
 
 CONFIG = DecoderConfig.from_huggingface(
     {

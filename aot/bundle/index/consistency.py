@@ -24,7 +24,7 @@ _VERSIONS = {"jax", "jaxlib"}
 _LOGITS = ("none", "last", "all")
 _DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
 _PIXELS = 1 << 16
-_RESTRICTED = 2  # the format in which restrictions came
+_RESTRICTED, _REPEATED = 2, 3  # the formats in which restrictions came, and calls in turns
 
 
 def check_index(index: Index) -> None:
@@ -106,6 +106,8 @@ def _entries(index: Index) -> Iterator[str]:
             yield f"entries[{i}].combo: there is no combo {entry.combo}, there are {len(index.combos)}"
         if entry.phase not in index.phases:
             yield f"entries[{i}].phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
+        if index.format < _REPEATED and any(chain.repeat is not None for chain in entry.chains):
+            yield f"entries[{i}].chains: must not repeat calls before format {_REPEATED}"
     if idle := set(range(len(index.combos))) - {combo for combo, _ in seen}:
         yield f"combos[{min(idle)}]: has no entry"
     if unused := index.phases.keys() - {phase for _, phase in seen}:

@@ -1,0 +1,243 @@
+"""The calls that the phases of a language model are made of, each with the slots that it takes and gives."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from aot import chain
+from aot.chain import Array, Call, Program
+from aot.programs import sampling, steps
+from aot.programs.decoder import Decoder
+
+_ROW_STATE = ("counts", "generated", "lengths", "token", "done")
+"""State beside the cache that drawing a token takes and gives."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Generation options that are factors of the programs."""
+
+    streaming_chunks: int
+    """Decode steps in one call."""
+    logits: str
+    """none, last or all: what prefill and decode give beside tokens and logprobs."""
+    eos_ids: int
+    """Room for ids that end a row; unused places hold -1."""
+    suppress: tuple[int, ...] = ()
+    """Tokens that are never drawn."""
+    begin_suppress: tuple[int, ...] = ()
+    """Tokens that are not drawn first."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows, tokens a row that are fed at once, slots a row in the cache."""
+
+    batch: int
+    width: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Makes the calls of one model on one platform, for some sizes."""
+
+    decoder: Decoder
+    options: Options
+    sizes: Sizes
+    tokens: str
+    """The slot of the tokens [batch, width] that are fed."""
+    fed: str
+    """The slot of how many of them each row gets, [batch]."""
+    image: int | None = None
+    """The token that embeddings of images take the place of; None where there are none."""
+
+    def embedded(self) -> tuple[Call, ...]:
+        """Vectors of the tokens, and where the decoder wants them their rotary positions."""
+        placed = () if self.image is None else (self._place(self.image),)
+        turned = () if self.decoder.sections is None else (self._positions(),)
+        return (self._embed(), *placed, *turned)
+
+    def blocks(self) -> Iterator[Call]:
+        """Each layer, called by one program with all that are alike."""
+        return (self._block(layer) for layer in range(len(self.decoder.windows)))
+
+    def head(self, every: bool) -> Call:
+        """Logits after the last token of each row, and where asked those of every position as an output."""
+        paths = self.decoder.head_weights
+        weights = {path: self.decoder.weights()[path] for path in paths}
+        arguments = {"x": self._x, "lengths": self._rows, "before": self.state["logits"], **weights}
+        program = chain.program("head", steps.Head(self.decoder, every), arguments, {"before"})
+        takes = {"x": "value/x", "lengths": self.fed, "before": "state/logits"}
+        takes |= {path: f"weight/{path}" for path in paths}
+        gives = {"logits": "state/logits"} | ({"all": "output/logits"} if every else {})
+        return chain.call(program, takes, gives)
+
+    def prompt(self) -> Call:
+        """Books the tokens as prompt."""
+        taken = {name: self.state[name] for name in ("prompted", "counts", "generated", "token")}
+        given = {"tokens": self._ids, "lengths": self._rows, "start": self._rows}
+        program = chain.program("prompt", steps.prompt, {**taken, **given}, {"prompted", "counts"})
+        takes = {name: f"state/{name}" for name in taken}
+        takes |= {"tokens": self.tokens, "lengths": self.fed, "start": "state/lengths"}
+        return chain.call(program, takes, {n: f"state/{n}" for n in ("prompted", "counts", "generated", "done")})
+
+    def undrawn(self) -> Call:
+        """Rows of which nothing is generated, and which get no more tokens."""
+        arguments = {"lengths": self._rows, "counts": self.state["counts"]}
+        program = chain.program("undrawn", steps.undrawn, arguments, {"counts"})
+        gives = {name: f"state/{name}" for name in ("counts", "generated", "done")} | {"fed": self.fed}
+        return chain.call(program, {name: f"state/{name}" for name in arguments}, gives)
+
+    def draw(self, shown: bool, names: Mapping[str, str]) -> Call:
+        """The next token of each row: its outputs, by what they are called in the phase."""
+        taken = {name: self.state[name] for name in ("logits", "prompted", *_ROW_STATE)}
+        arguments = {**taken, "fed": self._rows, **self.request}
+        program = chain.program("draw", self.drawing(shown), arguments, {"counts"})
+        takes = {name: f"state/{name}" for name in taken} | {name: f"input/{name}" for name in self.request}
+        gives = {name: f"state/{name}" for name in _ROW_STATE} | self._following(shown, names)
+        return chain.call(program, {**takes, "fed": self.fed}, gives)
+
+    def begin(self, shown: bool, names: Mapping[str, str]) -> Call:
+        """What decode starts from."""
+        taken = {name: self.state[name] for name in ("token", "done", "lengths")}
+        arguments = {**taken, "stop": self.state["done"], "pad": self.request["pad"]}
+        program = chain.program("begin", self.beginning(shown), arguments)
+        takes = {name: f"state/{name}" for name in taken} | {name: f"input/{name}" for name in ("stop", "pad")}
+        return chain.call(program, takes, {"done": "state/done"} | self._following(shown, names))
+
+    def loop(self, inputs: Mapping[str, Array], outputs: Mapping[str, Any]) -> Call:
+        """All steps of decode and the loop over them in one program."""
+        state = {f"state/{path}": array for path, array in self.state.items() if path != "logits"}
+        weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
+        options, shown = self.options, self.options.logits != "none"
+        draw, begin = self.drawing(shown), self.beginning(shown)
+        function = steps.Decode(self.decoder, options.streaming_chunks, options.logits, begin, draw)
+        carried = set(state) - {"state/prompted"}
+        arguments = {**weights, **state, **{f"input/{name}": array for name, array in inputs.items()}}
+        program = chain.program("decode", function, arguments, carried)
+        gives = (*carried, *(f"output/{name}" for name in outputs))
+        return chain.call(program, {name: name for name, _ in program.arguments}, {slot: slot for slot in gives})
+
+    def take(self, path: str, source: Array) -> Call:
+        """Rows of an array of the state from those of another state."""
+        into = self.state[path]
+        arguments = {"source": source, "into": into, "rows": self._rows}
+        program = _program("take", steps.take, tuple(arguments.items()), frozenset({"into"}))
+        takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
+        return chain.call(program, takes, {"result": f"state/{path}"})
+
+    def drawing(self, shown: bool) -> steps.Draw:
+        """The function that draws a token."""
+        return steps.Draw(self.sizes.capacity, shown, self.options.suppress, self.options.begin_suppress)
+
+    def beginning(self, shown: bool) -> steps.Begin:
+        """The function with which decode begins."""
+        return steps.Begin(self.sizes.capacity, self.decoder.vocab if shown else None)
+
+    @cached_property
+    def state(self) -> dict[str, Array]:
+        """The arrays of one generation by path."""
+        rows, table = (self.sizes.batch,), (self.sizes.batch, self.decoder.vocab)
+        layers = range(len(self.decoder.windows))
+        cache = {f"cache/{n}/{name}": a for n in layers for name, a in self._cache.items()}
+        turned = () if self.decoder.sections is None else ("offset",)
+        words = {name: Array(rows, "int32") for name in ("lengths", "generated", "token", *turned)}
+        tables = {"prompted": Array(table, "bool"), "counts": Array(table, "int32"), "logits": Array(table, "float32")}
+        return {**cache, **words, **tables, "done": Array(rows, "bool")}
+
+    @cached_property
+    def request(self) -> dict[str, Array]:
+        """Inputs that say how to draw and when to end: traced, so that no value ever recompiles."""
+        rows = (self.sizes.batch,)
+        drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
+        ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
+        return {**drawing, **ending, "pad": Array((), "int32")}
+
+    def _embed(self) -> Call:
+        paths = self.decoder.embed_weights
+        weights = {path: self.decoder.weights()[path] for path in paths}
+        program = chain.program("embed", steps.Embed(self.decoder), {**weights, "tokens": self._ids})
+        takes = {**{path: f"weight/{path}" for path in paths}, "tokens": self.tokens}
+        return chain.call(program, takes, {"x": "value/x"})
+
+    def _place(self, image: int) -> Call:
+        arguments = {"x": self._x, "embeddings": self._x, "tokens": self._ids}
+        program = chain.program("place", steps.Place(image), arguments, {"x"})
+        takes = {"x": "value/x", "embeddings": "input/embeddings", "tokens": self.tokens}
+        return chain.call(program, takes, {"x": "value/x"})
+
+    def _positions(self) -> Call:
+        if self.image is None:
+            function = steps.Positions(self._turns.shape[1], self.sizes.width)
+            program = chain.program("positions", function, {"start": self._rows, "offset": self._rows})
+            takes = {"start": "state/lengths", "offset": "state/offset"}
+            return chain.call(program, takes, {"positions": "value/positions"})
+        arguments = {"positions": self._turns, "start": self._rows, "lengths": self._rows, "offset": self._rows}
+        program = chain.program("offset", steps.offset, arguments)
+        takes = {"positions": "input/positions", "start": "state/lengths", "lengths": self.fed}
+        return chain.call(program, {**takes, "offset": "state/offset"}, {"offset": "state/offset"})
+
+    def _block(self, layer: int) -> Call:
+        weights = self._layers[layer]
+        turns = {} if self.decoder.sections is None else {"positions": self._turns}
+        cached = {f"cache/{name}": array for name, array in self._cache.items()}
+        arguments = {"x": self._x, "start": self._rows, "lengths": self._rows, **turns, **cached, **weights}
+        function = steps.Block(self.decoder, self.decoder.windows[layer])
+        caches = {f"cache/{name}": f"state/cache/{layer}/{name}" for name in self._cache}
+        program = _program("block", function, tuple(arguments.items()), frozenset({"x", *caches}))
+        takes = {"x": "value/x", "start": "state/lengths", "lengths": self.fed, **caches}
+        takes |= {path: f"weight/layers/{layer}/{path}" for path in weights}
+        takes |= {name: f"value/{name}" if self.image is None else f"input/{name}" for name in turns}
+        return chain.call(program, takes, {"x": "value/x", **caches})
+
+    def _following(self, shown: bool, names: Mapping[str, str]) -> dict[str, str]:
+        """What drawing gives beside state: what is fed next, and outputs by what the phase calls them."""
+        outputs = {"drawn": names["token"], "logprob": names["logprob"], **({"shown": "logits"} if shown else {})}
+        values = {"tokens": "value/tokens", "fed": "value/fed", "more": "value/more"}
+        return values | {name: f"output/{output}" for name, output in outputs.items()}
+
+    @property
+    def _rows(self) -> Array:
+        return Array((self.sizes.batch,), "int32")
+
+    @property
+    def _ids(self) -> Array:
+        return Array((self.sizes.batch, self.sizes.width), "int32")
+
+    @property
+    def _x(self) -> Array:
+        return Array((self.sizes.batch, self.sizes.width, self.decoder.hidden), self.decoder.dtype)
+
+    @property
+    def _turns(self) -> Array:
+        """Rotary positions: of each token one for each section of the frequencies."""
+        assert self.decoder.sections is not None
+        return Array((self.sizes.batch, len(self.decoder.sections), self.sizes.width), "int32")
+
+    @cached_property
+    def _layers(self) -> list[dict[str, Array]]:
+        """The weights of each layer by their paths below it."""
+        layers: list[dict[str, Array]] = [{} for _ in self.decoder.windows]
+        for path, array in self.decoder.weights().items():
+            kind, _, rest = path.partition("/")
+            if kind == "layers":
+                number, _, name = rest.partition("/")
+                layers[int(number)][name] = array
+        return layers
+
+    @cached_property
+    def _cache(self) -> Mapping[str, Array]:
+        return dict(self.decoder.cache(self.sizes.batch, self.sizes.capacity))
+
+
+@cache
+def _program(
+    name: str,
+    function: Callable[..., Mapping[str, Any]],
+    arguments: tuple[tuple[str, Array], ...],
+    donated: frozenset[str],
+) -> Program:
+    """A program that many calls share: made once, it is found again by what it is and not by what it is made of."""
+    return chain.program(name, function, dict(arguments), donated)
