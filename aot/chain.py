@@ -75,7 +75,7 @@ class Repeat:
     begin: int
     """The position of the first call of the run."""
     end: int
-    """That behind the last one."""
+    """The position behind the last one."""
     slot: str
     """Holds a bool [] before the run, and after each turn, that says whether there is another turn."""
     most: int

@@ -189,7 +189,7 @@ class Begin:
 
     capacity: int
     shown: int | None = None
-    """Of how many tokens logits are given, all of them 0."""
+    """The size of the vocabulary, whose logits are all 0 then; None where they are not asked for."""
 
     def __call__(
         self, token: jax.Array, done: jax.Array, lengths: jax.Array, stop: jax.Array, pad: jax.Array

@@ -135,7 +135,7 @@ class ChainRecord:
     mesh: Mesh
     calls: Calls
     repeat: RepeatRecord | None = None
-    """Those that are made in turns; it is not there where none are."""
+    """Calls that are made in turns; it is not stored where there are none."""
 
 
 @dataclass(frozen=True)
