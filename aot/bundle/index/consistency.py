@@ -150,6 +150,7 @@ def _generation(index: Index) -> Iterator[str]:
     yield from _sampling(index, record)
     yield from _language(index)
     yield from _vocabulary(index, record.vocab_size)
+    yield from _turns(index, record)
 
 
 def _sequences(index: Index, record: GenerationRecord) -> Iterator[str]:
@@ -192,6 +193,16 @@ def _language(index: Index) -> Iterator[str]:
             yield f"entries: a language model has a phase {name!r} for each combo"
         elif lacking := sorted(_DRAWN[name] - phase.outputs.keys()):
             yield f"phases[{name!r}]: lacks {lacking[0]!r}, which a language model's has"
+
+
+def _turns(index: Index, record: GenerationRecord) -> Iterator[str]:
+    for i, entry in enumerate(index.entries):
+        for j, chain in enumerate(entry.chains):
+            if chain.repeat is not None and chain.repeat.most != record.streaming_chunks:
+                yield (
+                    f"entries[{i}].chains[{j}].repeat.most: must be generation.streaming_chunks, "
+                    f"{record.streaming_chunks}, got {chain.repeat.most}"
+                )
 
 
 def _vocabulary(index: Index, size: int) -> Iterator[str]:
