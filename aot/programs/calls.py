@@ -1,13 +1,13 @@
 """The calls that the phases of a language model are made of, each with the slots that it takes and gives."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
 from aot import chain
 from aot.chain import Array, Call, Program
-from aot.programs import sampling, steps
+from aot.programs import drawing, loop, sampling, steps
 from aot.programs.decoder import Decoder
 
 _ROW_STATE = ("counts", "generated", "lengths", "token", "done")
@@ -63,22 +63,24 @@ class Calls:
         """Each layer, called by one program with all that are alike."""
         return (self._block(layer) for layer in range(len(self.decoder.windows)))
 
-    def head(self, every: bool) -> Call:
-        """Logits after the last token of each row, and where asked those of every position as an output."""
-        paths = self.decoder.head_weights
-        weights = {path: self.decoder.weights()[path] for path in paths}
-        arguments = {"x": self._x, "lengths": self._rows, "before": self.state["logits"], **weights}
-        program = chain.program("head", steps.Head(self.decoder, every), arguments, {"before"})
-        takes = {"x": "value/x", "lengths": self.fed, "before": "state/logits"}
-        takes |= {path: f"weight/{path}" for path in paths}
-        gives = {"logits": "state/logits"} | ({"all": "output/logits"} if every else {})
-        return chain.call(program, takes, gives)
+    def heads(self) -> tuple[Call, ...]:
+        """Logits after the last token of each row, by the same program for any width."""
+        if self.sizes.width == 1:
+            return (self._head("value/x"),)
+        program = chain.program("last", steps.last, {"x": self._x, "lengths": self._rows})
+        last = chain.call(program, {"x": "value/x", "lengths": self.fed}, {"last": "value/last"})
+        return last, replace(self, sizes=replace(self.sizes, width=1))._head("value/last")
+
+    def wide_head(self) -> Call:
+        """Logits after the last token of each row, and those of every position as an output."""
+        program = chain.program("head", steps.WideHead(self.decoder), self._headed, {"before"})
+        return chain.call(program, self._into_head("value/x"), {"logits": "state/logits", "all": "output/logits"})
 
     def prompt(self) -> Call:
         """Books the tokens as prompt."""
         taken = {name: self.state[name] for name in ("prompted", "counts", "generated", "token")}
         given = {"tokens": self._ids, "lengths": self._rows, "start": self._rows}
-        program = chain.program("prompt", steps.prompt, {**taken, **given}, {"prompted", "counts"})
+        program = chain.program("prompt", drawing.prompt, {**taken, **given}, {"prompted", "counts"})
         takes = {name: f"state/{name}" for name in taken}
         takes |= {"tokens": self.tokens, "lengths": self.fed, "start": "state/lengths"}
         return chain.call(program, takes, {n: f"state/{n}" for n in ("prompted", "counts", "generated", "done")})
@@ -86,7 +88,7 @@ class Calls:
     def undrawn(self) -> Call:
         """Rows of which nothing is generated, and which get no more tokens."""
         arguments = {"lengths": self._rows, "counts": self.state["counts"]}
-        program = chain.program("undrawn", steps.undrawn, arguments, {"counts"})
+        program = chain.program("undrawn", drawing.undrawn, arguments, {"counts"})
         gives = {name: f"state/{name}" for name in ("counts", "generated", "done")} | {"fed": self.fed}
         return chain.call(program, {name: f"state/{name}" for name in arguments}, gives)
 
@@ -94,7 +96,7 @@ class Calls:
         """The next token of each row: its outputs, by what they are called in the phase."""
         taken = {name: self.state[name] for name in ("logits", "prompted", *_ROW_STATE)}
         arguments = {**taken, "fed": self._rows, **self.request}
-        program = chain.program("draw", self.drawing(shown), arguments, {"counts"})
+        program = chain.program("draw", self._drawing(shown), arguments, {"counts"})
         takes = {name: f"state/{name}" for name in taken} | {name: f"input/{name}" for name in self.request}
         gives = {name: f"state/{name}" for name in _ROW_STATE} | self._following(shown, names)
         return chain.call(program, {**takes, "fed": self.fed}, gives)
@@ -103,7 +105,7 @@ class Calls:
         """What decode starts from."""
         taken = {name: self.state[name] for name in ("token", "done", "lengths")}
         arguments = {**taken, "stop": self.state["done"], "pad": self.request["pad"]}
-        program = chain.program("begin", self.beginning(shown), arguments)
+        program = chain.program("begin", self._beginning(shown), arguments)
         takes = {name: f"state/{name}" for name in taken} | {name: f"input/{name}" for name in ("stop", "pad")}
         return chain.call(program, takes, {"done": "state/done"} | self._following(shown, names))
 
@@ -112,8 +114,8 @@ class Calls:
         state = {f"state/{path}": array for path, array in self.state.items() if path != "logits"}
         weights = {f"weight/{path}": array for path, array in self.decoder.weights().items()}
         options, shown = self.options, self.options.logits != "none"
-        draw, begin = self.drawing(shown), self.beginning(shown)
-        function = steps.Decode(self.decoder, options.streaming_chunks, options.logits, begin, draw)
+        draw, begin = self._drawing(shown), self._beginning(shown)
+        function = loop.Decode(self.decoder, options.streaming_chunks, options.logits, begin, draw)
         carried = set(state) - {"state/prompted"}
         arguments = {**weights, **state, **{f"input/{name}": array for name, array in inputs.items()}}
         program = chain.program("decode", function, arguments, carried)
@@ -128,13 +130,13 @@ class Calls:
         takes = {"source": f"source/{path}", "into": f"state/{path}", "rows": "input/rows"}
         return chain.call(program, takes, {"result": f"state/{path}"})
 
-    def drawing(self, shown: bool) -> steps.Draw:
+    def _drawing(self, shown: bool) -> drawing.Draw:
         """The function that draws a token."""
-        return steps.Draw(self.sizes.capacity, shown, self.options.suppress, self.options.begin_suppress)
+        return drawing.Draw(self.sizes.capacity, shown, self.options.suppress, self.options.begin_suppress)
 
-    def beginning(self, shown: bool) -> steps.Begin:
+    def _beginning(self, shown: bool) -> drawing.Begin:
         """The function with which decode begins."""
-        return steps.Begin(self.sizes.capacity, self.decoder.vocab if shown else None)
+        return drawing.Begin(self.sizes.capacity, self.decoder.vocab if shown else None)
 
     @cached_property
     def state(self) -> dict[str, Array]:
@@ -154,6 +156,20 @@ class Calls:
         drawing = {name: Array((*rows, *shape), dtype) for name, (shape, dtype) in sampling.OPTIONS.items()}
         ending = {"limit": Array(rows, "int32"), "eos": Array((self.options.eos_ids,), "int32")}
         return {**drawing, **ending, "pad": Array((), "int32")}
+
+    def _head(self, x: str) -> Call:
+        program = chain.program("head", steps.Head(self.decoder), self._headed, {"before"})
+        return chain.call(program, self._into_head(x), {"logits": "state/logits"})
+
+    @property
+    def _headed(self) -> dict[str, Array]:
+        """The arguments of a head."""
+        weights = {path: self.decoder.weights()[path] for path in self.decoder.head_weights}
+        return {"x": self._x, "lengths": self._rows, "before": self.state["logits"], **weights}
+
+    def _into_head(self, x: str) -> dict[str, str]:
+        weights = {path: f"weight/{path}" for path in self.decoder.head_weights}
+        return {"x": x, "lengths": self.fed, "before": "state/logits", **weights}
 
     def _embed(self) -> Call:
         paths = self.decoder.embed_weights

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aot.chain import Array, Axes, Call, Chain, Repeat
-from aot.programs import steps
+from aot.programs import drawing
 from aot.programs.calls import Calls, Options, Sizes
 from aot.programs.decoder import Decoder
 
@@ -45,7 +45,8 @@ class Phases:
         """
         logits = self.options.logits
         made = Calls(self.decoder, self.options, sizes, "input/tokens", "input/lengths", self.image)
-        ending = (made.head(logits == "all"), made.prompt(), made.draw(logits == "last", _FIRST))
+        heads = (made.wide_head(),) if logits == "all" else made.heads()
+        ending = (*heads, made.prompt(), made.draw(logits == "last", _FIRST))
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH}
         if logits != "none":
             outputs["logits"] = (*TOKENS, None) if logits == "all" else (*BATCH, None)
@@ -76,7 +77,7 @@ class Phases:
         """
         logits = self.options.logits
         drawn = made.draw(logits != "none", _LATER)
-        turn = (*made.embedded(), *made.blocks(), made.head(every=False), drawn)
+        turn = (*made.embedded(), *made.blocks(), *made.heads(), drawn)
         stacked = ("output/tokens", "output/logprobs", *(["output/logits"] if logits == "all" else []))
         repeat = Repeat(1, 1 + len(turn), "value/more", self.options.streaming_chunks, "output/steps", stacked)
         return (made.begin(logits != "none", _LATER), *turn), _axes(inputs), outputs, repeat
@@ -89,7 +90,7 @@ class Phases:
         """
         here = Calls(self.decoder, self.options, sizes, "", "value/fed")
         there = replace(here, sizes=source).state
-        taken = (here.take(path, there[path]) for path in here.state if path not in steps.DRAWN)
+        taken = (here.take(path, there[path]) for path in here.state if path not in drawing.DRAWN)
         shown = self.options.logits == "last"
         outputs: dict[str, Axes] = {"token": BATCH, "logprob": BATCH, **({"logits": (*BATCH, None)} if shown else {})}
         calls = (*taken, here.undrawn(), here.draw(shown, _FIRST))
