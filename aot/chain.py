@@ -60,12 +60,33 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """A run of the calls of a chain that is made in turns: while a slot holds, and at most so many times."""
+
+    begin: int
+    """The position of the first call of the run."""
+    end: int
+    """The position behind the last one."""
+    slot: str
+    """Holds a bool [] before the run, and after each turn, that says whether there is another turn."""
+    most: int
+    count: str
+    """The output int32 [] that says how many turns there were."""
+    stacked: tuple[str, ...] = ()
+    """Outputs that each turn gives for itself: they stand side by side on an axis of `most` behind the first one.
+
+    What was given before the run stands in the place of turns that there were not.
+    """
+
+
+@dataclass(frozen=True)
 class Chain:
     """The calls of one phase, in order, and which axis of each input and output is which precompile dimension."""
 
     calls: tuple[Call, ...]
     inputs: Mapping[str, Axes]
     outputs: Mapping[str, Axes]
+    repeat: Repeat | None = None
 
 
 def like(array: Any) -> Array:

@@ -8,13 +8,14 @@ from aot.audit import diff, explain, factors, words
 from aot.audit.refresh import WHOLE, Part
 from aot.bundle import statement
 from aot.bundle.index import codec
-from aot.bundle.index.records import BindingRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index.records import BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord, RepeatRecord
 
 _TABLES = ("programs", "bindings", "entries", "phases", "weights", "tokenizer")
 _SHOWN = 80  # characters of a value in a cause
 
 Entry = tuple[str, str]  # key and phase
-Call = tuple[str, ProgramRecord, BindingRecord]  # platform and mesh in words, the program, its slots
+Call = tuple[str, ProgramRecord, BindingRecord, RepeatRecord | None]
+"""Platform and mesh in words, the program, its slots, and which calls of its chain are repeated."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,27 @@ def _calls(index: Index, part: Part) -> dict[Entry, tuple[Call, ...]]:
         key = index.combos[entry.combo].key
         if part.key in (None, key):
             found[key, entry.phase] = tuple(
-                (" ".join([chain.platform, *(f"{a}={n}" for a, n in chain.mesh)]), index.programs[p], slots)
+                (_place(chain), index.programs[p], index.bindings[b], chain.repeat)
                 for chain in entry.chains
-                for p, slots in ((p, index.bindings[b]) for p, b in chain.calls)
+                for p, b in chain.calls
             )
     return found
+
+
+def _place(chain: ChainRecord) -> str:
+    return " ".join([chain.platform, *(f"{a}={n}" for a, n in chain.mesh)])
 
 
 def _programs(old: tuple[Call, ...], new: tuple[Call, ...]) -> str:
     if len(old) != len(new):
         return f"a chain of {len(old)} calls, now of {len(new)}"
-    for (platform, a, slots), (_, b, others) in zip(old, new, strict=True):
+    for (platform, a, slots, repeat), (_, b, others, again) in zip(old, new, strict=True):
         if a.digest != b.digest:
             return f"program {a.name} for {platform}: {_short(a.digest)}, now {_short(b.digest)}"
         if replace(a, executables=()) != replace(b, executables=()) or slots != others:
             return f"program {a.name} for {platform}: the same bytes with another calling contract"
+        if repeat != again:
+            return f"a chain for {platform}: {codec.plain(repeat)} is repeated, now {codec.plain(again)}"
     return ""
 
 
@@ -116,7 +123,7 @@ def _executables(calls: tuple[Call, ...], part: Part) -> dict[str, ExecutableRec
     """Executables by their program's name and digest and by their target, in words."""
     return {
         f"{program.name} {_short(program.digest)} for {words.shorten(codec.plain(e.target), _SHOWN)}": e
-        for _, program, _ in calls
+        for _, program, *_ in calls
         for e in _wanted(program, part)
     }
 

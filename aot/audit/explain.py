@@ -90,8 +90,13 @@ def _columns(calls: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def _calling(entry: EntryRecord, programs: list[int]) -> EntryRecord:
-    chains = (replace(c, calls=tuple(call for call in c.calls if call[0] in programs)) for c in entry.chains)
+    chains = (_narrowed(chain, [call for call in chain.calls if call[0] in programs]) for chain in entry.chains)
     return replace(entry, chains=tuple(chain for chain in chains if chain.calls))
+
+
+def _narrowed(chain: ChainRecord, calls: list[tuple[int, int]]) -> ChainRecord:
+    """A chain of some of its calls; which of them are repeated is known where all are there."""
+    return replace(chain, calls=tuple(calls), repeat=chain.repeat if len(calls) == len(chain.calls) else None)
 
 
 def _moved(entry: EntryRecord, combos: list[int], programs: list[int], bindings: list[int]) -> EntryRecord:

@@ -101,6 +101,7 @@ FACTORS = (
         (
             *("programs.name", "programs.arguments", "programs.results"),
             *("bindings", "phases", "entries.combo", "entries.phase", "entries.chains.calls"),
+            "entries.chains.repeat",
         ),
     ),
     Factor("StableHLO", "digests", _PROGRAM, ("programs.digest", "programs.bytes")),

@@ -1,12 +1,13 @@
 """The programs of two sides, matched by the place at which they are called, and what differs within a match."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from aot.audit import stablehlo
 from aot.audit.sides import UNKNOWN, Side
 from aot.bundle.index import codec
-from aot.bundle.index.records import ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index.records import ChainRecord, ExecutableRecord, Index, ProgramRecord, RepeatRecord
 
 Place = tuple[str, str, str, tuple[tuple[str, int], ...]]
 """Key, phase, platform, mesh."""
@@ -51,6 +52,8 @@ class Matched:
         for place, chain, other in self._chains:
             if len(chain.calls) != len(other.calls):
                 yield len(chain.calls), len(other.calls), f"number of calls in {_spelled(place)}"
+            elif (turns := self._repeated(chain)) != (others := self._repeated(other)):
+                yield codec.plain(turns), codec.plain(others), f"repeated calls in {_spelled(place)}"
 
     def texts(self) -> Iterator[Difference]:
         """The first differing operation of each pair of programs with one contract and two digests."""
@@ -87,6 +90,11 @@ class Matched:
                 yield name in a, name in b, f"phase {name} is on one side only"
             elif name in a and name in b and a[name] != b[name]:
                 yield codec.plain(a[name]), codec.plain(b[name]), f"inputs and outputs of phase {name}"
+
+    def _repeated(self, chain: ChainRecord) -> RepeatRecord | None:
+        """Which calls are made in turns; how many turns there are at most is an option of generation, where it is."""
+        generates = chain.repeat is not None and self._a.index.generation is not None
+        return replace(chain.repeat, most=1) if generates and chain.repeat is not None else chain.repeat
 
     def _users(self, x: ProgramRecord, y: ProgramRecord) -> str:
         calls = [place for place, (_, p, _), (_, q, _) in self._calls if (p.digest, q.digest) == (x.digest, y.digest)]

@@ -1,12 +1,12 @@
 """Entries without the runtime around them: their executables, called on arguments that lie ready."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aot.bundle.index.records import Index, ProgramRecord
+from aot.bundle.index.records import BindingRecord, Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.runtime.device import opening, placing
 from aot.runtime.device.client import Buffer, numpy_dtype
@@ -57,8 +57,18 @@ class Bare:
 
         Timed are the calls, the wait for their results, and letting go of those that they replace.
         """
+        if (repeat := entry.repeat) is None:
+            return self._run(entry.calls, slots)
+        timings = self._run(entry.calls[: repeat.begin], slots)
+        for _ in range(repeat.most):
+            if not self._client.read(slots[repeat.slot]):
+                break
+            timings += self._run(entry.calls[repeat.begin : repeat.end], slots)
+        return timings + self._run(entry.calls[repeat.end :], slots)
+
+    def _run(self, calls: Sequence[tuple[ProgramRecord, BindingRecord]], slots: BufferSlots) -> list[Timing]:
         timings = []
-        for program, binding in entry.calls:
+        for program, binding in calls:
             executable = self._executables.of(program)
             arguments = [slots[slot] if slot in slots else self._weights[slot] for slot in binding.takes]
             before = time.perf_counter()

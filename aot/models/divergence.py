@@ -11,7 +11,8 @@ from aot.chain import Call, Program
 from aot.models.checkpoints import arrays, quantize
 from aot.models.language import LanguageModel
 from aot.models.layers.decoder import FamilyDecoder
-from aot.programs.phases import GenerationOptions, Phases, Sizes
+from aot.programs.calls import GenerationOptions, Sizes
+from aot.programs.phases import Phases
 from aot.slots import INPUT, OUTPUT, STATE, WEIGHT, slot_of
 
 _PLATFORM = "cpu"

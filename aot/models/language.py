@@ -17,7 +17,8 @@ from aot.models.layers.decoder import FamilyDecoder
 from aot.partition import Dimensions
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.phases import GenerationOptions, Phases, Sizes
+from aot.programs.calls import GenerationOptions, Sizes
+from aot.programs.phases import Phases
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray[Any, Any]]]]
 

@@ -15,6 +15,10 @@ class Decoder(Protocol):
     @property
     def platform(self) -> str: ...
     @property
+    def stepwise(self) -> bool:
+        """Whether decode calls the programs of a step anew for each token, or one program has the loop inside."""
+
+    @property
     def dtype(self) -> str: ...
     @property
     def hidden(self) -> int: ...

@@ -37,17 +37,21 @@ def sample_tokens(
     generated: Array,
     options: Mapping[str, Array],
     suppressed: tuple[int, ...] = (),
+    begin_suppressed: tuple[int, ...] = (),
 ) -> tuple[Array, Array]:
     """The next token of each row, int32 [batch], and its log-softmax over the raw logits, float32 [batch].
 
     logits: float32 [batch, vocab]; -inf is never drawn while the row has a finite one, NaN and +inf are undefined.
     prompted: bool [batch, vocab], the token occurs in the prompt; counts: int32 [batch, vocab], times generated.
     generated: int32 [batch], the index of the token to draw, 0 for the first; options: the arrays of OPTIONS.
-    suppressed: tokens that are never drawn; a constant of the program.
+    suppressed: tokens that are never drawn, begin_suppressed: that are not drawn first; constants of the program.
     """
     penalised = _penalised(logits, prompted, counts, options)
     if suppressed:
         penalised = jnp.where(_among(suppressed, logits.shape[1])[None], -jnp.inf, penalised)
+    if begin_suppressed:
+        barred = _among(begin_suppressed, logits.shape[1])[None] & _row(generated == 0)
+        penalised = jnp.where(barred, -jnp.inf, penalised)
     best = _argmax(penalised)
     # a subnormal temperature is flushed to 0 on some devices, so it counts as 0 on all of them
     sampled = options["temperature"] >= jnp.float32(_TINY)

@@ -1,6 +1,6 @@
 """Runs entries: slots in, calls in order, slots out. Knows nothing of what a model is."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 
 from aot import isa
 from aot.bundle.index.bounds import Axes
-from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord
+from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord, RepeatRecord
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
+from aot.runtime import switching
 from aot.runtime.device import opening, placing
 from aot.runtime.device.client import Buffer, Client, numpy_dtype
 from aot.runtime.executables import Executables, Policy
@@ -94,13 +95,43 @@ class Executor:
         slots = self._start(prepared, inputs, state, source)
         if not prepared.gathered <= slots.keys():
             slots |= self._run(self._gather(entry), {}, None, None)[1]
-        for call in prepared.calls:
-            results = self.executables.of(call.program)(call.arguments(slots))
-            slots.update(zip(call.gives, results, strict=True))
-        outputs = {name: self.client.read(slots[slot]) for name, slot in prepared.outputs}
+        begin, end = (0, 0) if entry.repeat is None else (entry.repeat.begin, entry.repeat.end)
+        self._call(prepared.calls[:begin], slots)
+        made = {} if entry.repeat is None else self._turns(prepared.calls[begin:end], entry.repeat, slots)
+        self._call(prepared.calls[end:], slots)
+        outputs = {n: made[slot] if slot in made else self.client.read(slots[slot]) for n, slot in prepared.outputs}
         for slot in prepared.passing:
             slots.pop(slot, None)
         return outputs, slots
+
+    def _call(self, calls: Iterable["_Call"], slots: dict[str, Buffer]) -> None:
+        for call in calls:
+            results = self.executables.of(call.program)(call.arguments(slots))
+            slots.update(zip(call.gives, results, strict=True))
+
+    def _turns(
+        self, calls: tuple["_Call", ...], repeat: RepeatRecord, slots: dict[str, Buffer]
+    ) -> dict[str, "np.ndarray[Any, Any]"]:
+        """Makes the calls again and again; gives the outputs of all turns, and how many there were.
+
+        A turn costs what its calls cost: executables, weights and what no turn changes are looked up before.
+        """
+        read, given = self.client.read, {slot for call in calls for slot in call.gives}
+        turn = [(self.executables.of(call.program), *call.bound(slots, given), call.gives) for call in calls]
+        pieces: dict[str, list[Buffer]] = {slot: [] for slot in repeat.stacked}
+        missing, count = {slot: slots[slot] for slot in repeat.stacked}, 0
+        with switching.often():
+            while count < repeat.most and read(slots[repeat.slot]):
+                for run, arguments, moving, gives in turn:
+                    for place, slot in moving:
+                        arguments[place] = slots[slot]
+                    slots.update(zip(gives, run(arguments), strict=True))
+                for slot, taken in pieces.items():
+                    taken.append(slots[slot])
+                count += 1
+        made = {slot: [*taken, *[missing[slot]] * (repeat.most - count)] for slot, taken in pieces.items()}
+        stacked = {slot: np.stack([read(piece) for piece in each], axis=1) for slot, each in made.items()}
+        return {**stacked, repeat.count: np.array(count, np.int32)}
 
     def prepare(self, entry: Entry) -> None:
         """Has the executables of an entry loaded in the order of its calls, while other things are done."""
@@ -189,6 +220,14 @@ class _Call:
         for place, slot in self.takes:
             filled[place] = slots[slot]
         return filled
+
+    def bound(self, slots: Mapping[str, Buffer], given: Set[str]) -> tuple[list[Buffer], list[tuple[int, str]]]:
+        """All arguments but those in given slots, and the places of these."""
+        filled = list(self.template)
+        for place, slot in self.takes:
+            if slot not in given:
+                filled[place] = slots[slot]
+        return filled, [(place, slot) for place, slot in self.takes if slot in given]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_every_executable_of_prefill_and_decode_is_loaded_and_called_twice(only:
     found = [(each["phase"], each["name"], each["calls"]) for each in only["executables"]]
 
     assert found[0] == ("prefill", "embed", 1)
-    assert found[-1] == ("decode", "decode", 1)
+    assert found[-1] == ("decode", "draw", 1)
     assert sum(calls for phase, _, calls in found if phase == "prefill") > len(found)
     assert all(each[part] > 0 for each in only["executables"] for part in ("load", "first", "second"))
 

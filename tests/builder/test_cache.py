@@ -172,13 +172,13 @@ def test_every_program_of_a_family_is_known_by_factors_of_its_own(tmp_path: Path
 
 
 def test_each_part_of_a_program_is_a_factor() -> None:
-    placed = next(placed for placed in programs() if (placed.program.name, placed.platform) == ("decode", "cpu"))
+    placed = next(placed for placed in programs() if (placed.program.name, placed.platform) == ("block", "tpu"))
     made = placed.program
     (name, array), *rest = made.arguments
     wider = ((name, chain.Array((*array.shape, 2), array.dtype)), *rest)
     others = [
         dataclasses.replace(made, name="other"),
-        dataclasses.replace(made, function=dataclasses.replace(made.function, chunk=99)),
+        dataclasses.replace(made, function=dataclasses.replace(made.function, window=99)),
         dataclasses.replace(made, arguments=wider),
         dataclasses.replace(made, donated=frozenset()),
     ]

@@ -19,7 +19,7 @@ from aot.models import divergence
 from aot.models.families import names
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
-from aot.programs.phases import GenerationOptions
+from aot.programs.calls import GenerationOptions
 
 LOSS = Loss("int8", "bfloat16", 96, 0.0123, 0.75)
 

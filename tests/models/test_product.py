@@ -25,7 +25,8 @@ from aot.models.language import LanguageModel
 from aot.models.layers.decoder import FamilyDecoder
 from aot.precompile import Combo
 from aot.programs import product
-from aot.programs.phases import GenerationOptions, Phases, Sizes
+from aot.programs.calls import GenerationOptions, Sizes
+from aot.programs.phases import Phases
 from manifests import FAMILIES
 
 SHAPES = [(1, 32, 96), (1, 96, 32), (2, 32, 96), (5, 96, 32), (3, 64, 64)]
@@ -307,12 +308,13 @@ def test_a_decode_step_on_cpu_holds_no_copy_of_a_matrix(dtype: str, quantization
     model = LanguageModel(
         ModelConfig(decoder), dtype, GenerationOptions(4, "none", 1), (combo,), lambda: iter(()), quantization
     )
-    (call,) = model.chains(combo, "cpu", {})["decode"].calls
+    calls = model.chains(combo, "cpu", {})["decode"].calls
+    block = next(call.program for call in calls if call.program.name == "block")
 
-    memory = memory_of(call.program)
+    memory = memory_of(block)
 
     # in float32 a block of a float16 matrix, and as much around it
-    matrix = dict(call.program.arguments)["weight/layers/0/mlp/down_proj"]
+    matrix = dict(block.arguments)["mlp/down_proj"]
     assert matrix.shape == (256, 2048)
     assert memory.temp_size_in_bytes < 256 * 2048 * (2 if dtype == "float16" else np.dtype(matrix.dtype).itemsize)
 
@@ -330,7 +332,7 @@ def test_a_step_on_cpu_updates_a_cache_of_thousands_of_slots_in_place(phase: str
     sizes = config(head_dim=64, num_hidden_layers=1)
     phases = Phases(FamilyDecoder(sizes, dtype, "cpu"), GenerationOptions(4, "none", 1))
     calls = getattr(phases, phase)(Sizes(batch, 8, 4096)).calls
-    program = next(call.program for call in calls if call.program.name in ("block", "decode"))
+    program = next(call.program for call in calls if call.program.name == "block")
     caches = [array for name, array in program.arguments if "cache/" in name]
 
     memory = memory_of(program)
@@ -342,11 +344,13 @@ def test_a_step_on_cpu_updates_a_cache_of_thousands_of_slots_in_place(phase: str
 
 
 def test_a_decode_step_of_a_bundle_holds_less_than_its_cache_and_its_weights(tiny_bundle: Any) -> None:
-    programs = [program for program in store.open(tiny_bundle).index.programs if program.name == "decode"]
+    index = store.open(tiny_bundle).index
+    calls = {p for e in index.entries if e.phase == "decode" for c in e.chains if c.repeat for p, _ in c.calls}
+    programs = [index.programs[place] for place in calls if index.programs[place].name == "block"]
 
     assert programs
     for program in programs:
-        cache = sum(math.prod(a.shape) * 4 for a in program.arguments if a.name.startswith("state/cache/"))
-        weights = sum(math.prod(a.shape) * 4 for a in program.arguments if a.name.startswith("weight/layers/0/mlp/"))
+        cache = sum(math.prod(a.shape) * 4 for a in program.arguments if a.name.startswith("cache/"))
+        weights = sum(math.prod(a.shape) * 4 for a in program.arguments if a.name.startswith("mlp/"))
         for executable in program.executables:
             assert executable.memory["temporaries"] < min(cache, weights)

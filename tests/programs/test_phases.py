@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
+from aot.chain import Repeat
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
-from aot.programs.phases import GenerationOptions
+from aot.programs.calls import GenerationOptions
 
 CONFIG = DecoderConfig.from_huggingface(
     {
@@ -34,6 +35,7 @@ def chains(logits: str = "none", config: DecoderConfig = CONFIG) -> dict:
 def test_every_output_of_a_chain_is_given_by_its_calls(logits: str) -> None:
     for (_, phase), chain in chains(logits).items():
         given = {slot for call in chain.calls for _, slot in call.gives if slot.startswith("output/")}
+        given |= set() if chain.repeat is None else {chain.repeat.count}
 
         assert given == {f"output/{name}" for name in chain.outputs}, phase
 
@@ -44,6 +46,31 @@ def test_layers_alike_are_one_program_called_with_the_weights_of_each() -> None:
     assert len(blocks) == 3
     assert len({call.program for call in blocks}) == 1
     assert len({dict(call.takes)["attention/q_proj"] for call in blocks}) == 3
+
+
+def test_decode_on_one_cpu_repeats_prefills_programs_for_one_token_and_on_a_mesh_is_one_with_the_loop_inside() -> None:
+    model = LanguageModel(ModelConfig(CONFIG), "float32", GenerationOptions(4, "none", 1), COMBOS[:1], lambda: iter(()))
+    one = Combo(batch_size=1, prefill_length=1, max_length=16)
+    prefill, decode = model.chains(one, "cpu", {})["prefill"], chains()[COMBOS[0], "decode"]
+
+    shared = {call.program for call in prefill.calls} & {call.program for call in decode.calls}
+    assert {program.name for program in shared} == {"embed", "block", "head", "draw"}
+    assert [call.program.name for call in decode.calls] == ["begin", "embed", "block", "block", "block", "head", "draw"]
+    assert decode.repeat == Repeat(1, 7, "value/more", 4, "output/steps", ("output/tokens", "output/logprobs"))
+    for platform, mesh in (("cpu", {"model": 2}), ("cuda", {}), ("tpu", {})):
+        looped = model.chains(one, platform, mesh)["decode"]
+        assert ([call.program.name for call in looped.calls], looped.repeat) == (["decode"], None)
+
+
+def test_the_number_of_steps_in_a_call_is_no_factor_of_programs_that_are_repeated() -> None:
+    few, many = (
+        LanguageModel(ModelConfig(CONFIG), "float32", GenerationOptions(steps, "none", 1), COMBOS, lambda: iter(()))
+        for steps in (4, 32)
+    )
+
+    one, other = (model.chains(COMBOS[0], "cpu", {})["decode"] for model in (few, many))
+    assert one.calls == other.calls
+    assert (one.repeat.most, other.repeat.most) == (4, 32)
 
 
 def test_a_layer_with_another_window_is_another_program() -> None:

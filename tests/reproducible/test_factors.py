@@ -27,6 +27,7 @@ from aot.builder.workers import _FIXED
 from aot.bundle import store
 from aot.bundle.index import codec, records
 from aot.plan import Plan
+from manifests import mesh_manifest
 
 HERE = TESTS / "support"
 KINDS = ("key", "program", "executable", "bundle")
@@ -87,18 +88,25 @@ def in_decoder(**generation: Any) -> Mutation:
 
     def mutate(manifest: Path) -> Plan:
         plan = resolved(TINY)
-        assert plan.model.config is not None
-        assert plan.generation is not None
-        sizes = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-        sizes |= {"num_key_value_heads": 1, "vocab_size": 64, "max_window_layers": 1}
-        config = {name: v for name, v in plan.model.config.items() if name not in ("layer_types", "head_dim")} | sizes
-        options = dataclasses.replace(plan.generation, vocab_size=64, **{"streaming_chunks": 2, **generation})
-        model = dataclasses.replace(plan.model, config=config)
-        return dataclasses.replace(
-            plan, model=model, generation=options, combos=plan.combos[:1], platforms=("cpu",), targets=plan.targets[:1]
-        )
+        return dataclasses.replace(small(plan, generation), combos=plan.combos[:1], platforms=("cpu",))
 
     return mutate
+
+
+def in_looped(**generation: Any) -> Mutation:
+    """The same on a mesh, where decode is one program with the loop inside."""
+    return lambda manifest: small(resolved(mesh_manifest(manifest.parent)), generation)
+
+
+def small(plan: Plan, generation: Mapping[str, Any]) -> Plan:
+    assert plan.model.config is not None
+    assert plan.generation is not None
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "vocab_size": 64, "max_window_layers": 1}
+    config = {name: v for name, v in plan.model.config.items() if name not in ("layer_types", "head_dim")} | sizes
+    options = dataclasses.replace(plan.generation, vocab_size=64, **{"streaming_chunks": 2, **generation})
+    model = dataclasses.replace(plan.model, config=config)
+    return dataclasses.replace(plan, model=model, generation=options, targets=plan.targets[:1])
 
 
 def in_seeing(**preprocessor: Any) -> Mutation:
@@ -114,7 +122,12 @@ def in_seeing(**preprocessor: Any) -> Mutation:
     return mutate
 
 
-BASES: Mapping[str, Mutation] = {"layer": resolved, "decoder": in_decoder(), "seeing": in_seeing()}
+BASES: Mapping[str, Mutation] = {
+    "layer": resolved,
+    "decoder": in_decoder(),
+    "looped": in_looped(),
+    "seeing": in_seeing(),
+}
 CASES: Mapping[str, tuple[str, Mutation]] = {
     "format": ("layer", resolved),  # those without a change of the plan are patched in the laboratory, by name
     "jax": ("layer", resolved),
@@ -130,7 +143,7 @@ CASES: Mapping[str, tuple[str, Mutation]] = {
     "precompile config": ("layer", in_manifest("batch_size: 4", "batch_size: 8")),
     "generation.max_new_tokens": ("decoder", in_decoder(max_new_tokens=5)),
     "generation.num_return_sequences": ("decoder", in_decoder(num_return_sequences=2)),
-    "generation.streaming_chunks": ("decoder", in_decoder(streaming_chunks=3)),
+    "generation.streaming_chunks": ("looped", in_looped(streaming_chunks=3)),
     "generation.logits": ("decoder", in_decoder(logits="all")),
     "generation.eos_token_id": ("decoder", in_decoder(eos_token_id=(1, 2, 3))),
     "generation.pad_token_id": ("decoder", in_decoder(pad_token_id=7)),

@@ -72,7 +72,7 @@ def test_an_array_that_its_owner_changes_afterwards_stays_as_it_was_given(execut
 def test_an_input_that_a_call_uses_up_is_put_each_time(executor, family):
     index = store.open(family("qwen2").bundle).index
     entry = next(e for e in entries.entries_of(index, entries.ONE_DEVICE) if e.phase == "decode")
-    ((place, _),) = entry.chain.calls
+    place, _ = entry.chain.calls[0]
     taken = dict(zip(entry.calls[0][1].takes, index.programs[place].arguments, strict=True))
     arguments = tuple(dataclasses.replace(a, donated=a is taken["input/stop"]) for a in index.programs[place].arguments)
     programs = list(index.programs)

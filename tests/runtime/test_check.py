@@ -183,7 +183,7 @@ def test_without_targets_every_entry_compiles(tiny_bundle: Path, run: Run, tmp_p
 def test_an_entry_is_as_bad_as_the_worst_of_its_programs(tiny_bundle: Path, run: Run, tmp_path: Path) -> None:
     def one_bare(index: Index) -> Index:
         programs = [
-            dataclasses.replace(p, executables=()) if p.name == "decode" else p
+            dataclasses.replace(p, executables=()) if p.name == "begin" else p
             for p in index.programs
         ]  # fmt: skip
         return dataclasses.replace(index, programs=tuple(programs))

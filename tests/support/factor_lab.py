@@ -141,11 +141,13 @@ def lowered(job: dict[str, Any], writer: Writer) -> records.Index:
     return replace(index, **RECORDS.get(job["patch"], {}))
 
 
-def compiled(job: dict[str, Any], writer: Writer, program: str, target: Target) -> records.ExecutableRecord:
+def compiled(
+    job: dict[str, Any], writer: Writer, program: records.ProgramRecord, target: Target
+) -> records.ExecutableRecord:
     COMPILING.get(job["patch"], lambda: None)()
     os.environ.update(compile.environment(target))
     os.chdir(writer.root)
-    return compile.executable(program, (), target, writer)
+    return compile.executable(program.digest, program.mesh, target, writer)
 
 
 def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def digests(job: dict[str, Any], known: dict[Any, records.ExecutableRecord]) -> 
                 # The compile key: an unpatched compiler is asked once for the same.
                 key = (program.digest, str(target), job["patch"] if job["patch"] in COMPILING else "")
                 if key not in known:
-                    known[key] = forked(lambda p=program, t=target: compiled(job, writer, p.digest, t))
+                    known[key] = forked(lambda p=program, t=target: compiled(job, writer, p, t))
                 executables.append(known[key])
             programs.append(replace(program, executables=tuple(executables)))
         index = replace(index, programs=tuple(programs))

@@ -17,7 +17,26 @@ def run(chain, weights, inputs, state=None):
     """The outputs of a chain by name, and the state after it; state that is not there begins with zeros."""
     slots = {f"weight/{path}": array for path, array in weights.items()}
     slots |= {f"input/{name}": array for name, array in inputs.items()} | (state or {})
-    for call in chain.calls:
+    repeat = chain.repeat
+    if repeat is None:
+        called(chain.calls, slots)
+    else:
+        called(chain.calls[: repeat.begin], slots)
+        turns, missing = [], {slot: slots[slot] for slot in repeat.stacked}
+        while len(turns) < repeat.most and slots[repeat.slot]:
+            called(chain.calls[repeat.begin : repeat.end], slots)
+            turns.append({slot: slots[slot] for slot in repeat.stacked})
+        filled = [*turns, *[missing] * (repeat.most - len(turns))]
+        slots |= {slot: np.stack([turn[slot] for turn in filled], axis=1) for slot in repeat.stacked}
+        slots[repeat.count] = np.int32(len(turns))
+        called(chain.calls[repeat.end :], slots)
+    outputs = {slot.removeprefix("output/"): array for slot, array in slots.items() if slot.startswith("output/")}
+    return outputs, {slot: array for slot, array in slots.items() if slot.startswith("state/")}
+
+
+def called(calls, slots):
+    """Makes calls over slots, which hold afterwards what these give."""
+    for call in calls:
         arrays = dict(call.program.arguments)
         for name, slot in call.takes:
             if slot.startswith("state/"):
@@ -27,8 +46,6 @@ def run(chain, weights, inputs, state=None):
         made = jitted(call.program)(**{name: slots[slot] for name, slot in call.takes})
         assert set(made) == {name for name, _ in call.gives}
         slots |= {slot: made[name] for name, slot in call.gives}
-    outputs = {slot.removeprefix("output/"): array for slot, array in slots.items() if slot.startswith("output/")}
-    return outputs, {slot: array for slot, array in slots.items() if slot.startswith("state/")}
 
 
 def greedy(rows, limit):

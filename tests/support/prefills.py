@@ -10,7 +10,7 @@ from aot.models.families import family
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs import encode
-from aot.programs.phases import GenerationOptions
+from aot.programs.calls import GenerationOptions
 from aot.runtime.prompting import rotary
 from aot.vision import Size
 

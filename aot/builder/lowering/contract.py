@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord
-from aot.chain import Array, Chain
+from aot.chain import Array, Chain, Repeat
 from aot.errors import InputError
 from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes
 
@@ -21,9 +21,16 @@ def check_chain(
     `known` are the weights, and the state of the combo's other phases, by slot. Raises InputError for the first fault.
     """
     slots = dict(known)
-    for fault in (*_calls(calls, slots), *_ends(made, slots, dimensions)):
+    for fault in (*_calls(_unrolled(made, calls), slots), *_ends(made, slots, dimensions)):
         raise InputError(f"model: phase {phase!r}: {fault}")
     return {slot: array for slot, array in slots.items() if slot.startswith(_CARRIED)}
+
+
+def _unrolled(made: Chain, calls: Calls) -> Calls:
+    """The calls with two turns of those that are repeated: the second is given what the first one leaves."""
+    if (repeat := made.repeat) is None:
+        return calls
+    return calls[: repeat.end] + calls[repeat.begin :]
 
 
 def _calls(calls: Calls, slots: dict[str, Array]) -> Iterator[str]:
@@ -62,12 +69,24 @@ def _taken(program: ProgramRecord, slot: str, argument: ArgumentRecord, slots: d
 def _ends(made: Chain, slots: Mapping[str, Array], dimensions: Mapping[str, Any]) -> Iterator[str]:
     for kind, declared in ((INPUT, made.inputs), (OUTPUT, made.outputs)):
         found = kind.paths(slots)
+        if kind == OUTPUT and made.repeat is not None:
+            found = _stacked(found, made.repeat)
         if odd := sorted(set(found) ^ set(declared)):
             what = "has no axes in the chain" if odd[0] in found else "is in no call"
             yield f"{kind} {odd[0]!r} {what}"
             continue
         for name, axes in declared.items():
             yield from _axes(f"{kind} {name!r}", axes, found[name], dimensions)
+
+
+def _stacked(outputs: Mapping[str, Array], repeat: Repeat) -> dict[str, Array]:
+    """Outputs as all turns of a repeat give them together."""
+    shapes = {slot.removeprefix("output/"): repeat.most for slot in repeat.stacked}
+    made = {
+        name: Array((*array.shape[:1], shapes[name], *array.shape[1:]), array.dtype) if name in shapes else array
+        for name, array in outputs.items()
+    }
+    return made | {repeat.count.removeprefix("output/"): Array((), "int32")}
 
 
 def _axes(place: str, axes: tuple[str | None, ...], array: Array, dimensions: Mapping[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from aot.bundle.index.records import (
     PartitionRecord,
     PhaseRecord,
     ProgramRecord,
+    RepeatRecord,
 )
 from aot.bundle.writer import Writer
 from aot.errors import InputError, ManifestError
@@ -87,7 +88,8 @@ def lower_programs(
         known = weights | states.get(where, {})
         states[where] = contract.check_chain(laid.phase, laid.chain, records, known, laid.combo.dimensions())
         tables.phase(laid.phase, PhaseRecord(laid.chain.inputs, laid.chain.outputs, ()))
-        tables.chain(laid.position, laid.phase, ChainRecord(laid.platform, tuple(laid.mesh.items()), tuple(calls)))
+        mesh, repeat = tuple(laid.mesh.items()), _repeat(laid.chain)
+        tables.chain(laid.position, laid.phase, ChainRecord(laid.platform, mesh, tuple(calls), repeat))
     return Lowered(
         programs=tuple(tables.programs),
         bindings=tuple(tables.bindings),
@@ -97,6 +99,10 @@ def lower_programs(
         versions={"jax": jax.__version__, "jaxlib": jaxlib.__version__},
         settings=settings.LOWERING,
     )
+
+
+def _repeat(made: chain.Chain) -> RepeatRecord | None:
+    return None if made.repeat is None else RepeatRecord(**vars(made.repeat))
 
 
 def _partition(laid: Layouts) -> PartitionRecord:

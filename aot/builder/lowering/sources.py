@@ -37,7 +37,7 @@ def _from_checkpoint(plan: "Plan") -> "BuildableModel":
     from aot.models.checkpoints import checkpoint, orbax
     from aot.models.families import family
     from aot.models.language import LanguageModel
-    from aot.programs.phases import GenerationOptions
+    from aot.programs.calls import GenerationOptions
 
     source, generation = plan.model, plan.generation
     assert source.config is not None, source

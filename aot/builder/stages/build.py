@@ -161,7 +161,7 @@ def build_index(
     """The index of all that was made; tokenizer files go into the writer."""
     for data in tokenizer.tokenizer_blobs(plan.model.tokenizer).values():
         writer.add(data)
-    return Index(**planned(plan, valid_until), **vars(lowered), weights=weights)
+    return Index(_format(plan, lowered), **planned(plan, valid_until), **vars(lowered), weights=weights)
 
 
 def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
@@ -170,7 +170,6 @@ def planned(plan: "Plan", valid_until: str) -> dict[str, Any]:
 
     files = tokenizer.tokenizer_blobs(plan.model.tokenizer)
     return {
-        "format": _format(plan),
         "valid_until": valid_until,
         "origin": None,
         "model": _model(plan),
@@ -199,7 +198,9 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
     return records.GenerationRecord(**{**plain, "sampling": sampling.record_sampling(made.sampling, made.restrictions)})
 
 
-def _format(plan: "Plan") -> int:
+def _format(plan: "Plan", lowered: "Lowered") -> int:
     """The oldest version of the format that can say what the index has to."""
+    if any(chain.repeat is not None for entry in lowered.entries for chain in entry.chains):
+        return 3
     restricted = plan.generation is not None and plan.generation.restrictions != sampling.Restrictions()
-    return records.FORMAT if restricted else 1
+    return 2 if restricted else 1

@@ -36,6 +36,8 @@ Axes = Annotated[tuple[Name | Annotated[tuple[Name, ...], Few] | None, ...], Few
 Dimensions = Annotated[tuple[Name | None, ...], Few]
 """The precompile dimension that each axis of an array is, or None."""
 Calls = Annotated[tuple[tuple[Index32, Index32], ...], Meta(max_length=1 << 12)]
+Turns = Annotated[int, Meta(ge=1, le=1 << 16)]
+"""How often calls are made."""
 Ids = Annotated[tuple[Index32, ...], Many]
 Matches = Annotated[tuple[tuple[Text, Index32], ...], Many]
 Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]

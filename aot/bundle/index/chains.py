@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from aot.bundle.index.bounds import Mesh
 from aot.bundle.index.contracts import Layout
-from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, EntryRecord, Index
+from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, EntryRecord, Index, RepeatRecord
 from aot.chain import GATHER
 from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes, slot_of
 
+_LASTING = prefixes(INPUT, STATE)  # slots that hold something whatever is called
+_HOLDS: Layout = ("bool", (), ())
+_COUNT: Layout = ("int32", (), ())
 _OWN = prefixes(INPUT, STATE, VALUE)  # slots whose arrays a call may use up
 
 
@@ -116,18 +119,57 @@ class _Walk:
         self._carried = known.carried.setdefault(entry.combo, {})
         self._lies = dict(self._carried)
         self._gone: set[str] = set()
+        self._stacked: dict[str, int] = {}
         self._source: dict[str, Layout] = {}
 
     def run(self, chain: ChainRecord) -> str:
         """What does not hold in it, by the way to it from the chain; empty where all does."""
-        for number, (i, j) in enumerate(chain.calls):
-            if fault := self._call(self._layouts.arrays(i), self._index.bindings[j]):
-                return f".calls[{number}]: program {self._index.programs[i].name}: {fault}"
+        if chain.repeat is not None:
+            self._stacked = dict.fromkeys(chain.repeat.stacked, chain.repeat.most)
+        if fault := self._run(chain):
+            return fault
         if self._name == "prefill":
             self._known.begun[self._entry.combo] = self._states(chain)
         if self._source:
             self._known.sources.append((f"phases[{self._name!r}]", self._source))
         return next(self._ends(), "")
+
+    def _run(self, chain: ChainRecord) -> str:
+        repeat, end = chain.repeat, len(chain.calls)
+        if repeat is None:
+            return self._span(chain, 0, end)
+        if chain.mesh or not repeat.begin < repeat.end <= end:
+            return f".repeat: must be of calls, of which there are {end}, on one device"
+        if fault := self._span(chain, 0, repeat.begin) or self._repeated(repeat):
+            return fault
+        before = dict(self._lies)
+        for _ in range(2):  # a second turn is given what the first one leaves
+            if fault := self._span(chain, repeat.begin, repeat.end):
+                return fault
+            if odd := sorted(slot for slot, layout in before.items() if self._lies.get(slot) != layout):
+                return f".repeat: a turn leaves something else in {odd[0]!r}, or nothing"
+        # nor is anything else there where there was no turn
+        kept = {slot: layout for slot, layout in self._lies.items() if slot in before or slot.startswith(_LASTING)}
+        self._lies = kept | {repeat.count: _COUNT}
+        return self._span(chain, repeat.end, end)
+
+    def _repeated(self, repeat: RepeatRecord) -> str:
+        """What is wrong with how calls are repeated, before the first turn."""
+        if self._lies.get(repeat.slot) != _HOLDS:
+            return f".repeat: {repeat.slot!r} must hold a bool before, to say whether there is a turn"
+        if self._phase.outputs.get(repeat.count.removeprefix("output/")) != () or repeat.count in self._lies:
+            return f".repeat: {repeat.count!r} must be an output without axes that no call gives"
+        for slot in repeat.stacked:
+            axes = self._phase.outputs.get(slot.removeprefix("output/"), ())
+            if slot not in self._lies or axes[1:2] != (None,):
+                return f".repeat: {slot!r} must be an output that is given before, and has an axis for turns"
+        return ""
+
+    def _span(self, chain: ChainRecord, begin: int, end: int) -> str:
+        for number, (i, j) in enumerate(chain.calls[begin:end], begin):
+            if fault := self._call(self._layouts.arrays(i), self._index.bindings[j]):
+                return f".calls[{number}]: program {self._index.programs[i].name}: {fault}"
+        return ""
 
     def _call(self, arrays: _Arrays, binding: BindingRecord) -> str:
         lies, weights = self._lies, self._known.weights
@@ -191,6 +233,8 @@ class _Walk:
     def _sized(self, slot: str, name: str, layout: Layout, phase: Mapping[str, tuple[str | None, ...]]) -> str:
         """The sides of an input or output are the combo's dimensions."""
         shape, axes = layout[1], phase.get(name)
+        if slot in self._stacked:
+            shape = (*shape[:1], self._stacked[slot], *shape[1:])
         if axes is None or len(axes) != len(shape):
             return f"{slot!r} has {len(shape)} axes, its phase says {axes!r}"
         for axis, side in zip(axes, shape, strict=True):

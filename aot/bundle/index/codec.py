@@ -16,7 +16,7 @@ import dataclasses
 import gc
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -32,6 +32,7 @@ from aot.bundle.index.records import (
     ExecutableRecord,
     Index,
     ProgramRecord,
+    RepeatRecord,
 )
 from aot.errors import MachineError
 
@@ -52,18 +53,27 @@ _SHAPES: dict[Any, _Shape] = {}
 
 
 def _stored(cls: type, **changed: Any) -> Any:
-    """The type of a record as it is stored: some fields are others, `Any` is read later, nothing has a default."""
+    """The type of a record as it is stored: some fields are others, `Any` is read later.
+
+    Nothing has a default, but what may be unset is not there where it is None.
+    """
     hints = {field.name: field.type for field in dataclasses.fields(cls)}
     free = tuple(name for name, hint in hints.items() if hint == Mapping[str, Any])
     kinds = hints | changed | dict.fromkeys(free, msgspec.Raw)
-    made = msgspec.defstruct(f"Stored{cls.__name__}", list(kinds.items()), forbid_unknown_fields=True, gc=False)
+    listed = [(name, kind, msgspec.UNSET) if _may_be_unset(kind) else (name, kind) for name, kind in kinds.items()]
+    made = msgspec.defstruct(f"Stored{cls.__name__}", listed, forbid_unknown_fields=True, gc=False)
     _SHAPES[cls] = _SHAPES[made] = _Shape(tuple(hints), free)
     return made
+
+
+def _may_be_unset(kind: Any) -> bool:
+    return msgspec.UnsetType in get_args(kind)
 
 
 _Argument: Any = _stored(ArgumentRecord)
 _Executable: Any = _stored(ExecutableRecord)
 _Program: Any = _stored(ProgramRecord, arguments=_POSITIONS, results=_POSITIONS, executables=tuple[_Executable, ...])
+_Chain: Any = _stored(ChainRecord, repeat=RepeatRecord | msgspec.UnsetType)
 _Entry: Any = _stored(EntryRecord, chains=_ROWS)
 _Combo: Any = _stored(ComboRecord)
 _Index: Any = _stored(Index, combos=tuple[_Combo, ...], programs=_ROWS, entries=tuple[_Entry, ...], arguments=_ROWS)
@@ -92,7 +102,7 @@ def encode(index: Index) -> bytes:
         )
         for program in index.programs
     ]
-    entries = tuple(_lowered(_Entry, entry, chains=_rows(entry.chains)) for entry in index.entries)
+    entries = tuple(_lowered(_Entry, entry, chains=_rows(map(_chain, entry.chains))) for entry in index.entries)
     combos = tuple(_lowered(_Combo, combo) for combo in index.combos)
     rows = {"programs": _rows(programs), _ARGUMENTS: _rows(known)}
     return document.pack(_lowered(_Index, index, combos=combos, entries=entries, **rows))
@@ -142,6 +152,10 @@ def restored(cls: type[T], value: Any) -> T:
     return msgspec.convert(value, cls)
 
 
+def _chain(record: ChainRecord) -> Any:
+    return _lowered(_Chain, record, **({"repeat": msgspec.UNSET} if record.repeat is None else {}))
+
+
 def _rows(values: Iterable[Any]) -> tuple[bytes, ...]:
     return tuple(map(document.pack, values))
 
@@ -167,11 +181,16 @@ def _index(stored: Any) -> Index:
     _check_positions(stored.arguments, rows)
     programs = (_within(f".programs[{i}]", _program, row, arguments) for i, row in enumerate(rows))
     entries = (
-        _raised(EntryRecord, entry, chains=_table(f".entries[{i}].chains", entry.chains, ChainRecord))
+        _raised(EntryRecord, entry, chains=tuple(map(_calls, _table(f".entries[{i}].chains", entry.chains, _Chain))))
         for i, entry in enumerate(stored.entries)
     )
     combos = (_within(f".combos[{i}]", _raised, ComboRecord, combo) for i, combo in enumerate(stored.combos))
     return _raised(Index, stored, combos=tuple(combos), programs=tuple(programs), entries=tuple(entries))
+
+
+def _calls(stored: Any) -> ChainRecord:
+    repeat = None if stored.repeat is msgspec.UNSET else stored.repeat
+    return _raised(ChainRecord, stored, repeat=repeat)
 
 
 def _table(place: str, rows: Iterable[bytes], kind: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ _VERSIONS = {"jax", "jaxlib"}
 _LOGITS = ("none", "last", "all")
 _DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
 _PIXELS = 1 << 16
-_RESTRICTED = 2  # the format in which restrictions came
+_RESTRICTED, _REPEATED = 2, 3  # the formats in which restrictions came, and calls in turns
 
 
 def check_index(index: Index) -> None:
@@ -106,6 +106,8 @@ def _entries(index: Index) -> Iterator[str]:
             yield f"entries[{i}].combo: there is no combo {entry.combo}, there are {len(index.combos)}"
         if entry.phase not in index.phases:
             yield f"entries[{i}].phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
+        if index.format < _REPEATED and any(chain.repeat is not None for chain in entry.chains):
+            yield f"entries[{i}].chains: must not repeat calls before format {_REPEATED}"
     if idle := set(range(len(index.combos))) - {combo for combo, _ in seen}:
         yield f"combos[{min(idle)}]: has no entry"
     if unused := index.phases.keys() - {phase for _, phase in seen}:
@@ -148,6 +150,7 @@ def _generation(index: Index) -> Iterator[str]:
     yield from _sampling(index, record)
     yield from _language(index)
     yield from _vocabulary(index, record.vocab_size)
+    yield from _turns(index, record)
 
 
 def _sequences(index: Index, record: GenerationRecord) -> Iterator[str]:
@@ -190,6 +193,16 @@ def _language(index: Index) -> Iterator[str]:
             yield f"entries: a language model has a phase {name!r} for each combo"
         elif lacking := sorted(_DRAWN[name] - phase.outputs.keys()):
             yield f"phases[{name!r}]: lacks {lacking[0]!r}, which a language model's has"
+
+
+def _turns(index: Index, record: GenerationRecord) -> Iterator[str]:
+    for i, entry in enumerate(index.entries):
+        for j, chain in enumerate(entry.chains):
+            if chain.repeat is not None and chain.repeat.most != record.streaming_chunks:
+                yield (
+                    f"entries[{i}].chains[{j}].repeat.most: must be generation.streaming_chunks, "
+                    f"{record.streaming_chunks}, got {chain.repeat.most}"
+                )
 
 
 def _vocabulary(index: Index, size: int) -> Iterator[str]:

@@ -31,6 +31,7 @@ from aot.bundle.index.bounds import (
     Slots,
     Text,
     Texts,
+    Turns,
 )
 from aot.targets import Target, target_of
 from aot.vision import Images
@@ -38,7 +39,8 @@ from aot.vision import Images
 # Format versions:
 # 1: the first.
 # 2: `generation.sampling` may have the names of `aot.sampling.RESTRICTIONS`.
-FORMAT = 2
+# 3: chains may have a `repeat`.
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,26 @@ class PhaseRecord:
 
 
 @dataclass(frozen=True)
+class RepeatRecord:
+    """The calls from `begin` to before `end` are made in turns, as `aot.chain.Repeat` says."""
+
+    begin: Index32
+    end: Index32
+    slot: Name
+    most: Turns
+    count: Name
+    stacked: Slots
+
+
+@dataclass(frozen=True)
 class ChainRecord:
     """The calls of an entry on one platform and mesh, as positions in `Index.programs` and `Index.bindings`."""
 
     platform: Name
     mesh: Mesh
     calls: Calls
+    repeat: RepeatRecord | None = None
+    """Calls that are made in turns; it is not stored where there are none."""
 
 
 @dataclass(frozen=True)

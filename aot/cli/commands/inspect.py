@@ -63,8 +63,13 @@ def _document(bundle: Bundle) -> dict[str, Any]:
 
 def _entry(index: Index, entry: EntryRecord) -> dict[str, Any]:
     programs = [
-        {"platform": c.platform, "mesh": dict(c.mesh), "calls": [index.programs[p].digest for p, _ in c.calls]}
-        for c in entry.chains
+        {
+            "platform": chain.platform,
+            "mesh": dict(chain.mesh),
+            "calls": [index.programs[p].digest for p, _ in chain.calls],
+            "repeat": codec.plain(chain.repeat),
+        }
+        for chain in entry.chains
     ]
     return {
         "key": index.combos[entry.combo].key,

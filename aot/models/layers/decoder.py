@@ -132,7 +132,8 @@ class FamilyDecoder:
     """Whether it runs on a mesh of several devices."""
 
     @property
-    def blockwise(self) -> bool:
+    def stepwise(self) -> bool:
+        # On a mesh each call waits for the other devices, and an accelerator for its host.
         return self.platform == "cpu" and not self.several
 
     @property
@@ -200,7 +201,7 @@ class FamilyDecoder:
             frequencies=np.asarray(self.config.inverse_frequencies(), np.float32),
             sections=self.sections,
             platform=self.platform,
-            blockwise=self.blockwise,
+            blockwise=self.stepwise,
         )
 
     def block(

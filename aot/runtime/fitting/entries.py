@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aot.bundle.index.bounds import Axes, Mesh
-from aot.bundle.index.records import ArgumentRecord, BindingRecord, ChainRecord, ExecutableRecord, Index, ProgramRecord
+from aot.bundle.index.records import (
+    ArgumentRecord,
+    BindingRecord,
+    ChainRecord,
+    ExecutableRecord,
+    Index,
+    ProgramRecord,
+    RepeatRecord,
+)
 from aot.errors import MachineError
 from aot.partition import spelled_mesh
 from aot.precompile import Combo
@@ -44,6 +52,11 @@ class Entry:
         if self.chain is None:
             raise MachineError(f"bundle: {_absent(self)}")
         return tuple((self.index.programs[p], self.index.bindings[b]) for p, b in self.chain.calls)
+
+    @property
+    def repeat(self) -> RepeatRecord | None:
+        """Which of the calls are made in turns."""
+        return None if self.chain is None else self.chain.repeat
 
     @cached_property
     def taken(self) -> dict[str, ArgumentRecord]:
