@@ -6,7 +6,7 @@ from typing import Any
 from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecord
 from aot.chain import Array, Chain, Repeat
 from aot.errors import InputError
-from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes
+from aot.slots import GATHERED, INPUT, OUTPUT, SOURCE, STATE, VALUE, WEIGHT, prefixes, slot_of
 
 Calls = list[tuple[ProgramRecord, BindingRecord]]
 _LENT = prefixes(WEIGHT, GATHERED, SOURCE)  # slots that are read by others and later, so never donated
@@ -81,12 +81,12 @@ def _ends(made: Chain, slots: Mapping[str, Array], dimensions: Mapping[str, Any]
 
 def _stacked(outputs: Mapping[str, Array], repeat: Repeat) -> dict[str, Array]:
     """Outputs as all turns of a repeat give them together."""
-    shapes = {slot.removeprefix("output/"): repeat.most for slot in repeat.stacked}
+    shapes = {slot_of(slot).path: repeat.most for slot in repeat.stacked}
     made = {
         name: Array((*array.shape[:1], shapes[name], *array.shape[1:]), array.dtype) if name in shapes else array
         for name, array in outputs.items()
     }
-    return made | {repeat.count.removeprefix("output/"): Array((), "int32")}
+    return made | {slot_of(repeat.count).path: Array((), "int32")}
 
 
 def _axes(place: str, axes: tuple[str | None, ...], array: Array, dimensions: Mapping[str, Any]) -> Iterator[str]:

@@ -157,13 +157,16 @@ class _Walk:
         """What is wrong with how calls are repeated, before the first turn."""
         if self._lies.get(repeat.slot) != _HOLDS:
             return f".repeat: {repeat.slot!r} must hold a bool before, to say whether there is a turn"
-        if self._phase.outputs.get(repeat.count.removeprefix("output/")) != () or repeat.count in self._lies:
+        if self._axes(repeat.count) != () or repeat.count in self._lies:
             return f".repeat: {repeat.count!r} must be an output without axes that no call gives"
         for slot in repeat.stacked:
-            axes = self._phase.outputs.get(slot.removeprefix("output/"), ())
-            if slot not in self._lies or axes[1:2] != (None,):
+            if slot not in self._lies or (self._axes(slot) or ())[1:2] != (None,):
                 return f".repeat: {slot!r} must be an output that is given before, and has an axis for turns"
         return ""
+
+    def _axes(self, slot: str) -> tuple[str | None, ...] | None:
+        """What the phase says of an output; None of any other slot."""
+        return self._phase.outputs.get(slot_of(slot).path) if OUTPUT.holds(slot) else None
 
     def _span(self, chain: ChainRecord, begin: int, end: int) -> str:
         for number, (i, j) in enumerate(chain.calls[begin:end], begin):
