@@ -20,7 +20,7 @@ class Held:
 
     resident: int
     proportional: int
-    """Its part of them, where pages are shared."""
+    """A part of each shared page, by the number of processes that share it."""
     shared: int
     """Shared and clean."""
     anonymous: int
