@@ -35,8 +35,7 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
 
     It stays for the next run, in pytest's own cache; --cache-clear empties both.
     """
-    root = pytestconfig.cache.mkdir("builds")
-    root.chmod(0o700)  # one that others can write is refused
+    root = kept_builds(pytestconfig)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AOT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         patch.setenv("AOT_CACHE_DIR", str(root))
@@ -45,7 +44,13 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # xdist's: once, after all of them
-        eviction.sweep(session.config.cache.mkdir("builds"), eviction.Rule(max_size=CACHE))
+        eviction.sweep(kept_builds(session.config), eviction.Rule(max_size=CACHE))
+
+
+def kept_builds(config: pytest.Config) -> Path:
+    root = config.cache.mkdir("builds")
+    root.chmod(0o700)  # one that others can write is refused
+    return root
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -162,15 +162,12 @@ def _rebuilt(
         (home / "inputs").mkdir()
         for path in manifest.parent.resolve().iterdir():
             (home / "inputs" / path.name).symlink_to(path)
-        part = options.part
         request = Request(
             manifest=manifest.absolute(),
             inputs=home / "inputs",
             bundle=bundle.path.resolve(),
             origin=None if options.origin is None else options.origin.resolve(),
-            key=part.key,
-            platform=part.platform,
-            executables=part.executables,
+            part=options.part,
             valid_until=release.valid_until,
             jobs=environment.jobs,
             cores=environment.cores,

@@ -43,9 +43,7 @@ class Request:
     bundle: Path
     origin: Path | None
     """The bundle that it was refreshed from."""
-    key: str | None
-    platform: str | None
-    executables: bool
+    part: Part
     valid_until: str
     """The last day on which programs that the installed jax exports are read."""
     jobs: int
@@ -105,7 +103,7 @@ def _rebuilt(request: Request) -> Rebuilt:
     """A bundle made again."""
     manifest = request.manifest
     plan = _moved(plans.resolve(plans.read_manifest(manifest)), manifest.parent.resolve(), request.inputs)
-    part = Part(request.key, request.platform, request.executables)
+    part = request.part
     report = Told()
     with Writer.stage(request.staging) as writer:
         stored, evidence = store.open(request.bundle), provenance.Evidence(plan)

@@ -11,7 +11,14 @@ import msgspec
 from aot import children
 from aot.bench.trial import Trial
 
-_FIELDS = {"Rss": "resident", "Pss": "proportional", "Shared_Clean": "shared", "Anonymous": "anonymous"}
+# A page of a file that is not yet written to its disk counts as dirty.
+_FIELDS = {
+    "Rss": "resident",
+    "Pss": "proportional",
+    "Shared_Clean": "shared",
+    "Shared_Dirty": "shared",
+    "Anonymous": "anonymous",
+}
 
 
 @dataclass(frozen=True)
@@ -20,9 +27,9 @@ class Held:
 
     resident: int
     proportional: int
-    """Its part of them, where pages are shared."""
+    """A part of each shared page, by the number of processes that share it."""
     shared: int
-    """Shared and clean."""
+    """What other processes have mapped as well."""
     anonymous: int
 
 
@@ -41,11 +48,11 @@ def held_bytes() -> Held:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    found = {}
+    found = dict.fromkeys(_FIELDS.values(), 0)
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         name, _, amount = line.partition(":")
         if name in _FIELDS:
-            found[_FIELDS[name]] = int(amount.split()[0]) * 1024
+            found[_FIELDS[name]] += int(amount.split()[0]) * 1024
     return Held(**found)
 
 

@@ -18,7 +18,7 @@ class Trial:
     verify: Verify
     """When weights are checked, as for `aot.load`."""
     props: Mapping[str, Any] | None
-    """Of the entries to use."""
+    """The `required_props` of the entries to use."""
 
     def argument(self) -> str:
         """The trial as one argument of a command line, which `trial_of` reads."""

@@ -1,8 +1,7 @@
 """How a builder and the processes that work for it speak: messages in msgpack, each a frozen value of a class of ours.
 
 A message is the name of its class and its fields, which whoever receives it reads by their type hints, strictly. Names
-of files that are not UTF-8 come through as well. What is declared as `Any` is what JSON can say, and comes back with
-lists for tuples.
+of files that are not UTF-8 come through as well. What is declared as `Any` is what JSON can say.
 """
 
 import dataclasses
@@ -91,10 +90,13 @@ def packed(value: Any) -> bytes:
     return data
 
 
-def received(stream: IO[bytes], *kinds: type[T]) -> Iterator[T]:
-    """The messages of a stream as they come, each of one of these classes."""
+def received(stream: IO[bytes], *kinds: type[T], lists: bool = False) -> Iterator[T]:
+    """The messages of a stream as they come, each of one of these classes.
+
+    What is declared as `Any` comes with tuples, as records have it, or with lists, as plans do.
+    """
     known = {kind.__name__: kind for kind in kinds}
-    unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False, unicode_errors=_ERRORS)
+    unpacker = msgpack.Unpacker(use_list=lists, max_buffer_size=0, strict_map_key=False, unicode_errors=_ERRORS)
     while piece := cast(Any, stream).read1(_PIECE):
         unpacker.feed(piece)
         yield from (read(known[name], fields) for name, fields in unpacker)

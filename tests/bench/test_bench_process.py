@@ -137,7 +137,8 @@ def test_nothing_that_was_started_outlives_who_started_it_however_that_ends(numb
         import signal, sys
         from aot.bench import group
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        with group.started([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(99)"], stdout=-1) as p:
+        code = "import time; print(1, flush=True); time.sleep(99)"
+        with group.running_group([sys.executable, "-c", code], stdout=-1) as p:
             p.stdout.readline()
             print(p.pid, flush=True)
             p.wait()

@@ -18,6 +18,7 @@ from aot.builder.tasks.executable import Compile
 from aot.builder.tasks.task import task_of
 from aot.bundle.index.records import BlobRecord, WeightRecord, WeightsRecord
 from aot.errors import AotError
+from aot.targets import CpuTarget
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -37,7 +38,7 @@ WHOLE = Everything(
     pairs=((1, b"\x00\xff"),),
     counts={"z": 1, "a": 2},
     by_position={3: b"three"},
-    said={"order": {"model": 2, "data": 4}, "list": [1, 2.5, None, True, os.fsdecode(b"\xe9")]},
+    said={"order": {"model": 2, "data": 4}, "list": (1, 2.5, None, True, os.fsdecode(b"\xe9"))},
     record=WeightsRecord((BlobRecord(DIGEST, 7),), {"w": WeightRecord("float32", (2, 3), 0)}),
 )
 EMPTY = Everything(path=None, pairs=(), counts=3, by_position={}, said=None)
@@ -63,10 +64,13 @@ def test_mappings_keep_their_order_which_is_that_of_devices() -> None:
     assert list(found.counts) == ["z", "a"]
 
 
-def test_what_is_declared_as_anything_comes_back_as_json_has_it() -> None:
-    (found,) = through(Done({"a": (1, (2, 3)), "b": MappingProxyType({"c": Path("d")})}))
+def test_what_is_declared_as_anything_comes_back_with_tuples_or_lists() -> None:
+    message = Done({"a": (1, [2, 3]), "b": MappingProxyType({"c": Path("d")})})
+    (found,) = through(message)
+    (listed,) = messages.received(io.BytesIO(messages.packed(message)), Done, lists=True)
 
-    assert found == Done({"a": [1, [2, 3]], "b": {"c": "d"}})
+    assert found == Done({"a": (1, (2, 3)), "b": {"c": "d"}})
+    assert listed == Done({"a": [1, [2, 3]], "b": {"c": "d"}})
 
 
 def test_messages_of_several_classes_come_in_their_order_however_large() -> None:
@@ -105,7 +109,7 @@ def test_an_error_is_raised_as_it_was_in_the_other_process(error: AotError) -> N
 
 
 def test_a_task_is_found_by_its_class_and_says_what_it_gives() -> None:
-    task = Compile(DIGEST, (("data", 2),), {"cpu": {"isa": "avx2", "mesh": {"data": 2}}}, Path("staging"))
+    task = Compile(DIGEST, (("data", 2),), CpuTarget("avx2", 2, mesh={"data": 2}), Path("staging"))
     (asked,) = through(task.asked())
 
     assert isinstance(asked, Asked)

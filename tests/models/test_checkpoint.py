@@ -362,9 +362,10 @@ def peak():
 
 directory = Path(sys.argv[1])
 config = checkpoint.read_config(directory)
-arrays.cast(arrays.np.ones(1 << 20, "f4"), arrays.resolve("bfloat16"), "")  # what numpy loads at its first cast
+narrow = arrays.weight_dtype("bfloat16")
+arrays.cast_tensor(arrays.np.ones(1 << 20, "f4"), narrow, "")  # what numpy loads at its first cast
 start, total = peak(), 0
-for path, array in checkpoint.tensors(directory, config, sys.argv[2]):
+for path, array in checkpoint.checkpoint_tensors(directory, config, sys.argv[2]):
     total += array.nbytes
     array.sum()
     del array

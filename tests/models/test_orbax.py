@@ -214,7 +214,7 @@ def test_jax_and_orbax_are_not_imported(tmp_path: Path) -> None:
     directory = standard(tmp_path / "saved", state())
     program = (
         "import sys; from pathlib import Path; from aot.models.checkpoints import orbax\n"
-        f"arrays = orbax.tensors(Path({str(directory)!r}), 'params/embed', {{'tokens': (24, 8)}}, 'float32')\n"
+        f"arrays = orbax.orbax_tensors(Path({str(directory)!r}), 'params/embed', {{'tokens': (24, 8)}}, 'float32')\n"
         "path, array = next(arrays)\n"
         "print(path, array.shape, *sorted({'jax', 'orbax', 'flax'} & set(sys.modules)))"
     )

@@ -102,7 +102,7 @@ def memory(name):
 file = open(sys.argv[1], "rb")
 array = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.float32).reshape(1024, -1)
 array.sum()
-client = mesh_client.Client("cpu", (("data", 2), ("model", 2)))
+client = mesh_client.MeshClient("cpu", (("data", 2), ("model", 2)))
 client.put(np.zeros(2, np.float32))
 for axes in [(None, None), ("data", None), (("data", "model"), None), ("data", "model")]:
     memory_before, base = memory("RssAnon"), array.ctypes.data

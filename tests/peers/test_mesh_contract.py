@@ -108,10 +108,11 @@ with aot.load(sys.argv[1], devices=4) as model:
     put = executor.client.put
     prefill, decode = ({e.phase: e for e in model._entries.values()}[phase] for phase in ("prefill", "decode"))
     for name, change in CHANGES.items():
-        _, state = executor.run(prefill, execute.checked_inputs(prefill, exercise.inputs(prefill)))
+        _, state = executor.run(prefill, execute.checked_inputs(prefill, exercise.exercise_inputs(prefill)))
         change(state, "state/cache/0/key", "state/cache/1/key")
         try:
-            executor.run(decode, execute.checked_inputs(decode, exercise.inputs(decode)), State(prefill, state, 2))
+            given = execute.checked_inputs(decode, exercise.exercise_inputs(decode))
+            executor.run(decode, given, State(prefill, state, 2))
         except BundleError as error:
             print(name, str(error).partition(":")[0], flush=True)
 """

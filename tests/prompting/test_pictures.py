@@ -275,7 +275,7 @@ def test_too_many_pixels_are_refused_without_a_further_word_of_pillow_s():
     code = (
         "import sys; from aot.runtime.prompting import pictures\n"
         "from aot.errors import InputError\n"
-        "try: pictures.opened(sys.stdin.buffer.read(), 'x')\n"
+        "try: pictures.open_picture(sys.stdin.buffer.read(), 'x')\n"
         "except InputError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=png(12_000, 12_000), capture_output=True, check=True)

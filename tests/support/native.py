@@ -41,7 +41,7 @@ def raw(compiled):
 def held(function, *arguments):
     return raw(cpu.way().compile(lowered(devices, function, *arguments), baseline, {}))
 
-directory, baseline = Path(sys.argv[1]), isa.baseline(sys.argv[2])
+directory, baseline = Path(sys.argv[1]), isa.find_baseline(sys.argv[2])
 devices = cpu.devices(CpuTarget(baseline.name, 32), 1)
 of = jax.ShapeDtypeStruct
 arguments = of((16, 64), "float32"), of((64, 64), "float32"), of((64, 64), "bfloat16")

@@ -11,7 +11,7 @@ from aot.plan import Plan
 
 def sent(plan: Plan) -> Plan:
     """The plan as a worker gets it."""
-    (asked,) = messages.received(io.BytesIO(messages.packed(Count(plan).asked())), Asked)
+    (asked,) = messages.received(io.BytesIO(messages.packed(Count(plan).asked())), Asked, lists=True)
     task = task_of(asked)
     assert isinstance(task, Count)
     return task.plan

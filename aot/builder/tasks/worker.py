@@ -32,7 +32,7 @@ def main(parent: int) -> None:
         answers.write(messages.packed(message))
 
     logging.getLogger("aot.cache").addHandler(_Told(answer))
-    for asked in messages.received(sys.stdin.buffer, Asked):
+    for asked in messages.received(sys.stdin.buffer, Asked, lists=True):
         task = task_of(asked)
         (_perform_apart if task.apart else _perform)(task, answer)
 
