@@ -69,11 +69,11 @@ def _steady(model: "Model", trial: "Trial") -> dict[str, list[float]]:
         run = start_greedy(model, trial, trial.new_tokens if number * trial.new_tokens < _DECODED else 1)
         next(run.steps)
         prefill.append(time.perf_counter() - before)
-        decode += _chunks(run)
+        decode += step_seconds(run)
     return {"prefill": prefill, "decode": decode}
 
 
-def _chunks(run: "Run") -> list[float]:
+def step_seconds(run: "Run") -> list[float]:
     """Seconds a token of each chunk of decode steps."""
     found = []
     tokens, before = len(run.sequences[0].tokens), time.perf_counter()

@@ -83,26 +83,30 @@ class Calls:
         """Books the tokens as prompt."""
         taken = {name: self.state[name] for name in ("prompted", "counts", "generated", "token")}
         given = {"tokens": self._ids, "lengths": self._rows, "start": self._rows}
-        program = chain.program("prompt", choosing.book_prompt, {**taken, **given}, {"prompted", "counts"})
+        program = chain.program(
+            "prompt", choosing.BookPrompt(self.sizes.capacity), {**taken, **given}, {"prompted", "counts"}
+        )
         takes = {name: STATE.slot(name) for name in taken}
         takes |= {"tokens": self.tokens, "lengths": self.fed, "start": STATE.slot("lengths")}
-        return chain.call(program, takes, {n: STATE.slot(n) for n in ("prompted", "counts", "generated", "done")})
+        gives = {name: STATE.slot(name) for name in ("prompted", "counts", "generated", "done")}
+        return chain.call(program, takes, {**gives, "room": VALUE.slot("room")})
 
     def undrawn(self) -> Call:
         """Rows of which nothing is generated, and which get no more tokens."""
         arguments = {"lengths": self._rows, "counts": self.state["counts"]}
-        program = chain.program("undrawn", choosing.undrawn, arguments, {"counts"})
-        gives = {name: STATE.slot(name) for name in ("counts", "generated", "done")} | {"fed": self.fed}
+        program = chain.program("undrawn", choosing.Undrawn(self.sizes.capacity), arguments, {"counts"})
+        gives = {name: STATE.slot(name) for name in ("counts", "generated", "done")}
+        gives |= {"fed": self.fed, "room": VALUE.slot("room")}
         return chain.call(program, {name: STATE.slot(name) for name in arguments}, gives)
 
     def draw(self, shown: bool, names: Mapping[str, str]) -> Call:
         """The next token of each row: its outputs, by what they are called in the phase."""
         taken = {name: self.state[name] for name in ("logits", "prompted", *_ROW_STATE)}
-        arguments = {**taken, "fed": self._rows, **self.request}
+        arguments = {**taken, "fed": self._rows, "room": Array((), "int32"), **self.request}
         program = chain.program("draw", self._drawing(shown), arguments, {"counts"})
         takes = {name: STATE.slot(name) for name in taken} | {name: INPUT.slot(name) for name in self.request}
         gives = {name: STATE.slot(name) for name in _ROW_STATE} | self._following(shown, names)
-        return chain.call(program, {**takes, "fed": self.fed}, gives)
+        return chain.call(program, {**takes, "fed": self.fed, "room": VALUE.slot("room")}, gives)
 
     def begin(self, shown: bool, names: Mapping[str, str]) -> Call:
         """What decode starts from."""
@@ -110,7 +114,8 @@ class Calls:
         arguments = {**taken, "stop": self.state["done"], "pad": self.request["pad"]}
         program = chain.program("begin", self._beginning(shown), arguments)
         takes = {name: STATE.slot(name) for name in taken} | {name: INPUT.slot(name) for name in ("stop", "pad")}
-        return chain.call(program, takes, {"done": STATE.slot("done")} | self._following(shown, names))
+        gives = {"done": STATE.slot("done"), "room": VALUE.slot("room")}
+        return chain.call(program, takes, gives | self._following(shown, names))
 
     def loop(self, inputs: Mapping[str, Array], outputs: Mapping[str, Any]) -> Call:
         """All steps of decode and the loop over them in one program."""
@@ -135,7 +140,7 @@ class Calls:
 
     def _drawing(self, shown: bool) -> choosing.Draw:
         """The function that draws a token."""
-        return choosing.Draw(self.sizes.capacity, shown, self.options.suppress, self.options.begin_suppress)
+        return choosing.Draw(shown, self.options.suppress, self.options.begin_suppress)
 
     def _beginning(self, shown: bool) -> choosing.Begin:
         """The function with which decode begins."""

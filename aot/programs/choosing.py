@@ -15,31 +15,42 @@ DRAWN_STATE = ("counts", "generated", "token", "done")
 """State that begins anew with a prompt."""
 
 
-def book_prompt(
-    tokens: jax.Array,
-    lengths: jax.Array,
-    start: jax.Array,
-    prompted: jax.Array,
-    counts: jax.Array,
-    generated: jax.Array,
-    token: jax.Array,
-) -> StepArrays:
+@dataclass(frozen=True)
+class BookPrompt:
     """Books tokens [batch, length] as prompt, behind which nothing is generated yet.
 
     What was generated before and is in the cache is prompt from now on. The last token generated is not in the
     cache: it belongs to the text only if the caller sends it again.
     """
-    rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)
-    held = counts.at[rows, token].add(-(generated > 0).astype(jnp.int32)) > 0
-    given = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
-    ids = jnp.where(given, tokens, np.int32(prompted.shape[1]))
-    booked = (prompted | held).at[rows[:, None], ids].set(True, mode="drop")
-    return {"prompted": booked, **_undrawn(counts, start + lengths)}
+
+    capacity: int
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        start: jax.Array,
+        prompted: jax.Array,
+        counts: jax.Array,
+        generated: jax.Array,
+        token: jax.Array,
+    ) -> StepArrays:
+        rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)
+        held = counts.at[rows, token].add(-(generated > 0).astype(jnp.int32)) > 0
+        given = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
+        ids = jnp.where(given, tokens, np.int32(prompted.shape[1]))
+        booked = (prompted | held).at[rows[:, None], ids].set(True, mode="drop")
+        return {"prompted": booked, **_undrawn(counts, start + lengths), "room": jnp.int32(self.capacity)}
 
 
-def undrawn(lengths: jax.Array, counts: jax.Array) -> StepArrays:
+@dataclass(frozen=True)
+class Undrawn:
     """The state of rows that hold `lengths` tokens of prompt, get no more, and of which nothing is generated."""
-    return {**_undrawn(counts, lengths), "fed": jnp.zeros_like(lengths)}
+
+    capacity: int
+
+    def __call__(self, lengths: jax.Array, counts: jax.Array) -> StepArrays:
+        return {**_undrawn(counts, lengths), "fed": jnp.zeros_like(lengths), "room": jnp.int32(self.capacity)}
 
 
 def _undrawn(counts: jax.Array, lengths: jax.Array) -> StepArrays:
@@ -50,11 +61,11 @@ def _undrawn(counts: jax.Array, lengths: jax.Array) -> StepArrays:
 class Draw:
     """The next token of each row that is not done, from the logits after the `fed` tokens that it got last.
 
-    A row whose cache is full is done: there is no slot for the token that it would be fed. `tokens` [batch, 1] and
-    `fed` [batch] are what is fed next, `more` whether there is any.
+    A row that fills the `room` of its cache is done: there is no slot for the token that it would be fed. `tokens`
+    [batch, 1] and `fed` [batch] are what is fed next, `more` whether there is any. The room is an argument, so that
+    this program, which is slow to load, is one for caches of all sizes.
     """
 
-    capacity: int
     shown: bool
     """Whether the logits are given too."""
     suppressed: tuple[int, ...] = ()
@@ -72,6 +83,7 @@ class Draw:
         token: jax.Array,
         done: jax.Array,
         fed: jax.Array,
+        room: jax.Array,
         **request: jax.Array,
     ) -> StepArrays:
         live = ~done
@@ -81,7 +93,7 @@ class Draw:
         drawn = jnp.where(live, best, request["pad"])
         rows = jnp.arange(token.shape[0], dtype=jnp.int32)
         lengths, generated = lengths + fed, generated + live.astype(jnp.int32)
-        done |= _ends(drawn, request) | (generated >= request["limit"]) | (lengths >= np.int32(self.capacity))
+        done |= _ends(drawn, request) | (generated >= request["limit"]) | (lengths >= room)
         state = {
             "counts": counts.at[rows, drawn].add(live.astype(jnp.int32), mode="drop"),
             "generated": generated,
@@ -97,7 +109,7 @@ class Draw:
 class Begin:
     """A call of decode begins: rows that are to `stop`, or whose cache is full, are done.
 
-    Gives what `Draw` gives where nothing is drawn.
+    Gives what `Draw` gives where nothing is drawn, and the `room` of a row in the cache.
     """
 
     capacity: int
@@ -111,7 +123,8 @@ class Begin:
         nothing = {"drawn": jnp.full_like(token, pad), "logprob": jnp.zeros(token.shape, jnp.float32)}
         if self.shown is not None:
             nothing["shown"] = jnp.zeros((len(token), self.shown), jnp.float32)
-        return {"done": done, **_next({"token": token, "done": done}), **nothing}
+        beginning = {"done": done, "room": jnp.int32(self.capacity)}
+        return {**beginning, **_next({"token": token, "done": done}), **nothing}
 
 
 def _next(state: StepArrays) -> StepArrays:

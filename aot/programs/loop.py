@@ -29,7 +29,7 @@ class Decode:
         weights, state, request = (kind.paths(arrays) for kind in (WEIGHT, STATE, INPUT))
         prompted = state.pop("prompted")
         begun = self.begin(state["token"], state["done"], state["lengths"], request.pop("stop"), request["pad"])
-        state["done"] = begun["done"]
+        state["done"], room = begun["done"], begun["room"]
 
         def more(carry: Any) -> jax.Array:
             step, state, _ = carry
@@ -38,7 +38,7 @@ class Decode:
         def advance(carry: Any) -> Any:
             step, state, outputs = carry
             live = ~state["done"]
-            state, drawn = self._step(weights, state, prompted, request)
+            state, drawn = self._step(weights, state, prompted, {**request, "room": room})
             return step + np.int32(1), state, self._record(outputs, step, drawn, live)
 
         step, state, outputs = lax.while_loop(more, advance, (jnp.int32(0), state, self._outputs(begun)))

@@ -100,6 +100,7 @@ def spoil(path: str, value: object) -> bytes:
         ("arguments/1/name", b"x", "arguments[1].name: must be 'str', got 'bytes'"),
         ("arguments/1/donated", ..., "arguments[1]: missing required field 'donated'"),
         ("programs/0/extra", 1, "programs[0]: contains unknown field 'extra'"),
+        ("programs/0/ex\ntra", 1, "programs[0]: contains unknown field 'ex\\ntra'"),
         ("programs/0", [], "programs[0]: must be 'object', got 'array'"),
         (
             "programs/0/arguments/1",

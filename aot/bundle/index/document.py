@@ -13,6 +13,7 @@ from aot.errors import BundleError
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 _PATH = re.compile(r"(.*?)(?: - at (?:`key` in )?`(.*)`)?", re.DOTALL)
 _BYTES, _VALUES, _DEPTH = 1 << 20, 1 << 16, 16
+_TOLD = 200  # characters of msgspec's words
 
 
 class Fault(Exception):
@@ -93,4 +94,6 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def _spelled(problem: str) -> str:
-    return problem.replace("`", "'").replace("Expected ", "must be ", 1).removeprefix("Object ")
+    """In our words, and in one line: it may name a field that a stranger named."""
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem[:_TOLD])
+    return printable.replace("`", "'").replace("Expected ", "must be ", 1).removeprefix("Object ")
