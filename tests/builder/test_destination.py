@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 from bundles import TODAY, dated, tree
-from commands import Finished, aot
+from commands import Finished, aot, finished
 
 from aot import digest
 from aot.bundle import store
@@ -189,7 +189,7 @@ def mounted(tmp_path: Path, size: str, prepare: str, *arguments: object, **varia
     )
     if done.returncode in (1, 99) and not (tmp_path / "listing").exists():
         pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    return Finished(done.returncode, done.stdout, done.stderr), (tmp_path / "listing").read_text()
+    return finished(done), (tmp_path / "listing").read_text()
 
 
 @pytest.mark.parametrize(
