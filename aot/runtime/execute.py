@@ -80,7 +80,8 @@ class Executor:
         Raises MachineError where XLA fails on this machine.
         """
         try:
-            return self._run(entry, inputs, state, source)
+            with switching.often():
+                return self._run(entry, inputs, state, source)
         except RuntimeError as error:  # jaxlib's own are of this kind
             cause = str(error).partition("\n")[0]
             raise MachineError(
@@ -120,15 +121,14 @@ class Executor:
         turn = [(self.executables.of(call.program), *call.bound(slots, given), call.gives) for call in calls]
         pieces: dict[str, list[Buffer]] = {slot: [] for slot in repeat.stacked}
         missing, count = {slot: slots[slot] for slot in repeat.stacked}, 0
-        with switching.often():
-            while count < repeat.most and read(slots[repeat.slot]):
-                for run, arguments, moving, gives in turn:
-                    for place, slot in moving:
-                        arguments[place] = slots[slot]
-                    slots.update(zip(gives, run(arguments), strict=True))
-                for slot, taken in pieces.items():
-                    taken.append(slots[slot])
-                count += 1
+        while count < repeat.most and read(slots[repeat.slot]):
+            for run, arguments, moving, gives in turn:
+                for place, slot in moving:
+                    arguments[place] = slots[slot]
+                slots.update(zip(gives, run(arguments), strict=True))
+            for slot, taken in pieces.items():
+                taken.append(slots[slot])
+            count += 1
         made = {slot: [*taken, *[missing[slot]] * (repeat.most - count)] for slot, taken in pieces.items()}
         stacked = {slot: np.stack([read(piece) for piece in each], axis=1) for slot, each in made.items()}
         return {**stacked, repeat.count: np.array(count, np.int32)}
