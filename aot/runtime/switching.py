@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 _OFTEN = 0.0001
-"""Seconds that another thread may go on for once this one needs Python again; Python's default is fifty times as long."""
+"""Seconds that another thread may go on for once this one needs Python again, a fiftieth of Python's default."""
 
 _lock = threading.Lock()
 _depth = 0
