@@ -13,8 +13,7 @@ from aot.bundle.index.records import ArgumentRecord, BindingRecord, ProgramRecor
 from aot.bundle.store import Bundle
 from aot.chain import GATHER
 from aot.errors import InputError, MachineError
-from aot.runtime import switching
-from aot.runtime.device import opening, placing
+from aot.runtime.device import opening, placing, switching
 from aot.runtime.device.client import Buffer, Client, numpy_dtype
 from aot.runtime.executables import Executables, Policy
 from aot.runtime.fitting import entries

@@ -13,7 +13,7 @@ from aot.bundle import store
 from aot.bundle.index import codec
 from aot.bundle.index.records import ChainRecord, Index, RepeatRecord
 from aot.errors import BundleError
-from aot.runtime import switching
+from aot.runtime.device import switching
 
 
 def changed(index: Index, **fields: Any) -> Index:
@@ -123,5 +123,5 @@ def test_threads_give_way_more_often_only_while_someone_asks_for_it() -> None:
         thread.join()
         inside.append(sys.getswitchinterval())
 
-    assert inside == [pytest.approx(0.0005)] * 2
+    assert inside[0] == inside[1] < before
     assert sys.getswitchinterval() == before

@@ -145,7 +145,7 @@ def test_inspect_prints_all_that_scripts_need(tiny_bundle: Path, document: Calla
         assert entry["key"] in keys
         assert [chain["platform"] for chain in entry["programs"]] == ["cpu", "cuda", "tpu"]
         for chain in entry["programs"]:
-            assert list(chain) == ["platform", "mesh", "calls"]
+            assert list(chain) == ["platform", "mesh", "calls", "repeat"]
             assert all(DIGEST.fullmatch(call) for call in chain["calls"])
         on_cpu = set(entry["programs"][0]["calls"])
         assert {made["program"] for made in entry["executables"]} == on_cpu

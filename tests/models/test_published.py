@@ -98,12 +98,13 @@ def test_each_built_shape_takes_as_many_tokens_as_the_processor_of_transformers_
 @pytest.mark.parametrize(
     ("name", "combos", "compiles", "dropped"),
     [
-        # Four shapes of text: embed, block, head, prompt, decode and place of each; `first` of 2 batch sizes; `take`
-        # of 3 pairs of these for lengths, prompted, logits and the caches of 2 lengths; patch, encode and project.
-        ("llava-1.5-7b", 2 * 2 * 2, 6 * 4 + 2 + 5 * 3 + 3, 0),
-        # The same with positions and offset; patch of 4 image shapes, and encode and project of 3, as two of them
-        # have as many patches.
-        ("qwen2-vl-2b", 2 * 2 * 5 - 2, 8 * 4 + 2 + 5 * 3 + 4 + 2 * 3, 1),
+        # Four shapes of text: embed, place, block, last and prompt of each, undrawn of fork, begin and block of decode;
+        # head, draw and decode's embed of 2 batch sizes; `take` of 3 pairs of these for lengths, prompted, logits and
+        # the caches of 2 lengths; patch, encode and project.
+        ("llava-1.5-7b", 2 * 2 * 2, 8 * 4 + 3 * 2 + 5 * 3 + 3, 0),
+        # The same with positions and offset, and positions of decode; patch of 4 image shapes, and encode and project
+        # of 3, as two of them have as many patches.
+        ("qwen2-vl-2b", 2 * 2 * 5 - 2, 10 * 4 + 4 * 2 + 5 * 3 + 4 + 2 * 3, 1),
     ],
 )
 def test_the_manifest_gives_so_many_combos_and_programs(name: str, combos: int, compiles: int, dropped: int) -> None:

@@ -2,33 +2,40 @@
 
 import dataclasses
 
+import jax
 import pytest
+from interpreter import jitted
 
-from aot.chain import Repeat
+from aot.chain import Program, Repeat
 from aot.models.families.config import DecoderConfig
 from aot.models.families.family import ModelConfig
 from aot.models.language import LanguageModel
 from aot.precompile import Combo
 from aot.programs.calls import GenerationOptions
 
-CONFIG = DecoderConfig.from_huggingface(
-    {
-        "architectures": ["Qwen2ForCausalLM"],
-        "vocab_size": 64,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    }
-)
+FIELDS = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+CONFIG = DecoderConfig.from_huggingface(FIELDS)
 COMBOS = (Combo(batch_size=1, prefill_length=8, max_length=16), Combo(batch_size=2, prefill_length=8, max_length=16))
 
 
 def chains(logits: str = "none", config: DecoderConfig = CONFIG) -> dict:
     model = LanguageModel(ModelConfig(config), "float32", GenerationOptions(4, logits, 1), COMBOS, lambda: iter(()))
     return {(combo, phase): chain for combo in COMBOS for phase, chain in model.chains(combo, "cpu", {}).items()}
+
+
+def text(program: Program) -> str:
+    """A program in StableHLO."""
+    arrays = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.arguments}
+    return jitted(program).lower(**arrays).as_text()
 
 
 @pytest.mark.parametrize("logits", ["none", "last", "all"])
@@ -60,6 +67,18 @@ def test_decode_on_one_cpu_repeats_prefills_programs_for_one_token_and_on_a_mesh
     for platform, mesh in (("cpu", {"model": 2}), ("cuda", {}), ("tpu", {})):
         looped = model.chains(one, platform, mesh)["decode"]
         assert ([call.program.name for call in looped.calls], looped.repeat) == (["decode"], None)
+
+
+def test_what_decode_has_to_load_does_not_grow_with_the_number_of_layers() -> None:
+    texts = []
+    for layers in (2, 5):
+        config = DecoderConfig.from_huggingface({**FIELDS, "num_hidden_layers": layers})
+        calls = chains(config=config)[COMBOS[0], "decode"].calls
+        assert len(calls) == layers + 4
+        texts.append({text(call.program) for call in calls})
+
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 5
 
 
 def test_the_number_of_steps_in_a_call_is_no_factor_of_programs_that_are_repeated() -> None:
