@@ -444,3 +444,5 @@ def test_combos_with_vision_of_a_language_model_need_what_it_makes_of_images():
     with pytest.raises(Fault, match=r"images: must be there, combos\[0\] of a language model has vision"):
         consistency.check_index(spoilt)
     consistency.check_index(dataclasses.replace(spoilt, generation=None))
+    with pytest.raises(Fault, match=r"entries: there is no phase 'encode' for combos\[0\], which has vision"):
+        consistency.check_index(dataclasses.replace(spoilt, images=index.images))

@@ -218,11 +218,14 @@ def _vocabulary(index: Index, size: int) -> Iterator[str]:
 
 
 def _images(index: Index) -> Iterator[str]:
+    seeing = [i for i, combo in enumerate(index.combos) if combo.dimensions.get("vision_included")]
     if (images := index.images) is None:
-        seeing = [i for i, combo in enumerate(index.combos) if combo.dimensions.get("vision_included")]
         if seeing and index.generation is not None:
             yield f"images: must be there, combos[{seeing[0]}] of a language model has vision"
         return
+    encoding = {entry.combo for entry in index.entries if entry.phase == "encode"}
+    if blind := [i for i in seeing if i not in encoding]:
+        yield f"entries: there is no phase 'encode' for combos[{blind[0]}], which has vision"
     if not (0 < images.unit <= _PIXELS and 0 < images.channels <= _PIXELS):
         yield f"images: unit and channels must be at least 1, got {images.unit} and {images.channels}"
     limit = _PIXELS if index.generation is None else index.generation.vocab_size
