@@ -93,8 +93,9 @@ class Matched:
 
     def _repeated(self, chain: ChainRecord) -> RepeatRecord | None:
         """Which calls are made in turns; how many turns there are at most is an option of generation, where it is."""
-        generates = chain.repeat is not None and self._a.index.generation is not None
-        return replace(chain.repeat, most=1) if generates and chain.repeat is not None else chain.repeat
+        if chain.repeat is None or self._a.index.generation is None:
+            return chain.repeat
+        return replace(chain.repeat, most=1)
 
     def _users(self, x: ProgramRecord, y: ProgramRecord) -> str:
         calls = [place for place, (_, p, _), (_, q, _) in self._calls if (p.digest, q.digest) == (x.digest, y.digest)]

@@ -1,6 +1,5 @@
 """Decode as one program with the loop over its steps inside."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,11 @@ from jax import lax
 
 from aot.programs.choosing import Begin, Draw
 from aot.programs.decoder_parts import Decoder
-from aot.programs.steps import Positions, StepArrays
+from aot.programs.steps import Positions, StepArrays, arrays_under
 from aot.slots import INPUT, OUTPUT, STATE, WEIGHT
+
+Carry = tuple[jax.Array, StepArrays, StepArrays]
+"""Steps taken, the state, and the outputs so far."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Decode:
         begun = self.begin(state["token"], state["done"], state["lengths"], request.pop("stop"), request["pad"])
         state["done"], room = begun["done"], begun["room"]
 
-        def more(carry: Any) -> jax.Array:
+        def more(carry: Carry) -> jax.Array:
             step, state, _ = carry
             return (step < self.chunk) & ~jnp.all(state["done"])
 
-        def advance(carry: Any) -> Any:
+        def advance(carry: Carry) -> Carry:
             step, state, outputs = carry
             live = ~state["done"]
             state, drawn = self._step(weights, state, prompted, {**request, "room": room})
@@ -81,11 +83,7 @@ class Decode:
         for layer, window in enumerate(self.decoder.windows):
             if window not in spans:
                 spans[window] = self.decoder.span(window, state["lengths"], fed, 1, positions)
-            own = _under(state, f"cache/{layer}/")
-            x, new = self.decoder.block(_under(weights, f"layers/{layer}/"), x, own, spans[window])
+            own = arrays_under(state, f"cache/{layer}/")
+            x, new = self.decoder.block(arrays_under(weights, f"layers/{layer}/"), x, own, spans[window])
             cache |= {f"cache/{layer}/{name}": array for name, array in new.items()}
         return self.decoder.head(weights, x[:, 0]), cache
-
-
-def _under(arrays: Mapping[str, Any], prefix: str) -> StepArrays:
-    return {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}

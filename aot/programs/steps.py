@@ -14,8 +14,6 @@ import numpy as np
 from aot.programs.decoder_parts import Decoder
 
 StepArrays = dict[str, Any]
-Carry = tuple[jax.Array, StepArrays, StepArrays]
-"""Steps taken, the state, and the outputs so far."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class BlockStep:
         positions: jax.Array | None = None,
         **arrays: jax.Array,
     ) -> StepArrays:
-        cache = _under(arrays, "cache/")
+        cache = arrays_under(arrays, "cache/")
         weights = {path: array for path, array in arrays.items() if not path.startswith("cache/")}
         span = self.decoder.span(self.window, start, lengths, x.shape[1], positions)
         x, cache = self.decoder.block(weights, x, cache, span)
@@ -80,7 +78,7 @@ class BlockStep:
 
 
 def last(x: jax.Array, lengths: jax.Array) -> StepArrays:
-    """X [batch, 1, hidden] of the last token of each row."""
+    """X [batch, 1, …] of the last token of each row, from x [batch, length, …] and how many tokens each row gets."""
     place = jnp.maximum(lengths - 1, 0)[:, None, None]
     return {"last": jnp.take_along_axis(x, place, axis=1)}
 
@@ -106,8 +104,7 @@ class WideHead:
 
     def __call__(self, x: jax.Array, lengths: jax.Array, before: jax.Array, **weights: jax.Array) -> StepArrays:
         every = self.decoder.head(weights, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], -1)
-        place = jnp.maximum(lengths - 1, 0)[:, None, None]
-        logits = jnp.take_along_axis(every, place, axis=1)[:, 0]
+        logits = last(every, lengths)["last"][:, 0]
         return {"logits": jnp.where(lengths[:, None] > 0, logits, before), "all": every}
 
 
@@ -118,5 +115,6 @@ def take_rows(source: jax.Array, into: jax.Array, rows: jax.Array) -> StepArrays
     return {"result": jnp.where(chosen, taken, into)}
 
 
-def _under(arrays: Mapping[str, Any], prefix: str) -> StepArrays:
+def arrays_under(arrays: Mapping[str, Any], prefix: str) -> StepArrays:
+    """Those of some arrays whose paths begin with a prefix, by the rest of their paths."""
     return {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}

@@ -201,6 +201,6 @@ def _generation(plan: "Plan") -> records.GenerationRecord | None:
 def _format(plan: "Plan", lowered: "Lowered") -> int:
     """The oldest version of the format that can say what the index has to."""
     if any(chain.repeat is not None for entry in lowered.entries for chain in entry.chains):
-        return 3
+        return records.REPEATED
     restricted = plan.generation is not None and plan.generation.restrictions != sampling.Restrictions()
-    return 2 if restricted else 1
+    return records.RESTRICTED if restricted else 1

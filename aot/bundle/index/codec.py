@@ -16,7 +16,7 @@ import dataclasses
 import gc
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,7 +32,6 @@ from aot.bundle.index.records import (
     ExecutableRecord,
     Index,
     ProgramRecord,
-    RepeatRecord,
 )
 from aot.errors import MachineError
 
@@ -52,28 +51,24 @@ class _Shape(NamedTuple):
 _SHAPES: dict[Any, _Shape] = {}
 
 
-def _stored(cls: type, **changed: Any) -> Any:
-    """The type of a record as it is stored: some fields are others, `Any` is read later.
+def _stored(cls: type, omitted: str = "", /, **changed: Any) -> Any:
+    """The type of a record as it is stored: some fields are others, `Any` is read later, nothing has a default.
 
-    Nothing has a default, but what may be unset is not there where it is None.
+    But the field that may be `omitted` is left out where it is None.
     """
     hints = {field.name: field.type for field in dataclasses.fields(cls)}
     free = tuple(name for name, hint in hints.items() if hint == Mapping[str, Any])
     kinds = hints | changed | dict.fromkeys(free, msgspec.Raw)
-    listed = [(name, kind, msgspec.UNSET) if _may_be_unset(kind) else (name, kind) for name, kind in kinds.items()]
-    made = msgspec.defstruct(f"Stored{cls.__name__}", listed, forbid_unknown_fields=True, gc=False)
+    listed = [(name, kind, None) if name == omitted else (name, kind) for name, kind in kinds.items()]
+    made = msgspec.defstruct(f"Stored{cls.__name__}", listed, forbid_unknown_fields=True, omit_defaults=True, gc=False)
     _SHAPES[cls] = _SHAPES[made] = _Shape(tuple(hints), free)
     return made
-
-
-def _may_be_unset(kind: Any) -> bool:
-    return msgspec.UnsetType in get_args(kind)
 
 
 _Argument: Any = _stored(ArgumentRecord)
 _Executable: Any = _stored(ExecutableRecord)
 _Program: Any = _stored(ProgramRecord, arguments=_POSITIONS, results=_POSITIONS, executables=tuple[_Executable, ...])
-_Chain: Any = _stored(ChainRecord, repeat=RepeatRecord | msgspec.UnsetType)
+_Chain: Any = _stored(ChainRecord, "repeat")
 _Entry: Any = _stored(EntryRecord, chains=_ROWS)
 _Combo: Any = _stored(ComboRecord)
 _Index: Any = _stored(Index, combos=tuple[_Combo, ...], programs=_ROWS, entries=tuple[_Entry, ...], arguments=_ROWS)
@@ -102,7 +97,10 @@ def encode(index: Index) -> bytes:
         )
         for program in index.programs
     ]
-    entries = tuple(_lowered(_Entry, entry, chains=_rows(map(_chain, entry.chains))) for entry in index.entries)
+    entries = tuple(
+        _lowered(_Entry, entry, chains=_rows(_lowered(_Chain, chain) for chain in entry.chains))
+        for entry in index.entries
+    )
     combos = tuple(_lowered(_Combo, combo) for combo in index.combos)
     rows = {"programs": _rows(programs), _ARGUMENTS: _rows(known)}
     return document.pack(_lowered(_Index, index, combos=combos, entries=entries, **rows))
@@ -152,10 +150,6 @@ def restored(cls: type[T], value: Any) -> T:
     return msgspec.convert(value, cls)
 
 
-def _chain(record: ChainRecord) -> Any:
-    return _lowered(_Chain, record, **({"repeat": msgspec.UNSET} if record.repeat is None else {}))
-
-
 def _rows(values: Iterable[Any]) -> tuple[bytes, ...]:
     return tuple(map(document.pack, values))
 
@@ -181,16 +175,15 @@ def _index(stored: Any) -> Index:
     _check_positions(stored.arguments, rows)
     programs = (_within(f".programs[{i}]", _program, row, arguments) for i, row in enumerate(rows))
     entries = (
-        _raised(EntryRecord, entry, chains=tuple(map(_calls, _table(f".entries[{i}].chains", entry.chains, _Chain))))
+        _raised(EntryRecord, entry, chains=_chains(f".entries[{i}].chains", entry.chains))
         for i, entry in enumerate(stored.entries)
     )
     combos = (_within(f".combos[{i}]", _raised, ComboRecord, combo) for i, combo in enumerate(stored.combos))
     return _raised(Index, stored, combos=tuple(combos), programs=tuple(programs), entries=tuple(entries))
 
 
-def _calls(stored: Any) -> ChainRecord:
-    repeat = None if stored.repeat is msgspec.UNSET else stored.repeat
-    return _raised(ChainRecord, stored, repeat=repeat)
+def _chains(place: str, rows: Iterable[bytes]) -> tuple[ChainRecord, ...]:
+    return tuple([_raised(ChainRecord, row) for row in _table(place, rows, _Chain)])
 
 
 def _table(place: str, rows: Iterable[bytes], kind: Any) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from aot import sampling
 from aot.bundle.index import chains, contracts
 from aot.bundle.index.document import Fault
-from aot.bundle.index.records import ComboRecord, GenerationRecord, Index, stored_blobs
+from aot.bundle.index.records import REPEATED, RESTRICTED, ComboRecord, GenerationRecord, Index, stored_blobs
 from aot.errors import AotError
 from aot.precompile import Combo
 from aot.sampling import RESTRICTIONS, SAMPLING_FIELDS
@@ -24,7 +24,6 @@ _VERSIONS = {"jax", "jaxlib"}
 _LOGITS = ("none", "last", "all")
 _DRAWN = {"prefill": {"token", "logprob"}, "decode": {"tokens", "logprobs", "steps"}}
 _PIXELS = 1 << 16
-_RESTRICTED, _REPEATED = 2, 3  # the formats in which restrictions came, and calls in turns
 
 
 def check_index(index: Index) -> None:
@@ -106,8 +105,8 @@ def _entries(index: Index) -> Iterator[str]:
             yield f"entries[{i}].combo: there is no combo {entry.combo}, there are {len(index.combos)}"
         if entry.phase not in index.phases:
             yield f"entries[{i}].phase: must be one of {sorted(index.phases)}, got {entry.phase!r}"
-        if index.format < _REPEATED and any(chain.repeat is not None for chain in entry.chains):
-            yield f"entries[{i}].chains: must not repeat calls before format {_REPEATED}"
+        if index.format < REPEATED and any(chain.repeat is not None for chain in entry.chains):
+            yield f"entries[{i}].chains: must not repeat calls before format {REPEATED}"
     if idle := set(range(len(index.combos))) - {combo for combo, _ in seen}:
         yield f"combos[{min(idle)}]: has no entry"
     if unused := index.phases.keys() - {phase for _, phase in seen}:
@@ -176,8 +175,8 @@ def _sampling(index: Index, record: GenerationRecord) -> Iterator[str]:
             continue
         if name not in RESTRICTIONS:
             yield f"{place}: unknown name; known: {', '.join((*SAMPLING_FIELDS, *RESTRICTIONS))}"
-        elif index.format < _RESTRICTED:
-            yield f"{place}: must not be there before format {_RESTRICTED}"
+        elif index.format < RESTRICTED:
+            yield f"{place}: must not be there before format {RESTRICTED}"
         elif not (isinstance(value, tuple) and value and all(type(v) is RESTRICTIONS[name] and v != "" for v in value)):
             yield f"{place}: must be a list of {RESTRICTIONS[name].__name__} that is not empty, got {value!r:.80}"
         elif name != "stop" and any(token not in range(record.vocab_size) for token in value):

@@ -37,10 +37,10 @@ from aot.targets import Target, target_of
 from aot.vision import Images
 
 # Format versions:
-# 1: the first.
-# 2: `generation.sampling` may have the names of `aot.sampling.RESTRICTIONS`.
-# 3: chains may have a `repeat`.
-FORMAT = 3
+RESTRICTED, REPEATED = 2, 3
+"""The versions of the format in which `generation.sampling` got the names of `aot.sampling.RESTRICTIONS`, and chains
+their `repeat`."""
+FORMAT = REPEATED
 
 
 @dataclass(frozen=True)
