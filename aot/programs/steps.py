@@ -116,5 +116,5 @@ def take_rows(source: jax.Array, into: jax.Array, rows: jax.Array) -> StepArrays
 
 
 def arrays_under(arrays: Mapping[str, Any], prefix: str) -> StepArrays:
-    """Those of some arrays whose paths begin with a prefix, by the rest of their paths."""
+    """Arrays whose paths begin with a prefix, by the rest of their paths."""
     return {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}
