@@ -10,7 +10,12 @@ from typing import Any
 
 from peers import measured
 
-REQUIREMENTS = ("jax==0.10.2", "jaxlib==0.10.2", "safetensors==0.8.0", "ml_dtypes==0.6.0", "numpy==2.4.6")
+REQUIREMENTS = (
+    "jax==0.12.0.1; python_version>='3.12'",
+    "jax==0.10.2; python_version<'3.12'",
+    "safetensors==0.8.0",
+    "ml_dtypes==0.6.0",
+)
 VARIANTS = dict.fromkeys(("float32", "bfloat16"), ("jax.jit, cold", "jax.jit, warm cache"))
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

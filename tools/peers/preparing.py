@@ -65,12 +65,21 @@ def _environment(name: str, peer: ModuleType, scratch: Path) -> Path:
     python, stamp = venv / "bin" / "python", venv / "requirements.txt"
     if not stamp.exists() or stamp.read_text() != wanted:
         log = scratch / "logs" / f"{name}.pip.log"
-        _run([sys.executable, "-m", "venv", "--clear", venv], log)
+        _run([_base(peer), "-m", "venv", "--clear", venv], log)
         _run([python, "-m", "pip", "install", *peer.REQUIREMENTS], log)
         if unwanted := getattr(peer, "UNWANTED", ()):
             _run([python, "-m", "pip", "uninstall", "--yes", *unwanted], log)
         stamp.write_text(wanted)
     return python
+
+
+def _base(peer: ModuleType) -> str:
+    """The Python to make a peer's environment with: for 3.11 PyPI has a torch without CUDA, for later ones gigabytes."""
+    needs_torch = any(requirement.startswith("torch==") for requirement in peer.REQUIREMENTS)
+    older = shutil.which("python3.11") if needs_torch else None
+    if older and subprocess.run([older, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:
+        return older
+    return sys.executable
 
 
 def _run(command: list[object], log: Path) -> None:
