@@ -22,6 +22,7 @@ from aot.audit.refresh import WHOLE, Part
 from aot.builder import messages
 from aot.builder.compiling import emulation
 from aot.builder.messages import Advanced, Begun, Failed
+from aot.builder.pace import Progress
 from aot.builder.report import Report
 from aot.builder.stages import provenance
 from aot.builder.stages.releases import Release
@@ -109,8 +110,8 @@ def audit(path: Path, manifest: Path, release: Release, options: Options, report
     tried = tuple(environments.environment_of(number, options.cpu) for number in range(1, options.rounds + 1))
     verdicts, causes = [], []
     for environment in tried:
-        report.step(f"round {environment.round}", None)
-        made = _rebuilt(bundle, manifest, plan, release, options, environment, report)
+        with report.step(f"round {environment.round}", None):
+            made = _rebuilt(bundle, manifest, plan, release, options, environment, report)
         found = compare.compare_indexes(bundle.index, made.index, options.part)
         if stated is not None and options.part == WHOLE:
             again = provenance.statement(plan, release, made.index, bundle.digest, made.evidence)
@@ -208,15 +209,19 @@ def _answer(
 ) -> _Made:
     """What the process made, once it has told all. Raises the AotError that it raised."""
     assert process.stdout is not None
-    for message in messages.received(process.stdout, Begun, Advanced, Rebuilt, Failed):
-        match message:
-            case Rebuilt(index, found, causes):
-                evidence.add(found)
-                return _Made(codec.decode_part(index, "audit: the rebuild"), evidence, causes)
-            case Failed(error, text):
-                raise Failed(error, text.replace(str(inputs[0]), str(inputs[1]))).raised()
-            case Begun(step, total, kept):
-                report.step(step, total, kept)
-            case Advanced(detail, left, total):
-                report.advance(detail, left, total)
+    progress: Progress | None = None
+    with contextlib.ExitStack() as step:
+        for message in messages.received(process.stdout, Begun, Advanced, Rebuilt, Failed):
+            match message:
+                case Rebuilt(index, found, causes):
+                    evidence.add(found)
+                    return _Made(codec.decode_part(index, "audit: the rebuild"), evidence, causes)
+                case Failed(error, text):
+                    raise Failed(error, text.replace(str(inputs[0]), str(inputs[1]))).raised()
+                case Begun(name, total, kept):
+                    step.close()
+                    progress = step.enter_context(report.step(name, total, kept))
+                case Advanced(detail, left, total):
+                    assert progress is not None, detail
+                    progress(detail, left, total)
     raise AotError(f"audit: the rebuild ended with status {process.wait()}; its last words are above")

@@ -4,10 +4,12 @@ Started by `aot.audit.audit` alone, in an environment of `aot.audit.environments
 is not asked for from the bundle itself, so that the index is whole; what was asked for it makes.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from aot.builder import messages
 from aot.builder.compiling import tuning
 from aot.builder.lowering.lower import Lowered
 from aot.builder.messages import Advanced, Begun, Failed
+from aot.builder.pace import Progress
 from aot.builder.report import Report
 from aot.builder.stages import build, executables, provenance
 from aot.builder.tasks.imports import Imported
+from aot.builder.workers import Worker
 from aot.bundle import store
 from aot.bundle.index import codec
-from aot.bundle.index.records import Index
+from aot.bundle.index.records import Index, WeightsRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -65,13 +69,11 @@ class Rebuilt:
 class Told:
     """A `Report` that the audit hears."""
 
-    def step(self, name: str, total: int | None, kept: int = 0) -> None:
-        """A step begins."""
+    @contextlib.contextmanager
+    def step(self, name: str, total: int | None, kept: int = 0) -> Iterator[Progress]:
+        """A step, which ends where the next one begins."""
         tell(Begun(name, total, kept))
-
-    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
-        """A part of the step is done."""
-        tell(Advanced(detail, left, total))
+        yield lambda *part: tell(Advanced(*part))
 
 
 def tell(message: Begun | Advanced | Rebuilt | Failed) -> None:
@@ -107,7 +109,7 @@ def _rebuilt(request: Request) -> Rebuilt:
     report = Told()
     with Writer.stage(request.staging) as writer:
         stored, evidence = store.open(request.bundle), provenance.Evidence(plan)
-        weights = build.laid_out(plan, writer, report, evidence) if part.weights else stored.index.weights
+        weights = _laid_out(plan, writer, report, evidence) if part.weights else stored.index.weights
         if request.origin is None:
             made = _built(plan, request, writer, report, part, evidence)
         else:
@@ -115,6 +117,11 @@ def _rebuilt(request: Request) -> Rebuilt:
         index = replace(build.build_index(plan, made, weights, writer, request.valid_until), origin=_digest(request))
         found = Imported(evidence.sources, tuple(sorted(evidence.wheels)))
         return Rebuilt(codec.encode(index), found, _causes(stored, index, writer, part))
+
+
+def _laid_out(plan: Plan, writer: Writer, report: Report, evidence: provenance.Evidence) -> WeightsRecord:
+    with report.step("weights", None) as progress, Worker() as worker:
+        return build.laid_out(worker, plan, writer, progress, evidence)
 
 
 def _causes(stored: Bundle, made: Index, writer: Writer, part: Part) -> tuple[Cause, ...]:

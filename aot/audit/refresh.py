@@ -87,9 +87,9 @@ def refresh(
         kept = {kind: data for kind in ("golden", "loss") if (data := old.attachment(kind)) is not None}
         made = writer.seal(index, kept)
         differences = _differences(old, writer, report)
-        report.step("publish", None)
-        options.place()  # it may have come in the meantime
-        writer.show(made, options.replace or options.force)
+        with report.step("publish", None):
+            options.place()  # it may have come in the meantime
+            writer.show(made, options.replace or options.force)
     return Refreshed(made, source, index.valid_until, len(differences), max(differences, default=None))
 
 
@@ -127,9 +127,8 @@ def _differences(old: Bundle, writer: Writer, report: Report) -> list[float]:
     if golden is None:
         return []
     recorded, _ = expected.read_golden(golden, f"bundle {old.path}: golden outputs")
-    report.step("golden", len(recorded))
-    with Worker() as worker:
-        replayed = worker.request(ReplayGolden(writer.root, golden), report.advance)
+    with report.step("golden", len(recorded)) as progress, Worker() as worker:
+        replayed = worker.request(ReplayGolden(writer.root, golden), progress)
     if wrong := [entry for entry in replayed if entry.verdict == "differs"]:
         first = wrong[0]
         raise DifferenceError(

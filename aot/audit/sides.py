@@ -82,9 +82,8 @@ def of_writer(index: Index, writer: Writer) -> Side:
 def of_plan(plan: "Plan", release: Release, report: Report) -> Iterator[Side]:
     """What a build of the plan would make: weights are hashed, programs lowered into a directory that does not stay."""
     with tempfile.TemporaryDirectory(prefix="aot-") as home, Writer.stage(Path(home, "preview")) as writer:
-        report.step("weights", None)
-        with Worker() as worker:
-            measured = worker.request(MeasureWeights(plan), report.advance)
+        with report.step("weights", None) as progress, Worker() as worker:
+            measured = worker.request(MeasureWeights(plan), progress)
         lowered = build.lower_plan(plan, writer, report)
         targets = tuning.stored_targets(plan.targets, writer)
         programs = tuple(_with_targets(program, targets) for program in lowered.programs)

@@ -34,11 +34,12 @@ class Begun:
 
 @dataclass(frozen=True)
 class Advanced:
-    """A part of a step is done, as `aot.builder.report.Report.advance` is told of it."""
+    """A part of a step is done, as `aot.builder.pace.Progress` is told of it; and the part, as `plain` has it."""
 
     detail: str
     left: float | None = None
     total: int | None = None
+    made: Any = None
 
 
 @dataclass(frozen=True)

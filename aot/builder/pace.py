@@ -9,7 +9,8 @@ _EMPTY = 7000
 """Bytes of program that take as long to compile as a program takes beside its bytes."""
 
 Progress = Callable[..., None]
-"""How a worker tells that a part of its step is done: `aot.builder.report.Report.advance`."""
+"""How is told that a part of a step is done: by words for it, the seconds that the rest takes, where these are known,
+and what turned out to be the number of parts."""
 
 
 def compile_cost(size: int) -> float:

@@ -10,9 +10,9 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aot
 from aot.builder import messages
@@ -48,7 +48,7 @@ _LOG_END = 1 << 24  # bytes that are searched for a cause: LLVM may have said a 
 
 
 class Worker:
-    """One process that performs tasks in turn. A context manager: leaving it ends the process."""
+    """One process that performs tasks in turn. A context manager: leaving it ends the process, perhaps once more."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         allowed = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
@@ -66,6 +66,7 @@ class Worker:
             env=allowed | _FIXED | {"PYTHONPATH": os.pathsep.join(places)} | dict(variables or {}),
             start_new_session=True,  # Ctrl-C reaches the builder alone, which then ends its workers
         )
+        self._ended = False
         assert self._process.stdout is not None
         self._answers = messages.received(self._process.stdout, Advanced, Done, Failed, Logged)
 
@@ -73,6 +74,9 @@ class Worker:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._ended:
+            return
+        self._ended = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # the worker leads a group, which holds its child as well
         self._process.wait()
@@ -82,8 +86,10 @@ class Worker:
                     stream.close()
         self._scratch.close()
 
-    def request(self, task: Task[R], progress: Progress = lambda *_: None) -> R:
-        """The result of a task; `progress` hears of its parts.
+    def request(
+        self, task: Task[R], progress: Progress = lambda *_: None, take: Callable[[Any], None] = lambda _: None
+    ) -> R:
+        """The result of a task; `progress` hears of its parts, `take` gets those that are handed over as they come.
 
         Raises the AotError that the worker raised, or one with the last line of its log if it died.
         """
@@ -105,6 +111,8 @@ class Worker:
                     cache.warn(text)
                 case Advanced():
                     progress(answer.detail, answer.left, answer.total)
+                    if answer.made is not None:
+                        take(answer.made)
         raise self._death(task.name)
 
     def _death(self, name: str) -> AotError:

@@ -200,10 +200,16 @@ class Writer:
         with _create(self._root / name) as stream:
             stream.write(data)
 
+    def sync_blobs(self) -> None:
+        """Has what was stored so far on the disk, so that less is left to be written when the bundle is shown."""
+        with staging.file_faults(self._shown):
+            for name in list(self._blobs):
+                staging.sync(self._root / store.BLOBS / digest.hex_of(name))
+
     def _sync(self) -> None:
         folder = self._root / store.BLOBS
-        blobs = [folder / digest.hex_of(name) for name in self._blobs]
-        for path in (*blobs, self._root / "index.json", self._root / "oci-layout", folder, folder.parent, self._root):
+        self.sync_blobs()
+        for path in (self._root / "index.json", self._root / "oci-layout", folder, folder.parent, self._root):
             staging.sync(path)
 
     def _show(self, name: str, replace: bool) -> None:

@@ -1,18 +1,21 @@
 """The progress of a command on stderr: a bar where a person watches, else a line a step, and one every half minute."""
 
 import contextlib
+import itertools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import click
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from aot.builder import pace
 from aot.cli import output
 
 _PARTS = {"golden": "entries"}
@@ -75,17 +78,23 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._shown.stop(is_whole=kind is None)
+        self._shown.stop()
 
-    def step(self, name: str, total: int | None, kept: int = 0) -> None:
-        """A step begins; `total` is the number of its parts, where that is known, `kept` come from the cache."""
+    @contextlib.contextmanager
+    def step(self, name: str, total: int | None, kept: int = 0) -> Iterator[pace.Progress]:
+        """A step, which goes on until the context is left; others may go on meanwhile. Gives what hears of its parts.
+
+        `total` is the number of these, where that is known; `kept` come from the cache.
+        """
         if total is not None:
             self.counts[name] = total, kept
-        self._shown.step(name, total, kept)
-
-    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
-        """A part of the step is done; the rest takes `left` seconds, `total` is what turned out to be its parts."""
-        self._shown.advance(detail, left, total)
+        step = self._shown.begin(name, total, kept)
+        whole = False
+        try:
+            yield lambda detail, left=None, total=None: self._shown.advance(step, detail, left, total)
+            whole = True
+        finally:
+            self._shown.end(step, whole)
 
 
 class _Bars:
@@ -99,52 +108,68 @@ class _Bars:
     def start(self) -> None:
         self._progress.start()
 
-    def stop(self, is_whole: bool) -> None:
-        """What was interrupted stays as far as it came."""
-        self._finish("" if is_whole else "not finished", is_whole)
+    def stop(self) -> None:
         self._progress.stop()
 
-    def step(self, name: str, total: int | None, kept: int) -> None:
-        self._finish("", True)
-        self._progress.add_task(name, total=total, completed=kept, detail=_cached(kept), end=None)
+    def begin(self, name: str, total: int | None, kept: int) -> TaskID:
+        return self._progress.add_task(name, total=total, completed=kept, detail=_cached(kept), end=None)
 
-    def advance(self, detail: str, left: float | None, total: int | None) -> None:
+    def advance(self, step: TaskID, detail: str, left: float | None, total: int | None) -> None:
         end = None if left is None else time.monotonic() + left
-        self._progress.update(self._progress.task_ids[-1], total=total, advance=1, detail=detail, end=end)
+        self._progress.update(step, total=total, advance=1, detail=detail, end=end)
 
-    def _finish(self, detail: str, is_whole: bool) -> None:
-        for task in self._progress.tasks[-1:]:
-            total = task.completed if is_whole and task.completed else task.total
-            self._progress.update(task.id, total=total, detail=detail, end=None)
-            self._progress.stop_task(task.id)
+    def end(self, step: TaskID, is_whole: bool) -> None:
+        """What was interrupted stays as far as it came."""
+        (task,) = (task for task in self._progress.tasks if task.id == step)
+        total = task.completed if is_whole and task.completed else task.total
+        self._progress.update(step, total=total, detail="" if is_whole else "not finished", end=None)
+        self._progress.stop_task(step)
 
 
 class _Lines:
     """A line for each step, and another one whenever it has gone on for long."""
 
     def __init__(self) -> None:
-        self._step: tuple[str, int, int | None, float] = "", 0, None, time.monotonic()
+        self._steps: dict[TaskID, _Step] = {}
+        self._numbers = map(TaskID, itertools.count())
         self._ticks = _every_half_minute(self._now)
 
     def start(self) -> None:
         self._ticks.__enter__()
 
-    def stop(self, is_whole: bool) -> None:
+    def stop(self) -> None:
         self._ticks.__exit__(None, None, None)
 
-    def step(self, name: str, total: int | None, kept: int) -> None:
-        self._step = name, kept, total, time.monotonic()
+    def begin(self, name: str, total: int | None, kept: int) -> TaskID:
         counted = name if total is None else f"{name} {total} {_PARTS.get(name, 'programs')}"
         click.echo(", ".join(filter(None, (counted, _cached(kept)))), err=True)
+        step = next(self._numbers)
+        self._steps[step] = _Step(name, total, kept)
+        return step
 
-    def advance(self, detail: str, left: float | None, total: int | None) -> None:
-        name, done, known, begin = self._step
-        self._step = name, done + 1, known if total is None else total, begin
+    def advance(self, step: TaskID, detail: str, left: float | None, total: int | None) -> None:
+        self._steps[step].done += 1
+        self._steps[step].total = total or self._steps[step].total
+
+    def end(self, step: TaskID, is_whole: bool) -> None:
+        del self._steps[step]
 
     def _now(self) -> str:
-        name, done, total, begin = self._step
-        counted = f"{done} of {total}" if total else str(done) if done else ""
-        return " ".join(filter(None, (name, counted, f"after {_clock(time.monotonic() - begin)}")))
+        return "; ".join(map(str, list(self._steps.values())))
+
+
+@dataclass
+class _Step:
+    """How far a step is."""
+
+    name: str
+    total: int | None
+    done: int
+    begun: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        counted = f"{self.done} of {self.total}" if self.total else str(self.done) if self.done else ""
+        return " ".join(filter(None, (self.name, counted, f"after {_clock(time.monotonic() - self.begun)}")))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import synthetic
 import toy
 from commands import Finished, aot, built
 from places import TINY
+from reports import Heard
 
 from aot import digest
 from aot.audit import compare, environments, shuffled
@@ -33,14 +34,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest.write_text(manifest.read_text().replace("batch_size: 4", "batch_size: [2, 4]"))
     built(manifest, home / "bundle")
     return home
-
-
-class Quiet:
-    def step(self, name: str, total: int | None, kept: int = 0) -> None:
-        pass
-
-    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
-        pass
 
 
 def audit(home: Path, *options: object, manifest: Path | None = None, **variables: str) -> Finished:
@@ -183,7 +176,7 @@ def test_executables_do_not_show_how_many_cores_the_building_machine_has(tiny_bu
         bare = dataclasses.replace(stored, executables=())
         os.sched_setaffinity(0, {min(cores)})
         try:
-            (made,) = executables.compile_all([stored.executables[0].built_for], (bare,), writer, 1, Quiet())
+            (made,) = executables.compile_all([stored.executables[0].built_for], (bare,), writer, 1, Heard())
         finally:
             os.sched_setaffinity(0, cores)
 

@@ -15,6 +15,7 @@ from bundles import TODAY, dated
 from commands import aot, built
 from jax import export
 from places import TINY
+from reports import Heard
 
 import aot as product
 from aot import digest
@@ -27,14 +28,6 @@ from aot.golden import replay as golden
 from manifests import MESH_MANIFEST
 
 X = [1.0, 2.0, 3.0]
-
-
-class Quiet:
-    def step(self, name: str, total: int | None, kept: int = 0) -> None:
-        pass
-
-    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +179,7 @@ def exported(some: list[records.ProgramRecord], bundle: Path, destination: Path)
     opened = store.open(bundle)
     with Writer.stage(destination) as writer:
         writer.adopt(opened)
-        made = reexport.programs(some, (), writer, Quiet())
+        made = reexport.programs(some, (), writer, Heard())
         data = [(writer.read(a.digest), writer.read(b.digest)) for a, b in zip(some, made.programs, strict=True)]
     return made, [tuple(export.deserialize(bytearray(each)) for each in pair) for pair in data]
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import toy
 from places import TINY
+from reports import Heard
 
 from aot import digest
 from aot import plan as plans
 from aot.builder.reuse import cache
 from aot.builder.stages import build, executables, golden
 from aot.builder.tasks import golden as golden_task
+from aot.builder.workers import Worker
 from aot.bundle import store, verified
 from aot.bundle.index import codec
 from aot.bundle.index.records import WeightsRecord
@@ -88,19 +90,6 @@ def test_a_build_from_the_cache_makes_what_is_missing_alone_and_gives_the_bytes_
     ]
 
 
-class Heard:
-    """What a report was told of the parts of a step: seconds that are left, and how many there are."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[float | None, int | None]] = []
-
-    def step(self, name: str, total: int | None, kept: int = 0) -> None:
-        pass
-
-    def advance(self, detail: str, left: float | None = None, total: int | None = None) -> None:
-        self.parts.append((left, total))
-
-
 def test_programs_of_a_family_are_lowered_once_and_stored_ones_are_the_same_to_the_last_byte(
     tiny_bundle: Path, tmp_path: Path, build_cache: Path
 ) -> None:
@@ -117,10 +106,16 @@ def test_programs_of_a_family_are_lowered_once_and_stored_ones_are_the_same_to_t
     assert [total for _, total in heard.parts] == [len(made.programs)] * len(made.programs)
 
 
+def laid_out(writer: Writer, heard: Heard, old: store.Bundle | None = None) -> WeightsRecord:
+    """The weights of the tiny model."""
+    with Worker() as worker:
+        return build.laid_out(worker, plans.resolve(plans.read_manifest(TINY)), writer, heard.advance, old=old)
+
+
 def test_laying_out_weights_tells_how_much_of_them_is_left(tmp_path: Path) -> None:
     heard = Heard()
     with Writer.stage(tmp_path / "bundle") as writer:
-        made = build.laid_out(plans.resolve(plans.read_manifest(TINY)), writer, heard)
+        made = laid_out(writer, heard)
     left = [seconds for seconds, _ in heard.parts]
 
     assert [total for _, total in heard.parts] == [len(made.arrays)] * len(made.arrays)
@@ -128,10 +123,10 @@ def test_laying_out_weights_tells_how_much_of_them_is_left(tmp_path: Path) -> No
     assert left[-1] == 0 < left[0]
 
 
-def laid_out(destination: Path, old: store.Bundle) -> tuple[WeightsRecord, list[bool]]:
+def shared_with(destination: Path, old: store.Bundle) -> tuple[WeightsRecord, list[bool]]:
     """The weights of the tiny model, and of each blob whether the file is the old bundle's."""
     with Writer.stage(destination) as writer:
-        made = build.laid_out(plans.resolve(plans.read_manifest(TINY)), writer, Heard(), old=old)
+        made = laid_out(writer, Heard(), old)
         names = [store.BLOBS / blob.digest.removeprefix("sha256:") for blob in made.blobs]
         shared = [(old.path / name).exists() and (old.path / name).samefile(writer.root / name) for name in names]
     return made, shared
@@ -146,8 +141,8 @@ def test_a_bundle_that_is_built_over_keeps_its_weights_where_they_are_the_same_a
         old.index.weights, blobs=(dataclasses.replace(blob, digest=digest.digest_of(b"other")),)
     )
     other = dataclasses.replace(old, index=dataclasses.replace(old.index, weights=others))
-    same = laid_out(tmp_path / "same", old)
-    changed = laid_out(tmp_path / "changed", other)
+    same = shared_with(tmp_path / "same", old)
+    changed = shared_with(tmp_path / "changed", other)
 
     assert same == (old.index.weights, [True])
     assert changed == (old.index.weights, [False])

@@ -52,29 +52,30 @@ def test_a_system_that_tells_nothing_bounds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "sizes", "free", "count"),
-    [(4, [LARGE] * 4, 6 * GIB, 4), (4, [LARGE] * 4, 3 * GIB, 2), (4, [LARGE, 0, 0, 0], 3 * GIB, 4), (4, [0], GIB, 1)],
+    ("sizes", "free", "count"),
+    [([LARGE] * 4, 6 * GIB, 4), ([LARGE] * 4, 3 * GIB, 2), ([LARGE, 0, 0, 0], 3 * GIB, 4), ([0], 0, 1)],
 )
-def test_as_many_are_compiled_at_a_time_as_the_largest_of_them_have_room(
-    jobs: int,
-    sizes: list[int],
-    free: int,
-    count: int,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_as_many_are_compiled_at_a_time_as_have_room_in_what_was_free_before(
+    sizes: list[int], free: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: free)
+    room, running = memory.Room(), list[int]()
+    for size in sizes:
+        peak = memory.peak(size, "cpu")
+        if room.holds(running, peak):
+            running.append(peak)
+        monkeypatch.setattr(memory, "available", lambda: 0)
 
-    assert memory.affordable(jobs, sizes, "cpu") == count
-    assert len(caplog.records) == (count < min(jobs, len(sizes)))
+    assert len(running) == count
 
 
 def test_one_is_compiled_in_whatever_memory_there_is_and_a_line_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 0)
+    room, peak = memory.Room(), memory.peak(LARGE, "cpu")
 
-    assert memory.affordable(2, [LARGE, LARGE], "cpu") == 1
+    assert [room.holds(running, peak) for running in ([], [peak], [peak])] == [True, False, False]
     assert [record.getMessage() for record in caplog.records] == [
         "compile: 2 at a time would take 2.7 GiB, and 0.0 GiB of memory are free: 1 at a time"
     ]

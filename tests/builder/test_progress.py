@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from aot.cli import progress
+from aot.cli import progress as cli_progress
 from aot.cli.progress import Display, Remaining
 
 
@@ -29,12 +29,12 @@ def test_where_no_terminal_is_a_step_is_a_line_that_says_what_came_from_the_cach
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with Display() as display:
-        display.step("lower", None)
-        display.advance("prefill")
-        display.step("compile", 12, 9)
-        display.advance("block", 4.5)
-        display.step("compile", 3)
-        display.step("golden", 14, 2)
+        with display.step("lower", None) as progress:
+            progress("prefill")
+        with display.step("compile", 12, 9) as progress:
+            progress("block", 4.5)
+        with display.step("compile", 3), display.step("golden", 14, 2):
+            pass
     out, err = capfd.readouterr()
 
     assert out == ""
@@ -49,17 +49,16 @@ def test_where_no_terminal_is_a_step_is_a_line_that_says_what_came_from_the_cach
 def test_where_no_terminal_is_a_long_step_is_told_of_again_and_again(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "EVERY", 0.05)
-    with Display() as display:
-        display.step("compile", 12)
-        display.advance("block")
+    monkeypatch.setattr(cli_progress, "EVERY", 0.05)
+    with Display() as display, display.step("weights", None), display.step("compile", 12) as progress:
+        progress("block")
         time.sleep(0.3)
-    with progress.show_waiting("hashing dist/tiny"):
+    with cli_progress.show_waiting("hashing dist/tiny"):
         time.sleep(0.3)
-    first, *more = capfd.readouterr().err.splitlines()
+    begun, first, *more = capfd.readouterr().err.splitlines()
 
-    assert first == "compile 12 programs"
-    assert {*more} == {"still: compile 1 of 12 after 0:00", "still: hashing dist/tiny"}
+    assert [begun, first] == ["weights", "compile 12 programs"]
+    assert {*more} == {"still: weights after 0:00; compile 1 of 12 after 0:00", "still: hashing dist/tiny"}
 
 
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE"])
@@ -67,9 +66,8 @@ def test_a_variable_makes_no_terminal_of_a_log(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    with Display() as display:
-        display.step("compile", 1)
-        display.advance("block")
+    with Display() as display, display.step("compile", 1) as progress:
+        progress("block")
 
     assert capfd.readouterr().err == "compile 1 programs\n"
 
@@ -77,8 +75,8 @@ def test_a_variable_makes_no_terminal_of_a_log(
 def drawn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Display], None]) -> str:
     """What a terminal shows of some work in the end."""
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "is_watched", lambda: True)
-    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(cli_progress, "is_watched", lambda: True)
+    monkeypatch.setattr(cli_progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
     with contextlib.suppress(KeyboardInterrupt), Display() as display:
         work(display)
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).split("\n")
@@ -87,19 +85,23 @@ def drawn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Display], None]) -> s
 
 def test_a_bar_that_was_interrupted_stays_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(display: Display) -> None:
-        display.step("compile", 12)
-        display.advance("block")
-        raise KeyboardInterrupt
+        with display.step("lower", None), display.step("compile", 12) as progress:
+            progress("block")
+            raise KeyboardInterrupt
 
     shown = drawn(monkeypatch, work)
 
     assert " 1/12 " in shown
     assert "12/12" not in shown
-    assert "not finished" in shown
+    assert shown.count("not finished") == 2
 
 
 def test_a_step_without_parts_counts_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = drawn(monkeypatch, lambda display: display.step("publish", None))
+    def work(display: Display) -> None:
+        with display.step("publish", None):
+            pass
+
+    shown = drawn(monkeypatch, work)
 
     assert "publish" in shown
     assert "/" not in shown

@@ -1,7 +1,9 @@
 """How many programs may be compiled at a time in the memory that is free."""
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from aot import system
@@ -18,18 +20,33 @@ _OF_PROGRAM = {"cpu": 2048, "cuda": 2048, "tpu": 2600}
 _UNLIMITED = 1 << 60  # what version 1 of control groups says for no limit is near 2 to the 63rd
 
 
-def affordable(jobs: int, sizes: Sequence[int], platform: str) -> int:
-    """How many workers, at most `jobs`, compile programs of these sizes; a line says if memory is short."""
-    wanted = max(1, min(jobs, len(sizes)))
-    free = available()
-    needs = sorted((_WORKER[platform] + _OF_PROGRAM[platform] * size for size in sizes), reverse=True)[:wanted]
-    fitting = max([1, *(count for count in range(1, len(needs) + 1) if sum(needs[:count]) <= free)])
-    if fitting < wanted:
-        log.warning(
-            "compile: %d at a time would take %.1f GiB, and %.1f GiB of memory are free: %d at a time",
-            wanted, sum(needs) / 2**30, free / 2**30, fitting,
-        )  # fmt: skip
-    return fitting
+def peak(size: int, platform: str) -> int:
+    """Bytes that a worker takes at most while it compiles a program of this size."""
+    return _WORKER[platform] + _OF_PROGRAM[platform] * size
+
+
+class Room:
+    """The memory that was free when it was first asked for, before anything runs in it."""
+
+    @cached_property
+    def _free(self) -> int:
+        return available()
+
+    def holds(self, running: Sequence[int], peak: int) -> bool:
+        """Whether a compile runs beside others, each by the bytes that it takes. One alone always does."""
+        free, wanted = self._free, sum(running) + peak
+        if not running or wanted <= free:
+            return True
+        _warn(
+            f"compile: {len(running) + 1} at a time would take {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of "
+            f"memory are free: {len(running)} at a time"
+        )
+        return False
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    log.warning("%s", message)
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:

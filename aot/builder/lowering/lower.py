@@ -75,7 +75,7 @@ def lower_programs(
     def lowered(placed: Placed) -> ProgramRecord:
         lower = partial(_lowered, placed, plan, writer)
         record = get(placed, lower)
-        progress(f"{placed.program.name} for {placed.platform}", clock.left(1), count)
+        progress(f"{placed.program.name} for {placed.platform}", clock.left(1), count, record)
         return record
 
     for laid in every:

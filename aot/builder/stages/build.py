@@ -1,11 +1,14 @@
 """The build: from a plan to a published bundle."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot import devices, digest, sampling
+from aot.builder import messages
 from aot.builder.compiling import compile, tuning
 from aot.builder.lowering import footprint
 from aot.builder.lowering.lower import Counted, Lowered
@@ -20,7 +23,7 @@ from aot.builder.tasks.weights import WriteWeights
 from aot.builder.workers import Worker
 from aot.bundle import store, verified
 from aot.bundle.index import records
-from aot.bundle.index.records import Index
+from aot.bundle.index.records import Index, ProgramRecord
 from aot.bundle.store import Bundle
 from aot.bundle.writer import Writer
 from aot.errors import AotError
@@ -57,26 +60,70 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
     place = options.place()
     place.expect(**planned(plan, release.valid_until))
     check_machine(plan.targets)
-    with Writer.stage(options.destination) as writer:
-        targets = tuning.stored_targets(plan.targets, writer)
+    with Writer.stage(options.destination) as writer, ThreadPoolExecutor(1) as beside:
         evidence = provenance.Evidence(plan)
-        weights = laid_out(plan, writer, report, evidence, _old(options))  # what is wrong with them is known in seconds
-        place.expect(weights=weights)
-        made = lower_plan(plan, writer, report, evidence=evidence, cache=options.cache)
-        place.expect_programs(made.programs, targets)
-        programs = executables.compile_all(targets, made.programs, writer, options.jobs, report, options.cache)
-        index = build_index(plan, replace(made, programs=programs), weights, writer, release.valid_until)
+        made, weights = _made(plan, writer, options, report, place, evidence, beside)
+        index = build_index(plan, made, weights, writer, release.valid_until)
         name = writer.seal(index)
+        statement = beside.submit(_statement, plan, release, index, name, evidence, writer)
         outputs = golden.outputs(writer.root, report, options.cache)
         cost = loss.attachment(plan, weights, report, options.cache)
         options.place()  # it may have come in the meantime
-        report.step("publish", None)
-        statement = provenance.statement(plan, release, index, name, evidence)
-        attachments = {"provenance": statement, "golden": outputs, "loss": cost}
-        said = {kind: data for kind, data in attachments.items() if data is not None}
-        writer.publish(index, options.replace or options.force, said)
+        with report.step("publish", None):
+            attachments = {"provenance": statement.result(), "golden": outputs, "loss": cost}
+            said = {kind: data for kind, data in attachments.items() if data is not None}
+            writer.publish(index, options.replace or options.force, said)
     verified.remember(options.destination, weights)
     return name
+
+
+def _made(
+    plan: "Plan",
+    writer: Writer,
+    options: Options,
+    report: Report,
+    place: Destination,
+    evidence: provenance.Evidence,
+    beside: ThreadPoolExecutor,
+) -> tuple[Lowered, records.WeightsRecord]:
+    """Programs with executables, and weights: laid out while programs are lowered, each compiled once it is there.
+
+    Whatever fails first ends all of it.
+    """
+    targets = tuning.stored_targets(plan.targets, writer)
+    with Worker() as laying, executables.Compiler(targets, writer, options.jobs, options.cache) as compiler:
+
+        def lay_out() -> records.WeightsRecord:
+            try:
+                with step, laying:
+                    weights = laid_out(laying, plan, writer, progress, evidence, _old(options))
+                    place.expect(weights=weights)
+            except BaseException as error:
+                compiler.fail(error)
+                raise
+            return weights
+
+        step = ExitStack()  # begun here, so that steps are told of in one order, and left where the weights are there
+        progress = step.enter_context(report.step("weights", None))
+        weights = beside.submit(lay_out)
+        if place.bundle is None:
+            made = lower_plan(plan, writer, report, evidence=evidence, take=compiler.add, cache=options.cache)
+        else:  # which may prove to be another one by its weights, and by its programs
+            weights.result()
+            made = lower_plan(plan, writer, report, evidence=evidence, cache=options.cache)
+        place.expect_programs(made.programs, targets)
+        for program in made.programs:
+            compiler.add(program)
+        programs = compiler.finish(made.programs, report)
+        return replace(made, programs=programs), weights.result()
+
+
+def _statement(
+    plan: "Plan", release: Release, index: Index, name: str, evidence: provenance.Evidence, writer: Writer
+) -> bytes:
+    """The provenance, for which the checkpoint is read once more; what is staged is on the disk by then."""
+    writer.sync_blobs()
+    return provenance.statement(plan, release, index, name, evidence)
 
 
 def count_plan(plan: "Plan", progress: Progress = lambda *_: None) -> Counted:
@@ -110,13 +157,16 @@ def lower_plan(
     report: Report,
     key: str | None = None,
     evidence: provenance.Evidence | None = None,
+    take: Callable[[ProgramRecord], None] = lambda _: None,
     cache: Cache | None = None,
 ) -> Lowered:
-    """The programs of a plan, in the writer; with a key those of its combo alone. Without a cache each is lowered."""
-    report.step("lower", None)
-    with Worker() as worker:
+    """The programs of a plan, in the writer; with a key those of its combo alone. Without a cache each is lowered.
+
+    `take` gets each as soon as it is there, perhaps several times.
+    """
+    with report.step("lower", None) as progress, Worker() as worker:
         task = Lower(plan, writer.root, key, None if cache is None else cache.root)
-        made = worker.request(task, report.advance)
+        made = worker.request(task, progress, lambda part: take(messages.read(ProgramRecord, part)))
         if evidence is not None:
             evidence.collect(worker)
     writer.include(records.BlobRecord(program.digest, program.bytes) for program in made.programs)
@@ -124,19 +174,18 @@ def lower_plan(
 
 
 def laid_out(
+    worker: Worker,
     plan: "Plan",
     writer: Writer,
-    report: Report,
+    progress: Progress,
     evidence: provenance.Evidence | None = None,
     old: Bundle | None = None,
 ) -> records.WeightsRecord:
     """The weights of a plan's model, in the writer; where an old bundle has the very same, its files are shared."""
-    report.step("weights", None)
-    with Worker() as worker:
-        task = WriteWeights(plan, writer.root, None if old is None else old.index.weights)
-        weights = worker.request(task, report.advance)
-        if evidence is not None:
-            evidence.collect(worker)
+    task = WriteWeights(plan, writer.root, None if old is None else old.index.weights)
+    weights = worker.request(task, progress)
+    if evidence is not None:
+        evidence.collect(worker)
     if old is not None and weights == old.index.weights:
         writer.share(old, weights.blobs)
         verified.remember(old.path, weights)  # a link is a change of the file

@@ -1,17 +1,15 @@
 """The stage that compiles: an executable for each program and target, from the cache or from a pool of workers."""
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import replace
-from queue import SimpleQueue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aot.builder import pace
 from aot.builder.compiling import compile, cpu, memory
 from aot.builder.reuse import identity
-from aot.builder.reuse.cache import Cache
+from aot.builder.reuse.cache import Cache, Factors
 from aot.builder.tasks.executable import Compile
 from aot.builder.workers import Worker
 from aot.bundle.index import codec, records
@@ -21,9 +19,6 @@ from aot.targets import Target
 
 if TYPE_CHECKING:
     from aot.builder.report import Report
-
-Place = tuple[int, int]
-"""What names an executable of a build: the positions of its program and of its target."""
 
 
 def compile_all(
@@ -38,27 +33,10 @@ def compile_all(
 
     Without a cache each is compiled; with one, those that it lacks, and they are kept in it as they come.
     """
-    work = [(i, t) for t, target in enumerate(targets) for i, p in enumerate(programs) if is_for(p, target)]
-    made = {} if cache is None else _kept(work, targets, programs, writer, cache)
-    report.step("compile", len(work), len(made))
-    missing = [place for place in work if place not in made]
-    clock = pace.Pace(sum(pace.compile_cost(programs[i].bytes) for i, _ in missing))
-
-    def take(place: Place, record: ExecutableRecord) -> None:
-        program, target = programs[place[0]], targets[place[1]]
-        made[place] = record
-        if cache is not None:
-            factors = identity.executable(program.digest, target)
-            cache.write(factors, codec.plain(record), writer.read(record.digest))
-        report.advance(program.name, clock.left(pace.compile_cost(program.bytes)))
-
-    for t, target in enumerate(targets):
-        _compile([place for place in missing if place[1] == t], target, programs, writer, jobs, take)
-    writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.values())
-    return tuple(
-        replace(program, executables=tuple(made[i, t] for t in range(len(targets)) if (i, t) in made))
-        for i, program in enumerate(programs)
-    )
+    with Compiler(targets, writer, jobs, cache) as compiler:
+        for program in programs:
+            compiler.add(program)
+        return compiler.finish(programs, report)
 
 
 def is_for(program: ProgramRecord, target: Target) -> bool:
@@ -66,54 +44,183 @@ def is_for(program: ProgramRecord, target: Target) -> bool:
     return program.platform == target.platform and dict(program.mesh) == target.mesh
 
 
-def _kept(
-    work: Sequence[Place],
-    targets: Sequence[Target],
-    programs: Sequence[ProgramRecord],
-    writer: Writer,
-    cache: Cache,
-) -> dict[Place, ExecutableRecord]:
-    """The executables that the cache has, which are in the writer then."""
-    found = {}
-    for i, t in work:
-        if kept := cache.read(identity.executable(programs[i].digest, targets[t])):
-            writer.add(kept.data)
-            found[i, t] = codec.restored(ExecutableRecord, kept.record)
-    return found
+_Place = tuple[str, int]
+"""What names an executable of a build: the digest of its program, and the position of its target."""
 
 
-def _compile(
-    places: Sequence[Place],
-    target: Target,
-    programs: Sequence[ProgramRecord],
-    writer: Writer,
-    jobs: int,
-    take: Callable[[Place, ExecutableRecord], None],
-) -> None:
-    """Compiles for one target in a pool of workers, the largest first; the first failure ends them all."""
-    if not places:
-        return
-    sizes = {place: programs[place[0]].bytes for place in places}
-    count = memory.affordable(jobs, list(sizes.values()), target.platform)
-    variables = compile.environment(target)
-    with ExitStack() as stack:
-        idle: SimpleQueue[Worker] = SimpleQueue()
-        for number in range(count):
-            idle.put(stack.enter_context(Worker({**variables, cpu.CORE: str(os.getpid() + number)})))
+@dataclass(frozen=True)
+class _Job:
+    """A program to be compiled for the target at a position."""
 
-        def run(place: Place) -> ExecutableRecord:
-            worker = idle.get()
-            try:
-                program = programs[place[0]]
-                return worker.request(Compile(program.digest, program.mesh, target, writer.root))
-            finally:
-                idle.put(worker)
+    program: ProgramRecord
+    target: int
 
-        pool = ThreadPoolExecutor(count)
+    @property
+    def place(self) -> _Place:
+        return self.program.digest, self.target
+
+    @property
+    def peak(self) -> int:
+        return memory.peak(self.program.bytes, self.program.platform)
+
+    @property
+    def cost(self) -> float:
+        return pace.compile_cost(self.program.bytes)
+
+
+class Compiler:
+    """Compiles programs as they come, for each target of their platform and mesh, in a pool of workers.
+
+    As many at a time as there are jobs, where memory suffices: the largest of those that have come, but those for the
+    target that a worker was started for before others. The first failure ends all. A context manager: leaving it ends
+    the workers, whatever they are at.
+    """
+
+    def __init__(self, targets: Sequence[Target], writer: Writer, jobs: int, cache: Cache | None = None) -> None:
+        self._targets, self._writer, self._jobs, self._cache = targets, writer, jobs, cache
+        self._room = memory.Room()
+        self._changed = threading.Condition()  # guards all of the following
+        self._waiting: list[_Job] = []
+        self._running: list[_Job] = []
+        self._compiled: list[_Job] = []
+        self._records: dict[_Place, ExecutableRecord] = {}
+        self._threads: list[threading.Thread] = []
+        self._workers: set[Worker] = set()
+        self._failure: BaseException | None = None
+        self._closed = False
+
+    def __enter__(self) -> "Compiler":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            workers = list(self._workers)
+        for worker in workers:
+            self._end(worker)
+        for thread in self._threads:
+            thread.join()
+
+    def add(self, program: ProgramRecord) -> None:
+        """Begins with a program that lies in the writer. Raises what an earlier one failed with."""
+        for t, target in enumerate(self._targets):
+            job = _Job(program, t)
+            if not is_for(program, target) or self._knows(job):
+                continue
+            if kept := self._cache and self._cache.read(self._factors(job)):
+                self._writer.add(kept.data)
+                self._records[job.place] = codec.restored(ExecutableRecord, kept.record)
+            else:
+                self._begin(job)
+
+    def fail(self, error: BaseException) -> None:
+        """Makes `add` and `finish` raise an error, unless there was one before."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def finish(self, programs: Sequence[ProgramRecord], report: "Report") -> tuple[ProgramRecord, ...]:
+        """All that were added, with their executables once these are made. Raises what one of them failed with."""
+        with self._changed:
+            early = len(self._compiled)
+            rest = [*self._waiting, *self._running]
+            kept = len(self._records) - early
+        clock, total = pace.Pace(sum(job.cost for job in rest)), kept + early + len(rest)
+        with report.step("compile", total, kept) as progress:
+            for count in range(total - kept):
+                job = self._ended(count)
+                progress(job.program.name, None if count < early else clock.left(job.cost))
+        self._writer.include(records.BlobRecord(record.digest, record.bytes) for record in self._records.values())
+        return tuple(replace(program, executables=tuple(self._executables(program))) for program in programs)
+
+    def _executables(self, program: ProgramRecord) -> Iterator[ExecutableRecord]:
+        places = (_Job(program, t).place for t in range(len(self._targets)))
+        return (self._records[place] for place in places if place in self._records)
+
+    def _ended(self, count: int) -> _Job:
+        """The job that ended after so many others."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or len(self._compiled) > count)
+            self._raise_failure()
+            return self._compiled[count]
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _knows(self, job: _Job) -> bool:
+        with self._changed:
+            self._raise_failure()
+            return job.place in self._records or any(job.place == j.place for j in (*self._waiting, *self._running))
+
+    def _begin(self, job: _Job) -> None:
+        with self._changed:
+            self._waiting.append(job)
+            if len(self._threads) < min(self._jobs, len(self._waiting) + len(self._running)):
+                thread = threading.Thread(target=self._work, args=(len(self._threads),), name="aot-compile")
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify_all()
+
+    def _work(self, number: int) -> None:
+        """What each thread does: it has a worker, for one target at a time."""
+        target, worker = -1, None
         try:
-            begun = {pool.submit(run, place): place for place in sorted(places, key=lambda p: -sizes[p])}
-            for future in as_completed(begun):
-                take(begun[future], future.result())
+            while job := self._next(target):
+                if worker is None or job.target != target:
+                    if worker is not None:
+                        self._end(worker)
+                    target, worker = job.target, self._start(job.target, number)
+                self._keep(job, worker.request(self._task(job)))
+        except BaseException as error:  # to be raised by the builder's thread
+            self.fail(error)
         finally:
-            stack.close()  # ends the workers, and with them whatever the pool still waits for
-            pool.shutdown(cancel_futures=True)
+            if worker is not None:
+                self._end(worker)
+
+    def _next(self, target: int) -> _Job | None:
+        """What to compile next, with a worker for a target if it may be; None at the end."""
+
+        def chosen() -> _Job | None:
+            best = min(self._waiting, key=lambda job: (job.target != target, job.target, -job.peak), default=None)
+            return best if best and self._room.holds([j.peak for j in self._running], best.peak) else None
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or chosen())
+            if self._closed or (job := chosen()) is None:
+                return None
+            self._waiting.remove(job)
+            self._running.append(job)
+            return job
+
+    def _keep(self, job: _Job, record: ExecutableRecord) -> None:
+        if self._cache is not None:
+            self._cache.write(self._factors(job), codec.plain(record), self._writer.read(record.digest))
+        with self._changed:
+            self._running.remove(job)
+            self._records[job.place] = record
+            self._compiled.append(job)
+            self._changed.notify_all()
+
+    def _factors(self, job: _Job) -> Factors:
+        return identity.executable(job.program.digest, self._targets[job.target])
+
+    def _task(self, job: _Job) -> Compile:
+        return Compile(job.program.digest, job.program.mesh, self._targets[job.target], self._writer.root)
+
+    def _start(self, target: int, number: int) -> Worker:
+        """A worker for a target, to be ended by whoever takes it out of those that there are."""
+        variables = compile.environment(self._targets[target])
+        worker = Worker({**variables, cpu.CORE: str(os.getpid() + number)})
+        with self._changed:
+            self._workers.add(worker)
+        return worker
+
+    def _end(self, worker: Worker) -> None:
+        with self._changed:
+            mine = worker in self._workers
+            self._workers.discard(worker)
+        if mine:
+            worker.__exit__()

@@ -26,9 +26,9 @@ def outputs(sealed: Path, report: "Report", cache: Cache | None = None) -> bytes
     kept = {i: entry.data for i, entry in found.items() if entry is not None}
     lacking = sorted(factors.keys() - kept, reverse=True)  # the first of those that are made of the same
     missing = dict({digest.canonical_json(factors[i]): (i, factors[i]) for i in lacking}.values())
-    report.step("golden", len(kept) + len(missing), len(kept))
-    if not missing:
-        return golden.record_golden(bundle, kept, place=place(bundle))
-    with Worker() as worker:
-        task = RecordGolden(sealed, kept, missing, None if cache is None else cache.root)
-        return worker.request(task, report.advance)
+    with report.step("golden", len(kept) + len(missing), len(kept)) as progress:
+        if not missing:
+            return golden.record_golden(bundle, kept, place=place(bundle))
+        with Worker() as worker:
+            task = RecordGolden(sealed, kept, missing, None if cache is None else cache.root)
+            return worker.request(task, progress)

@@ -19,11 +19,11 @@ def attachment(plan: "Plan", weights: WeightsRecord, report: "Report", cache: Ca
         return None
     factors = _factors(plan, weights)
     kept = None if cache is None else cache.read(factors)
-    report.step("loss", None)
-    if kept is not None:
-        return kept.data or None
-    with Worker() as worker:
-        made = worker.request(MeasureLoss(plan))
+    with report.step("loss", None):
+        if kept is not None:
+            return kept.data or None
+        with Worker() as worker:
+            made = worker.request(MeasureLoss(plan))
     if cache is not None:
         cache.write(factors, None, made or b"")
     return made

@@ -14,8 +14,7 @@ def programs(
     given: Sequence[ProgramRecord], waivers: Sequence[str], writer: Writer, report: Report
 ) -> Reexported:  # fmt: skip
     """Exports programs that are in the writer anew, in a process of their own."""
-    report.step("export", len(given))
-    with Worker() as worker:
-        made = worker.request(Reexport(tuple(given), tuple(waivers), writer.root), report.advance)
+    with report.step("export", len(given)) as progress, Worker() as worker:
+        made = worker.request(Reexport(tuple(given), tuple(waivers), writer.root), progress)
     writer.include(records.BlobRecord(record.digest, record.bytes) for record in made.programs)
     return made

@@ -80,12 +80,11 @@ def _check(target: CudaTarget) -> None:
 def _tuned(target: CudaTarget, programs: Sequence[ProgramRecord], writer: Writer, report: Report) -> Tuning:
     """What the device chose for all programs of a target, one after the other: what two share is chosen once."""
     mine = [program for program in programs if executables.is_for(program, target)]
-    report.step("tune", len(mine))
     text = f"version: {tuning.RESULTS}"
-    with Worker(_ENVIRONMENT) as worker:
+    with report.step("tune", len(mine)) as progress, Worker(_ENVIRONMENT) as worker:
         for program in mine:
             text = worker.request(Tune(program.digest, program.mesh, replace(target, tuning=None), writer.root))
-            report.advance(program.name)
+            progress(program.name)
     return tuning.collected(text, target.device)
 
 

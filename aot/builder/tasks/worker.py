@@ -6,6 +6,7 @@ A task that compiles runs in a child of its own, forked from a process that has 
 XLA numbers the modules of a process and stores the number, so what was compiled before would show in the bytes.
 """
 
+import importlib
 import logging
 import os
 import sys
@@ -20,6 +21,9 @@ from aot.builder.tasks.task import Task, task_of
 from aot.errors import AotError
 
 Answer = Callable[[Advanced | Done | Failed | Logged], None]
+
+_OF_ALL = ("jax.export", "jax.experimental.topologies", "scipy.linalg", "capstone", "elftools.elf.elffile")
+"""What each task in a child would import, a third of a second: scipy for the LAPACK that jax registers."""
 
 
 def main(parent: int) -> None:
@@ -62,8 +66,8 @@ def _perform(task: Task[Any], answer: Answer) -> None:
 
 def _perform_apart(task: Task[Any], answer: Answer) -> None:
     """Performs a task in a child that answers itself; if it dies, so does this process, in the same way."""
-    import jax.export  # noqa: F401, here once and not in each child
-
+    for module in _OF_ALL:
+        importlib.import_module(module)
     here = os.getpid()
     if (child := os.fork()) == 0:
         status = 1
