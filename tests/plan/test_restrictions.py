@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import synthetic
 from commands import aot, built
+from oracles import records
 from places import TINY
 
 import aot as package
@@ -64,6 +65,19 @@ def test_suppressed_tokens_are_never_drawn_and_others_only_not_first(restricted:
     assert COMMA in {token for row in rows for token in row[1:]}
     assert {NEWLINE, SIZE} <= {token for row in free for token in row}
     assert not {NEWLINE, SIZE} & {token for row in rows for token in row}
+
+
+def test_tokens_are_those_of_transformers_under_the_same_restrictions(tmp_path: Path) -> None:
+    oracle = records.read("tiny-restricted")
+    asked = oracle.given["generated"]
+    shutil.copytree(TINY.parent / "tiny", tmp_path / "tiny")
+    file = tmp_path / "tiny" / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked["options"]))
+    (tmp_path / "restricted.yaml").write_text(MANIFEST.replace("max_new_tokens: 16", "max_new_tokens: 24"))
+    with package.load(built(tmp_path / "restricted.yaml", tmp_path / "bundle")) as model:
+        found = [model.generate([ids], temperature=0)[0].token_ids for ids in asked["ids"]]
+
+    assert found == oracle.made["tokens"]["generated"]
 
 
 def test_stop_strings_of_the_checkpoint_end_a_text_unless_the_request_has_its_own(restricted: Path) -> None:

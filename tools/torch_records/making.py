@@ -101,12 +101,12 @@ def _trained_model(case: Case) -> Case:
 
 def _generated(asked: dict[str, Any], model: Any, home: Path) -> list[list[int]]:
     """What transformers generates, greedily, with the token that ends it."""
-    found = []
-    for ids, pictures in zip(asked["ids"], asked["pictures"], strict=True):
-        tokens = torch.tensor([ids])
+    found, options = [], asked.get("options", {})
+    for i, ids in enumerate(asked["ids"]):
+        tokens, pictures = torch.tensor([ids]), asked["pictures"][i] if "pictures" in asked else []
         inputs = {"input_ids": tokens} | (_seen(home, pictures, tokens, model) if pictures else {})
         with torch.no_grad():
-            made = model.generate(**inputs, max_new_tokens=asked["steps"], do_sample=False)
+            made = model.generate(**inputs, max_new_tokens=asked["steps"], do_sample=False, **options)
         found.append(made[0, len(ids) :].tolist())
     return found
 
