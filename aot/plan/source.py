@@ -53,10 +53,20 @@ def source_of(manifest: Manifest, faults: Faults) -> Source:
         directory=manifest.directory.resolve(),
     )
     if model.checkpoint is None:
+        _check_name(manifest, plan.directory, faults)
         return Source(plan)
     with faults.collecting(manifest.place("model", "checkpoint")):
         return _of_checkpoint(manifest, plan, manifest.directory / model.checkpoint, faults)
     return Source(plan)
+
+
+def _check_name(manifest: Manifest, directory: Path, faults: Faults) -> None:
+    """Jax names the files of the functions that it lowers, and ends in `std::bad_cast` where a name is no text."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        where = manifest.place("model", "factory")
+        faults.add(where, f"lies below {str(directory)!r}, a name that is not UTF-8, which jax does not lower; move it")
 
 
 def _of_checkpoint(manifest: Manifest, plan: ModelPlan, directory: Path, faults: Faults) -> Source:

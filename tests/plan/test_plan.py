@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -563,3 +564,11 @@ def test_a_file_that_is_nested_without_end_is_named(tiny, name, text):
 
     with pytest.raises(ManifestError, match=name):
         resolved(tiny, MINIMAL)
+
+
+def test_a_factory_below_a_name_that_is_no_text_is_refused_before_jax_ends_in_it(tmp_path):
+    home = tmp_path / os.fsdecode(b"q\xff")
+    home.mkdir()
+    (home / "own.yaml").write_text('name: own\nmodel: {factory: "own:make"}\nprecompile: {batch_size: 1}\n')
+    with pytest.raises(ManifestError, match=r"model\.factory: lies below '.*q\\udcff', a name that is not UTF-8"):
+        plan.resolve(plan.read_manifest(home / "own.yaml"))
