@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import tiktoken
 from places import TINY
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
@@ -18,6 +20,10 @@ from aot.plan import Plan
 from aot.runtime.prompting.text import TextTokenizer
 
 CORPUS = ["The quick brown fox doesn't jump 1234 times.\n\n", "  Grüße aus Köln 你好 🦊", "def main():\n\treturn 0"]
+LLAMA = (  # how Llama 3 cuts a text into words
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 MANIFEST = "name: a\nmodel: {{checkpoint: tiny{more}}}\nprecompile: {{prefill_length: 64}}\n"
 
 
@@ -79,7 +85,6 @@ def test_a_tokenizer_of_another_kind_becomes_one_with_the_ids_of_transformers(
 
 
 def test_a_sentencepiece_model_becomes_a_tokenizer_with_its_own_ids(tmp_path: Path) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece")
     (tmp_path / "corpus").write_text("\n".join(CORPUS * 20))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     sentencepiece.SentencePieceTrainer.train(
@@ -93,6 +98,21 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_with_its_own_ids(tmp_path: Pa
 
     lines = [line for each in CORPUS for line in each.split("\n") if line]
     assert [text.encode(line) for line in lines] == [theirs.encode(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["tiktoken.model", "tokenizer.model"])
+def test_ranks_of_tiktoken_become_a_tokenizer_with_its_own_ids(tmp_path: Path, name: str) -> None:
+    pieces = [*(bytes([byte]) for byte in range(256)), b"Th", b"he", b"The", b" q", b"ui", b"qui", b"\xc3\xbc"]
+    lines = [f"{base64.b64encode(piece).decode()} {rank}\n" for rank, piece in enumerate(pieces)]
+    (tmp_path / name).write_text("".join(lines))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    ranks = {piece: rank for rank, piece in enumerate(pieces)}
+    theirs = tiktoken.Encoding("llama", pat_str=LLAMA, mergeable_ranks=ranks, special_tokens={})
+
+    text = TextTokenizer.from_files(tokenizer.tokenizer_blobs(tmp_path), "bundle a")
+
+    assert [text.encode(each) for each in CORPUS] == [theirs.encode(each) for each in CORPUS]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tekken.json", "qwen.tiktoken"])
