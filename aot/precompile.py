@@ -216,6 +216,10 @@ class Combo(PreCompileConfig):
         """All fields as plain JSON values."""
         return self.to_dict()
 
+    def shares_state(self, other: "Combo") -> bool:
+        """Whether a state of one fits the programs of the other, but for the number of rows."""
+        return (self.max_length, self.required_props) == (other.max_length, other.required_props)
+
 
 FIELDS = tuple(field.name for field in dataclasses.fields(PreCompileConfig))
 

@@ -4,7 +4,6 @@ Registries and copying tools rewrite `index.json`, so nothing that matters lives
 of its index, the config blob of the manifest.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,8 +36,6 @@ LAYOUT = digest.canonical_json({"imageLayoutVersion": "1.0.0"})
 _IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 _IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _KINDS = {media_type: kind for kind, media_type in ATTACHMENTS.items()}
-_NAME = re.compile(rb'"digest":"sha256:([0-9a-f]{64})"')
-_ROW = re.compile(rb'{"digest":"(sha256:[0-9a-f]{64})","mediaType":"([^"]*)","size":([0-9]{1,19})}')
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -58,28 +55,12 @@ class Manifest:
     """The image manifest: the index as config, everything that it names as layers, then the attachments."""
 
     config: Descriptor
-    where: str
-    rows: bytes
-    """The layers as JSON: serving needs none, and there may be thousands."""
-
-    @cached_property
-    def layers(self) -> tuple[Descriptor, ...]:
-        """The layers in its order. Raises BundleError."""
-        try:
-            rows: Any = strict_json.parse_strictly(self.rows)
-            return tuple(_layer(row, i, self.config) for i, row in enumerate(rows))
-        except ValueError as error:
-            raise _fault(self.where, error) from error
-
-    @property
-    def names(self) -> set[bytes]:
-        """The hex of the layers' digests, with which the rest of them need not be read."""
-        return set(_NAME.findall(self.rows))
+    layers: tuple[Descriptor, ...]
 
     def sizes(self, *kinds: str) -> dict[str, int]:
-        """The sizes of the layers of some kinds, by digest, with which the rest of them need not be read."""
-        wanted = {LAYERS[kind].encode() for kind in kinds}
-        return {name.decode(): int(size) for name, kind, size in _ROW.findall(self.rows) if kind in wanted}
+        """The sizes of the layers of some kinds, by digest."""
+        wanted = {LAYERS[kind] for kind in kinds}
+        return {layer.digest: layer.size for layer in self.layers if layer.media_type in wanted}
 
     @cached_property
     def attachments(self) -> dict[str, Descriptor]:
@@ -145,28 +126,18 @@ def read_index(data: bytes, where: str) -> Descriptor:
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """The image manifest in some bytes, its layers unread. Raises BundleError."""
+    """The image manifest in some bytes. Raises BundleError."""
     required = {"schemaVersion": int, "mediaType": str, "artifactType": str, "config": dict, "layers": list}
     try:
-        rest, rows = _without_layers(data)
-        manifest = strict_json.expect(strict_json.parse_strictly(rest), "it", required)
+        manifest = strict_json.expect(strict_json.parse_strictly(data), "it", required)
         _same("schemaVersion", manifest["schemaVersion"], 2)
         _same("mediaType", manifest["mediaType"], _IMAGE_MANIFEST)
         _same("artifactType", manifest["artifactType"], ARTIFACT)
         config = _descriptor(manifest["config"], "config")
         _same("config.mediaType", config.media_type, CONFIG)
-        return Manifest(config, where, rows)
+        return Manifest(config, tuple(_layer(row, i, config) for i, row in enumerate(manifest["layers"])))
     except ValueError as error:
         raise _fault(where, error) from error
-
-
-def _without_layers(data: bytes) -> tuple[bytes, bytes]:
-    """A manifest in canonical JSON without its layers, and these. Both are JSON only if they are what they seem."""
-    before, mark, rest = data.partition(b',"layers":[')
-    layers, end, after = rest.rpartition(b"]")
-    if not (mark and end):
-        raise ValueError("it must be canonical JSON with an array of layers")
-    return before + mark + end + after, b"[" + layers + b"]"
 
 
 def _manifest_descriptor(value: Any) -> Descriptor:

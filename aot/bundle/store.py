@@ -127,7 +127,7 @@ def open(path: Path, admit: Admit | None = None) -> Bundle:
     config = manifest.config
     _limit(place, "index", config.size, _INDEX_LIMIT)
     index = codec.decode(_read_blob(path, config.digest, config.size), f"{place}: index")
-    _check_there(path, manifest.names)
+    _check_there(path, _names(entry.digest, manifest))
     return Bundle(path, index, config.digest, manifest, entry.digest)
 
 
@@ -219,11 +219,11 @@ def _check_layers(bundle: Bundle) -> None:
                 pass
 
 
-def _check_there(path: Path, names: set[bytes]) -> None:
+def _check_there(path: Path, names: set[str]) -> None:
     with _faults(f"bundle {path}: {BLOBS}"):
-        found = os.listdir(os.fsencode(path / BLOBS))
+        found = os.listdir(path / BLOBS)
     if missing := names.difference(found):
-        with _blob(path, f"sha256:{min(missing).decode()}", None):  # says what is wrong
+        with _blob(path, f"sha256:{min(missing)}", None):  # says what is wrong
             pass
 
 

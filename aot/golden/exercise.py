@@ -10,7 +10,6 @@ import numpy as np
 from aot.bundle.index import codec
 from aot.bundle.index.records import ArgumentRecord, GenerationRecord
 from aot.bundle.store import Bundle
-from aot.precompile import Combo
 from aot.runtime import execute
 from aot.runtime.device.client import numpy_dtype
 from aot.runtime.execute import Executor, State
@@ -142,7 +141,7 @@ class Exercise:
             return self._prefills.get(entry.combo)
         if (rows := _fork_rows(entry)) is None:
             return None
-        alike = (e for c, e in self._prefills.items() if c.batch_size == rows and _alike(c, entry.combo))
+        alike = (e for c, e in self._prefills.items() if c.batch_size == rows and c.shares_state(entry.combo))
         return next(alike, None)
 
     def _read(self, entry: Entry, begun: State | None) -> State | None:
@@ -188,7 +187,3 @@ def _name(entry: Entry) -> tuple[str, str]:
 
 def _verdict(entry: Entry) -> entries.EntryVerdict:
     return entries.judge_entry(entry)
-
-
-def _alike(a: Combo, b: Combo) -> bool:
-    return (a.max_length, a.required_props) == (b.max_length, b.required_props)

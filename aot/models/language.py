@@ -70,7 +70,7 @@ class LanguageModel:
 
     def _sources(self, combo: Combo) -> set[int]:
         """Batch sizes whose prefill leaves a state that rows of this combo can continue."""
-        alike = (c for c in self.combos if (c.max_length, c.required_props) == (combo.max_length, combo.required_props))
+        alike = filter(combo.shares_state, self.combos)
         return {c.batch_size for c in alike if c.batch_size <= combo.batch_size}
 
 

@@ -132,7 +132,7 @@ class _Like(NamedTuple):
 
     def continues(self, combo: Combo) -> bool:
         """Whether the states can be continued there."""
-        return all(held is None or _alike(combo, held) for held in (self.state, self.source)) and (
+        return all(held is None or combo.shares_state(held) for held in (self.state, self.source)) and (
             self.state is None or combo.batch_size == self.state.batch_size
         )
 
@@ -227,10 +227,6 @@ def _sizes(phase: PhaseRecord, shapes: InputShapes, name: str) -> dict[str, int]
                     f"phase {name}: input {given_name} has {size} for {dimension}, another has {sizes[dimension]}"
                 )
     return sizes
-
-
-def _alike(a: Combo, b: Combo) -> bool:
-    return (a.max_length, a.required_props) == (b.max_length, b.required_props)
 
 
 def _given(entry: Entry, name: str, shape: tuple[int, ...], axes: Axes) -> _Given:

@@ -75,7 +75,7 @@ class ForkSource:
 
     def serves(self, combo: Combo, positions: Iterable[int]) -> bool:
         """Whether rows of `combo` can continue some of these prompts from it."""
-        return _alike(self.state.entry.combo, combo) and not self.rows.keys().isdisjoint(positions)
+        return self.state.entry.combo.shares_state(combo) and not self.rows.keys().isdisjoint(positions)
 
 
 class GenerationRun:
@@ -144,7 +144,9 @@ class GenerationRun:
         """State and first tokens of a group: from a prefill alone, or where prompts are shared from forks of one."""
         combo, prepared = group.combo, group.prepared
         ready = {position for source in held if source.serves(combo, prepared) for position in source.rows}
-        after = [other for other in later if _alike(other.combo, combo) and other.prepared.keys() & prepared.keys()]
+        after = [
+            other for other in later if other.combo.shares_state(combo) and other.prepared.keys() & prepared.keys()
+        ]
         if len(prepared) == len(group.rows) and not after and not prepared.keys() & ready:
             state, outputs = self._prefill(combo, list(prepared.values()), request)
             return state, outputs, held
@@ -158,7 +160,7 @@ class GenerationRun:
             shared = [p for p in fresh if min(g.combo.batch_size for g in (group, *after) if p in g.prepared) == room]
             if not shared:
                 continue
-            alike = [c for c in self._table.combos if _alike(c, group.combo) and c.batch_size <= room]
+            alike = [c for c in self._table.combos if c.shares_state(group.combo) and c.batch_size <= room]
             lengths = [len(group.prepared[position].ids) for position in shared]
             images = {row for row, position in enumerate(shared) if group.prepared[position].images}
             for part in buckets.Table(alike).partition(lengths, 0, group.combo.required_props, images):
@@ -211,8 +213,3 @@ class _Filled:
 def _taken(batch: Batch, tokens: Any, logprobs: Any, steps: int) -> Pieces:
     live = [(row, s) for row, s in enumerate(batch) if s is not None and s.finish is None]
     return [(s, s.take(tokens[row, :steps], logprobs[row, :steps])) for row, s in live]
-
-
-def _alike(a: Combo, b: Combo) -> bool:
-    """Whether the state of one fits the programs of the other, but for the number of rows."""
-    return (a.max_length, a.required_props) == (b.max_length, b.required_props)

@@ -220,11 +220,10 @@ def test_an_image_manifest_other_than_the_index_makes_it_is_refused(root: Path, 
     assert said in fault_of(root, store.inspect)
 
 
-@pytest.mark.parametrize("change", [lambda data: data.replace(b":", b": "), lambda data: data.replace(b"]", b"")])
-def test_an_image_manifest_whose_layers_cannot_be_told_apart_is_refused(root: Path, change: Callable[[bytes], bytes]):
-    synthetic.reseal(root, change(synthetic.manifest_of(root).read_bytes()))
+def test_an_image_manifest_may_be_spelled_as_a_tool_likes(root: Path):
+    synthetic.reseal(root, json.dumps(json.loads(synthetic.manifest_of(root).read_bytes()), indent=2).encode())
 
-    assert "image manifest: it must be canonical JSON with an array of layers" in fault_of(root, store.open)
+    assert store.verify(root).digest == store.inspect(root).digest
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def _environment(name: str, peer: ModuleType, scratch: Path) -> Path:
 
 
 def _base(peer: ModuleType) -> str:
-    """The Python to make a peer's environment with: for 3.11 PyPI has a torch without CUDA, for later ones gigabytes."""
+    """The Python for a peer: for 3.11 PyPI has a torch without CUDA, for later ones one of gigabytes."""
     needs_torch = any(requirement.startswith("torch==") for requirement in peer.REQUIREMENTS)
     older = shutil.which("python3.11") if needs_torch else None
     if older and subprocess.run([older, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:

@@ -10,16 +10,16 @@ import fcntl
 import functools
 import logging
 import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgpack
 
 from aot import digest, directories
 from aot.errors import AotError
+from aot.replacing import replacing
 
 log = logging.getLogger("aot.cache")
 
@@ -93,7 +93,8 @@ class Cache:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            with _partial(path) as stream:
+            with replacing(path, 0o600) as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as a builder is at work on it
                 stream.write(_head(path.name, payload) + payload)
         except (FileNotFoundError, BlockingIOError):  # `aot gc` took the file for a leftover: one entry less
             return
@@ -117,22 +118,6 @@ def parse_entry(name: str, raw: bytes) -> Kept | None:
 
 def _head(name: str, payload: bytes) -> bytes:
     return b"%s %s %s\n" % (_MAGIC, name.encode(), digest.digest_of(payload).encode())
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[BinaryIO]:
-    """A file that is renamed to a path when it is whole; while it is locked, a builder is at work on it."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with open(hidden, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield stream
-            stream.flush()
-            os.replace(hidden, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-            raise
 
 
 def _check_private(root: Path) -> None:

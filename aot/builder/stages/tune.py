@@ -1,7 +1,6 @@
 """Tuning: XLA tries out on the device how programs are best computed, and its choices become files for builds."""
 
 import os
-import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from aot.builder.workers import Worker
 from aot.bundle.index.records import ProgramRecord
 from aot.bundle.writer import Writer
 from aot.errors import AotError, InputError, MachineError
+from aot.replacing import replacing
 from aot.runtime.fitting import machine
 from aot.targets import CudaTarget, Target
 from aot.tuning import Tuning
@@ -104,10 +104,6 @@ def _prove(
 def _written(target: Target, found: Tuning) -> Tuned:
     path, data = tuning.path(target), found.to_bytes()
     assert path is not None
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        hidden.write_bytes(data)
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
+    with replacing(path) as stream:
+        stream.write(data)
     return Tuned(tuning.without(target), path, digest.digest_of(data), len(found.choices))

@@ -25,6 +25,7 @@ from typing import Any
 
 from aot import directories, strict_json
 from aot.errors import AotError, InputError
+from aot.replacing import replacing
 from aot.runtime.peers.link import SILENCE, Line, Link, StrangerError
 
 SECRET_VARIABLE = "AOT_COORDINATOR_SECRET"
@@ -52,7 +53,8 @@ def shared_secret(address: Any) -> Iterator[str]:
         path = _file(address)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         directories.check_directory(path.parent, "state")
-        _write(path, made)
+        with replacing(path, 0o600) as file:
+            file.write(made.encode())
     except (AotError, OSError) as error:
         raise InputError(
             f"coordinator: its secret cannot be written ({error}); set {SECRET_VARIABLE}, to the same text for all "
@@ -189,14 +191,6 @@ def _known(address: Any) -> bytes:
 def _file(address: Any) -> Path:
     host, port, *_ = address
     return directories.directory_of("state") / "coordinators" / f"{host}_{port}".replace(":", "-")
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text)
-    os.replace(aside, path)
 
 
 def _secret_bytes(secret: str) -> bytes:
