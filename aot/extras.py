@@ -11,6 +11,7 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 _MODULES = {
     "build": ("capstone", "elftools", "flax", "msgpack", "orbax", "pydantic", "tensorstore", "yaml"),
+    "plot": ("matplotlib",),
     "sign": ("OpenSSL", "model_signing"),
     "": (
         "PIL", "click", "flatbuffers", "jax", "jaxlib", "jinja2", "ml_dtypes", "msgspec", "numpy", "rich",

@@ -64,7 +64,9 @@ def command(
 
 
 def _check_plot(plot: Path) -> None:
-    """Raises InputError where the file could not be written in the end."""
+    """Raises InputError where the file could not be written in the end, ImportError where nothing could draw it."""
+    import matplotlib  # noqa: F401
+
     if plot.suffix.lower() != ".svg":
         raise InputError(f"--plot {plot}: must end in .svg, got {plot.suffix!r}; a browser shows and converts SVG")
     if not plot.parent.is_dir():
