@@ -110,7 +110,7 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
         for more in ([], ["--json"]):
             found = main.run([*map(str, arguments), *more])
             out, err = capfd.readouterr()
-            lines = [line for line in err.splitlines() if line != "weights"]  # the step at which weights are read
+            lines = [line for line in err.splitlines() if line not in ("weights", "lower")]  # which begin together
             assert (found, out, len(lines)) == (code, "", 1), err
             said.append(complaint(lines[0], code) if more else lines[0])
         assert tree(tmp_path) == before
