@@ -221,4 +221,7 @@ def test_ctrl_c_leaves_no_process_behind(under_way: "subprocess.Popen[str]", tin
     out, err = under_way.communicate(timeout=60)
 
     assert (under_way.returncode, out, err.splitlines()) == (130, "", ["interrupted"])
-    assert measured_processes(tiny_bundle) == []
+    deadline = time.monotonic() + 10  # a busy machine takes its time to let go of what was killed
+    while left := measured_processes(tiny_bundle):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
