@@ -178,7 +178,8 @@ def _every_half_minute(words: Callable[[], str]) -> Iterator[None]:
 
     def tell() -> None:
         while not done.wait(EVERY):
-            click.echo(f"still: {words()}", err=True)
+            if said := words():  # between two steps there is nothing to say
+                click.echo(f"still: {said}", err=True)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

@@ -349,6 +349,7 @@ def test_locations_are_no_difference() -> None:
     assert stablehlo.first_difference(lines, lines[:1]) == ("return %0", "the end")
 
 
+@pytest.mark.thorough
 def test_the_tiny_bundle_is_explained_from_its_manifest(tiny_bundle: Path) -> None:
     key = store.open(tiny_bundle).index.combos[0].key
 

@@ -37,10 +37,9 @@ class FakeWorker:
             FakeWorker.alive += 1
 
     def __exit__(self, *exception: object) -> None:
-        assert not self.ended.is_set()
-        self.ended.set()
         with LOCK:
-            FakeWorker.alive -= 1
+            FakeWorker.alive -= not self.ended.is_set()
+            self.ended.set()
 
     def request(self, task: Compile) -> ExecutableRecord:
         assert isinstance(task.target, CpuTarget)

@@ -114,7 +114,7 @@ def test_a_prefill_in_pieces_is_one_prefill_wherever_an_image_stands() -> None:
     assert_pieces(config, weights_of(oracle, config), rows, seeing, [4, 3, 9, 0, len(rows[4].ids)], seeing)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.thorough)])
 def test_narrow_types_err_about_as_much_as_torchs_own_and_not_more(dtype: str) -> None:
     oracle = records.read("llava/plain")
 

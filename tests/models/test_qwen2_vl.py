@@ -53,6 +53,6 @@ def test_text_goes_on_after_images_where_their_positions_end(weights):
     assert_pieces(CONFIG, weights, rows, chains(CONFIG, SIZES[0]), cuts, chains(CONFIG, None))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.thorough)])
 def test_narrow_types_err_about_as_much_as_torchs_own_and_not_more(dtype):
     assert 0 < error(ORACLE, CONFIG, dtype) < 1.25 * ORACLE.made["narrow"][dtype]

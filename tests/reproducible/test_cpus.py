@@ -45,9 +45,10 @@ LOOPS = ("small while", "steps", "bisection", "draws")
 """Those that have loops of small arrays."""
 SENSITIVE = ("norms", "bfloat16 norms", "bfloat16 sort", "from narrow", "rotary", "x @ w", "bfloat16 rows", *LOOPS)
 """Those in which CPUs have differed, or might: an emulator takes minutes for all, so `small_programs.py` by hand."""
-AT_ONCE = ("sapphirerapids", "znver4")
-"""One of each maker; both have what the other lacks."""
-SEVERAL = [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.slow) for name in CPUS]
+AT_ONCE = ("znver4", "sapphirerapids") if "Intel" in isa.processor_name() else ("sapphirerapids", "znver4")
+"""One of each maker, the other one's first; both have what the other lacks."""
+MARKS = {AT_ONCE[0]: (), AT_ONCE[1]: pytest.mark.thorough}
+SEVERAL = [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in CPUS]
 
 
 def compiled(target: Target, *names: str, **how: Any) -> Any:

@@ -189,6 +189,7 @@ def test_every_factor_has_a_case() -> None:
     assert list(CASES) == NAMES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_factor_changes_exactly_the_digests_that_it_enters(digests: dict[str, dict[str, Any]], name: str) -> None:
     assert changed(digests, name) == factors.named(name).enters
@@ -265,6 +266,7 @@ def missed(directory: Path, base: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, kind) for name in found for kind in KINDS if found[name].get(kind) != base[kind]]
 
 
+@pytest.mark.thorough
 def test_no_false_hits_and_no_false_misses(digests: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     wrong = {name: set(changed(digests, name)) ^ set(factors.named(name).enters) for name in CASES}
     hits = [(name, kind) for name in CASES for kind in wrong[name] if kind in factors.named(name).enters]

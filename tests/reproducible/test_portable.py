@@ -116,6 +116,7 @@ def nudged(document: bytes) -> bytes:
     return json.dumps(golden, separators=(",", ":"), sort_keys=True).encode()
 
 
+@pytest.mark.thorough
 def test_golden_outputs_are_compared_bit_by_bit_where_arithmetic_is_portable_and_only_there(bundle: Bundles) -> None:
     found = {}
     for arithmetic in ("portable", "fast"):

@@ -85,7 +85,7 @@ class Compiler:
         self._compiled: list[_Job] = []
         self._records: dict[_Place, ExecutableRecord] = {}
         self._threads: list[threading.Thread] = []
-        self._workers: set[Worker] = set()
+        self._workers: list[Worker] = []
         self._failure: BaseException | None = None
         self._closed = False
 
@@ -98,7 +98,7 @@ class Compiler:
             self._changed.notify_all()
             workers = list(self._workers)
         for worker in workers:
-            self._end(worker)
+            worker.__exit__()
         for thread in self._threads:
             thread.join()
 
@@ -171,14 +171,14 @@ class Compiler:
             while job := self._next(target):
                 if worker is None or job.target != target:
                     if worker is not None:
-                        self._end(worker)
+                        worker.__exit__()
                     target, worker = job.target, self._start(job.target, number)
                 self._keep(job, worker.request(self._task(job)))
         except BaseException as error:  # to be raised by the builder's thread
             self.fail(error)
         finally:
             if worker is not None:
-                self._end(worker)
+                worker.__exit__()
 
     def _next(self, target: int) -> _Job | None:
         """What to compile next, with a worker for a target if it may be; None at the end."""
@@ -211,16 +211,11 @@ class Compiler:
         return Compile(job.program.digest, job.program.mesh, self._targets[job.target], self._writer.root)
 
     def _start(self, target: int, number: int) -> Worker:
-        """A worker for a target, to be ended by whoever takes it out of those that there are."""
+        """A worker for a target, which ends with its thread or with all of this, whichever is first."""
         variables = compile.environment(self._targets[target])
         worker = Worker({**variables, cpu.CORE: str(os.getpid() + number)})
         with self._changed:
-            self._workers.add(worker)
+            self._workers.append(worker)
+            if self._closed:
+                worker.__exit__()
         return worker
-
-    def _end(self, worker: Worker) -> None:
-        with self._changed:
-            mine = worker in self._workers
-            self._workers.discard(worker)
-        if mine:
-            worker.__exit__()
