@@ -18,6 +18,7 @@ from aot.builder.reuse.cache import Cache
 from aot.builder.stages import executables, golden, loss, provenance, tokenizer
 from aot.builder.stages.destination import Destination
 from aot.builder.stages.releases import Release
+from aot.builder.tasks.files import HashFiles
 from aot.builder.tasks.programs import Count, Lower
 from aot.builder.tasks.weights import WriteWeights
 from aot.builder.workers import Worker
@@ -65,14 +66,16 @@ def build(plan: "Plan", release: Release, options: Options, report: Report) -> s
         made, weights = _made(plan, writer, options, report, place, evidence, beside)
         index = build_index(plan, made, weights, writer, release.valid_until)
         name = writer.seal(index)
-        statement = beside.submit(_statement, plan, release, index, name, evidence, writer)
-        outputs = golden.outputs(writer.root, report, options.cache)
-        cost = loss.attachment(plan, weights, report, options.cache)
-        options.place()  # it may have come in the meantime
-        with report.step("publish", None):
-            attachments = {"provenance": statement.result(), "golden": outputs, "loss": cost}
-            said = {kind: data for kind, data in attachments.items() if data is not None}
-            writer.publish(index, options.replace or options.force, said)
+        with Worker() as hashing:
+            hashed = beside.submit(_settled, plan, hashing, writer)
+            outputs = golden.outputs(writer.root, report, options.cache)
+            cost = loss.attachment(plan, weights, report, options.cache)
+            options.place()  # it may have come in the meantime
+            with report.step("publish", None):
+                statement = provenance.statement(plan, release, index, name, evidence, hashed.result())
+                attachments = {"provenance": statement, "golden": outputs, "loss": cost}
+                said = {kind: data for kind, data in attachments.items() if data is not None}
+                writer.publish(index, options.replace or options.force, said)
     verified.remember(options.destination, weights)
     return name
 
@@ -118,12 +121,12 @@ def _made(
         return replace(made, programs=programs), weights.result()
 
 
-def _statement(
-    plan: "Plan", release: Release, index: Index, name: str, evidence: provenance.Evidence, writer: Writer
-) -> bytes:
-    """The provenance, for which the checkpoint is read once more; what is staged is on the disk by then."""
+def _settled(plan: "Plan", worker: Worker, writer: Writer) -> dict[str, str]:
+    """The digests of the checkpoint's files, which is read once more; what is staged is on the disk by then."""
     writer.sync_blobs()
-    return provenance.statement(plan, release, index, name, evidence)
+    files = provenance.checkpoint_files(plan)
+    digests = worker.request(HashFiles(tuple(files.values())))
+    return dict(zip(files, digests, strict=True))
 
 
 def count_plan(plan: "Plan", progress: Progress = lambda *_: None) -> Counted:

@@ -49,8 +49,20 @@ class Evidence:
         self.wheels |= set(found.wheels)
 
 
-def statement(plan: "Plan", release: Release, index: Index, name: str, evidence: Evidence) -> bytes:
-    """The statement about the bundle of this digest, built with a release of jax, as canonical JSON."""
+def statement(
+    plan: "Plan",
+    release: Release,
+    index: Index,
+    name: str,
+    evidence: Evidence,
+    hashed: Mapping[str, str] | None = None,
+) -> bytes:
+    """The statement about the bundle of this digest, built with a release of jax, as canonical JSON.
+
+    `hashed` are the digests of the checkpoint's files; without them, they are hashed here.
+    """
+    if hashed is None:
+        hashed = {name: digest.of_file(path) for name, path in checkpoint_files(plan).items()}
     return digest.canonical_json(
         {
             "_type": statements.TYPE,
@@ -61,7 +73,7 @@ def statement(plan: "Plan", release: Release, index: Index, name: str, evidence:
                     "buildType": BUILD_TYPE,
                     "externalParameters": {"manifest": plan_document(plan), **_stated(release)},
                     "internalParameters": {"settings": index.settings, "flags": _flags(index)},
-                    "resolvedDependencies": [*_dependencies(plan, evidence), *_tunings(index)],
+                    "resolvedDependencies": [*_dependencies(plan, evidence, hashed), *_tunings(index)],
                 },
                 "runDetails": {"builder": {"id": BUILDER}},
             },
@@ -101,14 +113,14 @@ def _flags(index: Index) -> list[str]:
     return sorted({flag for program in index.programs for e in program.executables for flag in e.flags})
 
 
-def _dependencies(plan: "Plan", evidence: Evidence) -> Iterator[installed.Resource]:
+def _dependencies(plan: "Plan", evidence: Evidence, hashed: Mapping[str, str]) -> Iterator[installed.Resource]:
     yield {"uri": BUILDER, **_sources("aot", installed.own())}
     compilers = {name for target in plan.targets for name in extras.compiler_wheels(target.platform)}
     converters = tokenizer.converter_wheels(plan.model.tokenizer)
     yield from filter(None, map(installed.wheel, sorted({*WHEELS, *evidence.wheels, *compilers, *converters})))
     if plan.model.factory is not None:
         yield _sources("model", evidence.sources)
-    files = {**plan.model.sources, **{f"checkpoint/{name}": digest.of_file(path) for name, path in _weights(plan)}}
+    files = {**plan.model.sources, **{f"checkpoint/{name}": found for name, found in hashed.items()}}
     tokenizers = {f"tokenizer/{name}": digest.of_file(path) for name, path in _tokenizer(plan)}
     for name, of in (*sorted(files.items()), *tokenizers.items()):
         yield {"name": name, "digest": {"sha256": digest.hex_of(of)}}
@@ -124,18 +136,18 @@ def _sources(name: str, files: Mapping[str, str]) -> installed.Resource:
     return {"name": name, "digest": {"dirHash": installed.dir_hash(files)}, "annotations": {"files": files}}
 
 
-def _weights(plan: "Plan") -> Iterable[tuple[str, Path]]:
-    """The files that a checkpoint's weights lie in; what else lies beside them is not read."""
+def checkpoint_files(plan: "Plan") -> dict[str, Path]:
+    """The files that a checkpoint's weights lie in, by their places in it; what else lies there is not read."""
     from aot.models.checkpoints import checkpoint
 
     directory = plan.model.checkpoint
     if directory is None:
-        return
+        return {}
     if checkpoint.checkpoint_kind(directory) == "orbax":
         found = (Path(folder, name) for folder, _, names in os.walk(directory, followlinks=True) for name in names)
     else:
         found = (directory / name for name in checkpoint.weight_files(directory))
-    yield from ((path.relative_to(directory).as_posix(), path) for path in found if path.is_file())
+    return {path.relative_to(directory).as_posix(): path for path in found if path.is_file()}
 
 
 def _tokenizer(plan: "Plan") -> Iterable[tuple[str, Path]]:
