@@ -362,7 +362,7 @@ def test_provenance_names_the_compilers_of_the_targets(tmp_path: Path, monkeypat
     named = []
     for home, target in (("cpu", "{cpu: {}}"), ("tpu", "{tpu: {topology: 'v5e:2x2'}}")):
         plan = planned(tmp_path / home, target)
-        named.append({found.get("name") for found in provenance._dependencies(plan, provenance.Evidence(plan))})
+        named.append({found.get("name") for found in provenance._dependencies(plan, provenance.Evidence(plan), {})})
 
     assert named[1] - named[0] == {"libtpu"}
 
