@@ -3,7 +3,6 @@
 import functools
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from aot import system
@@ -28,7 +27,7 @@ def peak(size: int, platform: str) -> int:
 class Room:
     """The memory that was free when it was first asked for, before anything runs in it."""
 
-    @cached_property
+    @functools.cached_property
     def _free(self) -> int:
         return available()
 
